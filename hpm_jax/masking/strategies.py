@@ -1,0 +1,41 @@
+"""Mask strategies: pure functions `(key, context) -> scores [B, L]`, where high means hide.
+
+A new strategy is a function here and a line in `STRATEGIES`; counts, shapes and sharding are not
+its business.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hpm_jax.models.patches import Grid
+
+
+class Context(NamedTuple):
+    """What a strategy may look at."""
+
+    patches: Array  # [B, L, P] float32: the normalised patches
+    grid: Grid  # (t, h, w), static
+    n_hard: Array  # int32 scalar, traced: how many of the hidden patches are to be hard ones
+    predicted_loss: Array | None  # [B, L] float32: the teacher's; None where no teacher is kept
+
+
+Strategy = Callable[[Array, Context], Array]
+
+
+def random(key: Array, context: Context) -> Array:
+    """Uniform scores: every subset of patches is equally likely (MAE)."""
+    return jax.random.uniform(key, context.patches.shape[:2])
+
+
+def hard(key: Array, context: Context) -> Array:
+    """The `n_hard` highest predicted losses win, the rest is uniform (HPM, easy-to-hard masking)."""
+    noise = random(key, context)
+    rank = jnp.argsort(jnp.argsort(context.predicted_loss, axis=1), axis=1)
+    return noise + 2.0 * (rank >= rank.shape[1] - context.n_hard)
+
+
+STRATEGIES: dict[str, Strategy] = {"random": random, "hard": hard}

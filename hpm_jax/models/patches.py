@@ -1,0 +1,51 @@
+"""Images and videos as patches on a `(t, h, w)` grid; an image is a video of one frame."""
+
+import jax.numpy as jnp
+from jax import Array
+
+Grid = tuple[int, int, int]
+
+
+def grid_of(size: Grid, patch_size: Grid) -> Grid:
+    """The grid of patches that a video of `size` (frames, height, width) is cut into.
+
+    Raises:
+        ValueError: where a side is not a multiple of the patch.
+    """
+    for side, length, patch in zip(("frames", "height", "width"), size, patch_size, strict=True):
+        if length % patch:
+            below, above = length // patch * patch, (length // patch + 1) * patch
+            raise ValueError(
+                f"{side} {length} is not a multiple of the patch size {patch}: "
+                f"use {f'{below} or ' if below else ''}{above}, or another patch size."
+            )
+    return tuple(length // patch for length, patch in zip(size, patch_size, strict=True))
+
+
+def patchify(pixels: Array, patch_size: Grid) -> Array:
+    """Cuts `[B, H, W, C]` images or `[B, T, H, W, C]` videos into patches `[B, L, P]`.
+
+    Patches stand in raster order (t, h, w); inside a patch the order is (t, row, column, channel),
+    channel fastest, as in MAE (`P = t * h * w * C`).
+    """
+    if pixels.ndim == 4:
+        pixels = pixels[:, None]
+    batch, frames, height, width, channels = pixels.shape
+    t, h, w = grid_of((frames, height, width), patch_size)
+    pt, ph, pw = patch_size
+    pixels = pixels.reshape(batch, t, pt, h, ph, w, pw, channels)
+    pixels = pixels.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return pixels.reshape(batch, t * h * w, pt * ph * pw * channels)
+
+
+def unpatchify(patches: Array, grid: Grid, patch_size: Grid) -> Array:
+    """The inverse of `patchify`: `[B, L, P]` to a video `[B, T, H, W, C]`."""
+    (t, h, w), (pt, ph, pw) = grid, patch_size
+    patches = patches.reshape(patches.shape[0], t, h, w, pt, ph, pw, -1)
+    patches = patches.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return patches.reshape(patches.shape[0], t * pt, h * ph, w * pw, -1)
+
+
+def gather(tokens: Array, indices: Array) -> Array:
+    """Picks tokens by index, image by image: `[B, L, D]` at `[B, N]` gives `[B, N, D]`."""
+    return jnp.take_along_axis(tokens, indices[..., None], axis=1)

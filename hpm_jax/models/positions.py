@@ -1,0 +1,31 @@
+"""Frozen sine-cosine positions (MAE, appendix A.1): constants, never parameters."""
+
+import numpy as np
+
+from hpm_jax.models.patches import Grid
+
+
+def sincos_1d(width: int, positions: np.ndarray) -> np.ndarray:
+    """`[sin(p w_k), cos(p w_k)]` with `w_k = 10000^(-k / (width / 2))`: `[N]` to `[N, width]`."""
+    frequencies = 10000.0 ** (-np.arange(width // 2) / (width / 2))
+    angles = positions[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def sincos_2d(width: int, grid: Grid) -> np.ndarray:
+    """Positions of an image's patches, float32 `[L, width]`, in raster order.
+
+    The first half of the width encodes the column, the second half the row ("w first"). Computed
+    in float64 and rounded once, as the official code does.
+
+    Raises:
+        ValueError: where the width is not a multiple of 4, or the grid has several frames.
+    """
+    if width % 4:
+        raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
+    frames, height, columns = grid
+    if frames != 1:
+        raise ValueError(f"two-dimensional positions are for one frame, not {frames}")
+    row, column = np.meshgrid(np.arange(height), np.arange(columns), indexing="ij")
+    halves = [sincos_1d(width // 2, axis.reshape(-1)) for axis in (column, row)]
+    return np.concatenate(halves, axis=1).astype(np.float32)
