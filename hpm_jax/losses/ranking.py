@@ -56,7 +56,7 @@ def pairs_ranked_correctly(predicted: Array, loss: Array) -> Array:
     """The share of pairs of patches whose order is predicted right: 0.5 is chance."""
     said, true = (jnp.sign(jnp.subtract(*_pairs(x))) for x in (predicted, loss))
     counted = jnp.abs(true)
-    return jnp.sum((said == true) * counted) / jnp.maximum(jnp.sum(counted), 1.0)
+    return jnp.sum(jnp.where(said == true, counted, 0.0)) / jnp.maximum(jnp.sum(counted), 1.0)
 
 
 RANKING_LOSSES: dict[str, RankingLoss] = {"relative": relative, "absolute": absolute}

@@ -1,5 +1,4 @@
 """Which patches to hide: strategies give scores, one routine turns them into masks."""
 
-from hpm_jax.masking.selection import Mask as Mask
 from hpm_jax.masking.selection import hidden_count as hidden_count
 from hpm_jax.masking.selection import select as select

@@ -1,16 +1,9 @@
 """From scores to masks: one routine for every strategy."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array
 
-
-class Mask(NamedTuple):
-    """Which patches stay and which are hidden, by index, in raster order, image by image."""
-
-    keep: Array  # [B, K] int32
-    hide: Array  # [B, M] int32
+from hpm_jax.tokens import Mask
 
 
 def hidden_count(patches: int, ratio: float) -> int:

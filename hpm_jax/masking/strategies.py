@@ -1,7 +1,7 @@
 """Mask strategies: pure functions `(key, context) -> scores [B, L]`, where high means hide.
 
-A new strategy is a function here and a line in `STRATEGIES`; counts, shapes and sharding are not
-its business.
+A new strategy is a function here and a line in `STRATEGIES`; counts, schedules and sharding are
+not its business.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.patches import Grid
+from hpm_jax.tokens import Grid
 
 
 class Context(NamedTuple):
@@ -20,10 +20,14 @@ class Context(NamedTuple):
     patches: Array  # [B, L, P] float32: the normalised patches
     grid: Grid  # (t, h, w), static
     n_hard: Array  # int32 scalar, traced: how many of the hidden patches are to be hard ones
-    predicted_loss: Array | None  # [B, L] float32: the teacher's; None where no teacher is kept
+    predicted_loss: Array | None  # [B, L] float32: the teacher's; None for whom it is not asked
 
 
-Strategy = Callable[[Array, Context], Array]
+class Strategy(NamedTuple):
+    """A way to score patches, and what it needs."""
+
+    scores: Callable[[Array, Context], Array]
+    asks_teacher: bool = False  # whether it reads `predicted_loss`, while `n_hard` is above 0
 
 
 def random(key: Array, context: Context) -> Array:
@@ -35,7 +39,10 @@ def hard(key: Array, context: Context) -> Array:
     """The `n_hard` highest predicted losses win, the rest is uniform (HPM, easy-to-hard masking)."""
     noise = random(key, context)
     rank = jnp.argsort(jnp.argsort(context.predicted_loss, axis=1), axis=1)
-    return noise + 2.0 * (rank >= rank.shape[1] - context.n_hard)
+    return jnp.where(rank >= rank.shape[1] - context.n_hard, 1.0 + noise, noise)
 
 
-STRATEGIES: dict[str, Strategy] = {"random": random, "hard": hard}
+STRATEGIES: dict[str, Strategy] = {
+    "random": Strategy(random),
+    "hard": Strategy(hard, asks_teacher=True),
+}

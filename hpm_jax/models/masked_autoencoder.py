@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.masking import Mask
 from hpm_jax.models.layers import Dense, Stack
-from hpm_jax.models.patches import Grid, gather
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.tokens import Grid, Mask, gather
 
 token_init = nn.initializers.normal(0.02)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hpm_jax.models.patches import Grid
+from hpm_jax.tokens import Grid
 
 
 def sincos_1d(width: int, positions: np.ndarray) -> np.ndarray:

@@ -1,9 +1,18 @@
 """Images and videos as patches on a `(t, h, w)` grid; an image is a video of one frame."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
 
 Grid = tuple[int, int, int]
+
+
+class Mask(NamedTuple):
+    """Which patches stay and which are hidden, by index, in raster order, image by image."""
+
+    keep: Array  # [B, K] int32
+    hide: Array  # [B, M] int32
 
 
 def grid_of(size: Grid, patch_size: Grid) -> Grid:

@@ -1,0 +1,54 @@
+"""How many floating-point operations a step needs, by formula: the floor that MFU is measured from.
+
+A multiplication and an addition are two operations. Only matrix products count, as is usual; the
+backward pass costs twice the forward pass.
+"""
+
+from typing import NamedTuple
+
+from hpm_jax.models import MaskedAutoencoder
+
+
+class StepFlops(NamedTuple):
+    """Operations for one image, without recomputation."""
+
+    student: float  # forward and backward
+    teacher: float  # one forward pass over the whole image, while any patch is hard
+
+    @property
+    def total(self) -> float:
+        """A step in which the teacher looks."""
+        return self.student + self.teacher
+
+
+def transformer_flops(tokens: int, width: int, depth: int) -> float:
+    """Forward pass of `depth` blocks: 12 width^2 a token, and two products of N x N a head."""
+    return 2 * depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def step_flops(model: MaskedAutoencoder, hidden: int, asks_teacher: bool) -> StepFlops:
+    """Operations of one training step for one image.
+
+    Args:
+        model: whose sizes count.
+        hidden: patches hidden in the image, M.
+        asks_teacher: whether the mask strategy has the teacher look.
+    """
+    length = model.grid[0] * model.grid[1] * model.grid[2]
+
+    def encoder(patches):
+        embedding = 2 * patches * model.values * model.width
+        return embedding + transformer_flops(patches + 1, model.width, model.depth)
+
+    def decoder_input(patches):
+        return 2 * (patches + 1) * model.width * model.decoder_width
+
+    decoder = transformer_flops(length + 1, model.decoder_width, model.decoder_depth)
+    reconstructor = decoder + 2 * hidden * model.decoder_width * model.values
+    # the head's averaged kernel makes it a product with one vector
+    predictor = (decoder + 2 * hidden * model.decoder_width) if model.loss_predictor else 0
+    student = encoder(length - hidden) + decoder_input(length - hidden) + reconstructor + predictor
+    teacher = 0
+    if asks_teacher:
+        teacher = encoder(length) + decoder_input(length) + predictor
+    return StepFlops(3 * student, teacher)

@@ -1,0 +1,50 @@
+"""The state of a run: one pytree that a checkpoint saves and a step replaces."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.tokens import Mask
+
+Params = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes."""
+
+    step: Array  # int32 scalar: optimizer steps taken
+    params: Params  # float32: the student, both heads
+    teacher: Params | None  # float32: its moving average, of the same shape; None where not kept
+    optimizer: optax.OptState
+
+
+def init_params(model: MaskedAutoencoder, key: Array) -> Params:
+    """Fresh parameters of `model`."""
+    length = model.grid[0] * model.grid[1] * model.grid[2]
+    patches = jnp.zeros((1, length, model.values))
+    everything_but_one = Mask(
+        keep=jnp.zeros((1, 1), jnp.int32), hide=jnp.arange(1, length, dtype=jnp.int32)[None]
+    )
+    return model.init(key, patches, everything_but_one)["params"]
+
+
+def init_state(
+    model: MaskedAutoencoder, optimizer: optax.GradientTransformation, key: Array, teacher: bool
+) -> TrainState:
+    """A fresh state; the teacher starts as a copy of the student, everywhere the same.
+
+    To be jitted with the shardings wanted, so that no device holds more than its own.
+    """
+    params = init_params(model, key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        teacher=jax.tree.map(jnp.copy, params) if teacher else None,
+        optimizer=optimizer.init(params),
+    )

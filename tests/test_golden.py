@@ -1,0 +1,215 @@
+"""The official implementation's numbers, case by case, from every `*.npz` in `HPM_GOLDEN`.
+
+Tolerances are relative to the largest magnitude of what is compared. Forward values agree to 1e-5;
+gradients pass through sums over all tokens, and weights after AdamW divide by small second moments,
+so they are given more room, said where it is used.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpm_jax.convert.official import from_official
+from hpm_jax.losses import squared_error
+from hpm_jax.losses.ranking import absolute, relative
+from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.targets import TARGETS
+from hpm_jax.tokens import Mask, patchify
+from hpm_jax.training.optimizer import decay_mask, make_optimizer
+from hpm_jax.training.schedules import Schedule
+from hpm_jax.training.state import TrainState
+from hpm_jax.training.step import Method, make_update, student_losses
+
+FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
+
+
+def _is_hpm(path):
+    with np.load(path) as case:
+        return "step0/teacher_predicted_loss" in case.files
+
+
+CASES = sorted(path for path in FOLDER.glob("*.npz") if _is_hpm(path))
+
+
+def test_there_are_cases():
+    assert CASES, f"no golden file of an HPM step in {FOLDER}"
+
+
+def assert_close(actual, expected, rtol=1e-5, name=""):
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, name
+    error = np.abs(actual - expected).max()
+    assert error <= rtol * max(np.abs(expected).max(), 1e-30), f"{name}: off by {error}"
+
+
+def assert_trees_close(actual, expected, rtol):
+    paths = jax.tree_util.tree_leaves_with_path(actual)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, value), wanted in zip(paths, jax.tree.leaves(expected), strict=True):
+        assert_close(value, wanted, rtol, jax.tree_util.keystr(path))
+
+
+class Case:
+    """One file: its model, its method, its arrays."""
+
+    def __init__(self, path):
+        with np.load(path) as file:
+            self.arrays = dict(file)
+        self.config = config = json.loads(str(self.arrays["config"]))
+        patch = config["patch_size"]
+        self.patch_size = (1, patch, patch)
+        channels, height, width = self.arrays["step0/images"].shape[1:]
+        self.model = MaskedAutoencoder(
+            grid=(1, height // patch, width // patch),
+            values=channels * patch**2,
+            width=config["embed_dim"],
+            depth=config["depth"],
+            heads=config["num_heads"],
+            decoder_width=config["decoder_embed_dim"],
+            decoder_depth=config["decoder_depth"],
+            decoder_heads=config["decoder_num_heads"],
+        )
+        self.method = Method(
+            patch_size=self.patch_size,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            hidden=int(self.arrays["step0/mask"].sum(1)[0]),
+            strategy=STRATEGIES["hard"],
+            target=TARGETS["normalized_pixels" if config["norm_pix"] else "pixels"],
+            ranking=relative,
+        )
+        self.params = self.tree("weights/")
+        self.teacher = self.tree("teacher_weights/")
+
+    def tree(self, prefix):
+        found = {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
+        return from_official(found)
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+    def patches(self, step=0):
+        images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
+        return patchify(images, self.patch_size)
+
+    def mask(self, step=0):
+        order = np.argsort(self[f"step{step}/mask"], axis=1, kind="stable").astype(np.int32)
+        kept = order.shape[1] - self.method.hidden
+        return Mask(jnp.asarray(order[:, :kept]), jnp.asarray(order[:, kept:]))
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda path: path.stem)
+def case(request):
+    return Case(request.param)
+
+
+def test_student(case):
+    losses = student_losses(case.model, case.method, case.params, case.patches(), case.mask())
+    assert_close(losses.features, case["step0/features"])
+    assert_close(losses.values, case["step0/pixels_masked"])
+    assert_close(losses.predicted, case["step0/predicted_loss_masked"])
+    assert_close(losses.reconstruction, case["step0/patch_loss"])
+    assert_close(losses.reconstruction.mean(), case["step0/loss_reconstruction"])
+    assert_close(relative(losses.predicted, losses.reconstruction), case["step0/loss_relative"])
+    assert_close(absolute(losses.predicted, losses.reconstruction), case["step0/loss_absolute"])
+
+
+def test_objective(case):
+    """The losses from the official predictions alone, so that nothing else can hide an error."""
+    target = case.method.target(case.patches())
+    hide = case.mask().hide
+    target = jnp.take_along_axis(target, hide[..., None], axis=1)
+    loss = squared_error(jnp.asarray(case["step0/pixels_masked"]), target)
+    assert_close(loss, case["step0/patch_loss"])
+    predicted = jnp.asarray(case["step0/predicted_loss_masked"])
+    assert_close(relative(predicted, loss), case["step0/loss_relative"])
+    assert_close(absolute(predicted, loss), case["step0/loss_absolute"])
+
+
+def test_teacher(case):
+    teacher = {"params": case.teacher}
+    features = case.model.apply(teacher, case.patches(), method="encode")
+    assert_close(features, case["step0/teacher_features"])
+    predicted = case.model.apply(teacher, case.patches(), method="predict_loss")
+    assert_close(predicted, case["step0/teacher_predicted_loss"])
+
+
+def test_steps(case):
+    """Losses, gradients, and the weights of student and teacher after all steps of the file."""
+    config = case.config
+    optimizer = make_optimizer(
+        *config["betas"], config["adam_eps"], config["weight_decay"], config["clip_global_norm"]
+    )
+    update = jax.jit(make_update(case.model, case.method, optimizer))
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=case.params,
+        teacher=case.teacher,
+        optimizer=optimizer.init(case.params),
+    )
+    schedule = Schedule(np.float32(config["lr"]), np.float32(1 - config["ema_decay"]), np.int32(0))
+    for step in range(config["steps"]):
+        teacher = {"params": state.teacher}
+        predicted = case.model.apply(teacher, case.patches(step), method="predict_loss")
+        # later steps start from weights that AdamW has moved by noise, see below
+        rtol = 1e-5 if step == 0 else 1e-3
+        assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
+        state, metrics = update(state, case.patches(step), case.mask(step), schedule)
+        for ours, theirs in (
+            ("reconstruction", "loss_reconstruction"),
+            ("ranking", "loss_relative"),
+            ("gradient_norm", "grad_norm"),
+        ):
+            assert_close(metrics[ours], case[f"step{step}/{theirs}"], rtol, ours)
+    without, final = _without_noise(state.params), _without_noise(case.tree("final_weights/"))
+    # AdamW divides a gradient by its own size: where that is near its rounding error, the update
+    # of size lr carries the error's relative size
+    lr = config["lr"] * config["steps"]
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(without), jax.tree.leaves(final), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        difference = np.abs(np.asarray(ours) - theirs)
+        print(name, np.quantile(difference, 0.99)/lr, difference.max()/lr)
+        assert np.quantile(difference, 0.99) <= 1e-3 * lr + 1e-6, name
+        assert difference.max() <= 0.1 * lr, name
+    final_teacher = _without_noise(case.tree("final_teacher_weights/"))
+    assert_trees_close(_without_noise(state.teacher), final_teacher, 2e-6)
+
+
+def test_clipped_gradients(case):
+    def loss(params):
+        losses = student_losses(case.model, case.method, params, case.patches(), case.mask())
+        return losses.reconstruction.mean() + relative(losses.predicted, losses.reconstruction)
+
+    grads = jax.grad(loss)(case.params)
+    norm = float(np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads))))
+    assert_close(norm, case["step0/grad_norm"])
+    clipped = jax.tree.map(lambda g: g * min(1, case.config["clip_global_norm"] / norm), grads)
+    expected = case.tree("step0/clipped_grads/")
+    assert_trees_close(_without_noise(clipped), _without_noise(expected), 1e-5)
+
+
+def test_decayed_parameters(case):
+    sizes = [p.size for p in jax.tree.leaves(case.params)]
+    decays = jax.tree.leaves(decay_mask(case.params))
+    decayed = sum(size for size, decay in zip(sizes, decays, strict=True) if decay)
+    assert [sum(sizes) - decayed, decayed] == list(case["n_decay_params"])
+
+
+def _without_noise(params):
+    """Without the parameters whose gradient is exactly zero: key biases and the ranking's shift."""
+    params = jax.tree.map(np.array, params)
+    for stack in ("encoder", "reconstructor", "predictor"):
+        bias = params[stack]["transformer"]["blocks"]["attention"]["qkv"]["bias"]
+        third = bias.shape[-1] // 3
+        bias[:, third : 2 * third] = 0
+    params["predictor"]["transformer"]["norm"]["bias"][:] = 0
+    params["predictor"]["head_bias"][:] = 0
+    return params
