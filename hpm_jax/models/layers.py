@@ -43,8 +43,12 @@ class Attention(nn.Module):
         qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, head width]
         scores = jnp.einsum("bhnd,bhmd->bhnm", query * (width // self.heads) ** -0.5, key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
-        out = jnp.einsum("bhnm,bhmd->bnhd", weights, value).reshape(batch, length, width)
+        # softmax in float32, divided after the product: N x N divisions fewer, the same numbers
+        scores = scores.astype(jnp.float32)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(self.dtype), value)
+        out = out / weights.sum(axis=-1, keepdims=True).astype(self.dtype)
+        out = out.transpose(0, 2, 1, 3).reshape(batch, length, width)
         return Dense(width, dtype=self.dtype, name="projection")(out)
 
 

@@ -1,0 +1,133 @@
+"""Batches as a function of (seed, step): shuffle, repeat, load by index, shard, batch."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from hpm_jax.data.decoding import BrokenImage
+from hpm_jax.data.sources import DataError, Records
+from hpm_jax.data.transforms import test_crop, train_crop
+
+if TYPE_CHECKING:
+    from hpm_jax.config import Config, Data, Run
+
+ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadForTraining(grain.transforms.RandomMap):
+    """Index to a random crop; a broken image gives way to another, drawn by the same key."""
+
+    records: Records
+    data: "Data"
+
+    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        broken = np.full(ATTEMPTS, -1, np.int64)
+        for attempt in range(ATTEMPTS):
+            try:
+                image = train_crop(self.records[int(index)].image, rng, self.data)
+                return {"image": image, "broken": broken}
+            except (BrokenImage, OSError):
+                broken[attempt] = index
+                index = rng.integers(len(self.records))
+        return {"image": np.zeros((*self.data.image_size, self.data.channels), np.uint8)} | {
+            "broken": broken
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadForTesting(grain.transforms.Map):
+    """Index to a centre crop and its label; a broken image becomes a black one, marked."""
+
+    records: Records
+    data: "Data"
+
+    def map(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            record = self.records[int(index)]
+            image, label, broken = test_crop(record.image, self.data), record.label, -1
+        except (BrokenImage, OSError):
+            image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
+            label, broken = -1, index
+        return {"image": image, "label": np.int32(label), "broken": np.int64(broken)}
+
+
+class BrokenImages:
+    """Names and counts the images that could not be read, and stops a run that has too many."""
+
+    def __init__(self, records: Records, max_share: float):
+        self.records, self.max_share = records, max_share
+        self.names: dict[int, str] = {}
+
+    def add(self, indices: np.ndarray) -> list[str]:
+        """Takes a batch's `broken` entries; returns the names not seen before.
+
+        Raises:
+            DataError: where the share of broken images is more than allowed.
+        """
+        fresh = [int(index) for index in np.unique(indices) if 0 <= index not in self.names]
+        self.names |= {index: self.records.name(index) for index in fresh}
+        hopeless = indices.ndim == 2 and bool((indices >= 0).all(axis=1).any())
+        if hopeless or len(self.names) > max(1, self.max_share * len(self.records)):
+            listed = "\n  ".join(list(self.names.values())[:10])
+            raise DataError(
+                f"{len(self.names)} of {len(self.records)} images cannot be read, more than "
+                f"config.data.max_broken = {self.max_share:g} allows:\n  {listed}\n"
+                "Repair or remove them, or allow more."
+            )
+        return [self.names[index] for index in fresh]
+
+
+class Shard(NamedTuple):
+    """This process among those that feed the run."""
+
+    index: int = 0
+    count: int = 1
+
+
+def train_batches(
+    records: Records, config: "Config", start: int = 0, shard: Shard = Shard()
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches from step `start` on: `image` uint8 `[B, H, W, C]`, `broken` `[B, 8]`.
+
+    A global batch depends on the seed and the step alone: not on the number of processes, workers
+    or threads, nor on where a run was stopped. B is this process's share of it.
+    """
+    dataset = grain.MapDataset.range(len(records)).seed(config.seed)
+    dataset = dataset.shuffle().repeat().random_map(LoadForTraining(records, config.data))
+    dataset = dataset[shard.index :: shard.count]
+    dataset = dataset.batch(config.optimizer.batch_size // shard.count)[start:]
+    return iter(_parallel(dataset, config.run))
+
+
+def test_images(
+    records: Records, indices: np.ndarray, config: "Config"
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Centre crops in memory: images uint8 `[N, H, W, C]`, labels int32 `[N]`, names left out."""
+    dataset = grain.MapDataset.source([int(index) for index in indices])
+    dataset = dataset.map(LoadForTesting(records, config.data))
+    dataset = dataset.batch(config.evaluation.batch_size)
+    batches = list(_parallel(dataset, config.run))
+    image, label, broken = (
+        np.concatenate([batch[key] for batch in batches]) for key in ("image", "label", "broken")
+    )
+    whole = broken < 0
+    return image[whole], label[whole], [records.name(int(index)) for index in broken[~whole]]
+
+
+def _parallel(dataset: grain.MapDataset, run: "Run") -> grain.IterDataset:
+    """Threads of this process, or worker processes; the order is the same."""
+    options = grain.ReadOptions(num_threads=run.threads, prefetch_buffer_size=run.prefetch)
+    if not run.workers:
+        return dataset.to_iter_dataset(options)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, also from a notebook
+    single = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    workers = grain.MultiprocessingOptions(
+        num_workers=run.workers, per_worker_buffer_size=run.prefetch
+    )
+    return dataset.to_iter_dataset(single).mp_prefetch(workers)

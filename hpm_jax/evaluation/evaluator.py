@@ -1,0 +1,110 @@
+"""What is measured of an encoder on the way: kNN, RankMe, and the held-out masked loss."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hpm_jax.config import Config
+from hpm_jax.data.pipeline import test_images
+from hpm_jax.data.sources import Splits
+from hpm_jax.evaluation.knn import knn_accuracy
+from hpm_jax.evaluation.rank_me import rank_me
+from hpm_jax.masking import select
+from hpm_jax.masking.strategies import Context, random
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.training.devices import Devices
+from hpm_jax.training.state import Params
+from hpm_jax.training.step import Method, Metrics, student_losses, total_loss
+
+
+def pool(features: Array, how: str) -> Array:
+    """One float32 feature an image, `[B, D]`, of `[B, 1 + L, D]`: the cls token, or the mean."""
+    features = features.astype(jnp.float32)
+    return features[:, 0] if how == "cls" else features[:, 1:].mean(axis=1)
+
+
+class Evaluator:
+    """Holds the fixed images in memory and the compiled functions, and measures parameters."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: MaskedAutoencoder,
+        method: Method,
+        splits: Splits,
+        devices: Devices,
+        say: Callable[[str], None],
+    ):
+        evaluation = config.evaluation
+        self.options, self.devices, self.labelled = evaluation, devices, len(splits.classes) > 1
+        self.batch_size = devices.round_up(evaluation.batch_size)
+        broken: list[str] = []
+
+        def load(records, count):
+            order = np.random.default_rng(0).permutation(len(records))[:count]
+            images, labels, names = test_images(records, order, config)
+            broken.extend(names)
+            return images, labels
+
+        self.images, self.labels = load(splits.test, evaluation.test_images)
+        if self.labelled:
+            self.bank, self.bank_labels = load(splits.train, evaluation.bank_images)
+        for name in broken:
+            say(f"cannot read {name}: left out of the evaluation")
+
+        def features(params, images):
+            tokens = model.apply({"params": params}, method.patches(images), method="encode")
+            return pool(tokens, evaluation.pool)
+
+        def masked_losses(params, images, start):
+            patches = method.patches(images)
+            context = Context(patches, model.grid, jnp.int32(0), None)
+            key = jax.random.fold_in(jax.random.key(0), start)
+            mask = select(random(key, context), method.hidden)
+            return total_loss(method, student_losses(model, method, params, patches, mask))[1]
+
+        self._features = jax.jit(features, out_shardings=devices.replicated)
+        self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """All numbers, by name.
+
+        `held_out/*` are means over fixed images under fixed random masks, the same for every mask
+        strategy, so that runs can be compared. `knn` is there only where there are labels.
+        """
+        test = self.features(params, self.images)
+        numbers = {"rank_me": rank_me(test)} | self.held_out(params)
+        if self.labelled:
+            bank = self.features(params, self.bank)
+            numbers["knn"] = knn_accuracy(
+                bank,
+                self.bank_labels,
+                test,
+                self.labels,
+                self.options.neighbors,
+                self.options.temperature,
+            )
+        return numbers
+
+    def features(self, params: Params, images: np.ndarray) -> np.ndarray:
+        """Pooled features `[N, D]` of images `[N, H, W, C]`, a batch at a time."""
+        parts = []
+        for start in range(0, len(images), self.batch_size):
+            part = images[start : start + self.batch_size]
+            padded = np.concatenate([part, np.repeat(part[:1], self.batch_size - len(part), 0)])
+            parts.append(np.asarray(self._features(params, self.devices.put(padded)))[: len(part)])
+        return np.concatenate(parts)
+
+    def held_out(self, params: Params) -> dict[str, float]:
+        """The training losses on the test images, over whole batches."""
+        size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
+        sums: Metrics = {}
+        starts = range(0, len(self.images) - size + 1, size) if size else ()
+        for start in starts:
+            images = self.devices.put(self.images[start : start + size])
+            losses = self._masked_losses(params, images, start)
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in losses.items()}
+        return {f"held_out/{name}": value / len(starts) for name, value in sums.items()}

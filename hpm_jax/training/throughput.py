@@ -1,0 +1,88 @@
+"""How fast a run is: images a second, share of the peak, and time spent waiting for data."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+# dense bfloat16 peaks in FLOP/s, by the vendors' data sheets, for what jax calls the device
+PEAKS = {
+    "TPU v2": 45e12,
+    "TPU v3": 123e12 / 2,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "V100": 125e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
+
+
+def peak_flops() -> tuple[float, str]:
+    """FLOP/s that the devices of this run could reach at most, and where the figure is from.
+
+    A device that is not in the table is measured: the best of some square matrix products.
+    """
+    kind = jax.devices()[0].device_kind
+    for name in sorted(PEAKS, key=len, reverse=True):
+        if name.lower() in kind.lower():
+            return PEAKS[name] * jax.device_count(), f"{kind}: data sheet, bfloat16"
+    size = 1536
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.dot)
+    product(matrix, matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    # virtual devices of one CPU share its cores
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    return 2 * size**3 / best * devices, f"{kind}: measured, {size} x {size} float32 products"
+
+
+class Meter:
+    """Rates since the last `read`, without the time that was spent `paused`."""
+
+    def __init__(self):
+        self._started = time.perf_counter()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since, self._images, self._flops, self._waited, self._paused = (
+            time.perf_counter(),
+            0,
+            0.0,
+            0.0,
+            0.0,
+        )
+
+    def step(self, images: int, flops: float) -> None:
+        """A step has been started."""
+        self._images += images
+        self._flops += flops
+
+    def waited(self, seconds: float) -> None:
+        """The step had to wait for its data."""
+        self._waited += seconds
+
+    def paused(self, seconds: float) -> None:
+        """Evaluation or the like, which is not training."""
+        self._paused += seconds
+
+    def read(self, peak: float) -> dict[str, float]:
+        """The rates, and a fresh start."""
+        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
+        rates = {
+            "images_per_second": self._images / seconds,
+            "mfu": self._flops / seconds / peak,
+            "data_wait": self._waited / seconds,
+        }
+        self._reset()
+        return rates

@@ -1,0 +1,65 @@
+"""The folder that a run leaves behind, and the guard against another run's."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import hpm_jax
+from hpm_jax.config import FREE, Config, ConfigError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+def open_workdir(path: str | Path, config: Config) -> Path:
+    """Makes the folder and writes `config.json` and `versions.json`, or checks what is there.
+
+    Raises:
+        ConfigError: where the folder belongs to a run with another config; it is left untouched.
+    """
+    workdir = Path(path)
+    there = workdir / "config.json"
+    if there.exists():
+        _check_same(json.loads(there.read_text()), config, workdir)
+    (workdir / "pictures").mkdir(parents=True, exist_ok=True)
+    _write_json(there, dataclasses.asdict(config))
+    _write_json(workdir / "versions.json", versions())
+    return workdir
+
+
+def versions() -> dict[str, str]:
+    """What computes: this package, Python, and the packages that matter to a result."""
+    found = {"hpm_jax": hpm_jax.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _check_same(old: dict[str, Any], config: Config, workdir: Path) -> None:
+    old, new = _flat(old), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    differences = [
+        f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    ]
+    if differences:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"{workdir} belongs to a run with another config:\n  {listed}\n"
+            "Give this run another --workdir, or go on with that one by setting these back."
+        )
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(beside, path)

@@ -1,0 +1,49 @@
+"""The curves of one run, or of several together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+CURVES = {
+    "reconstruction": "reconstruction loss, training masks",
+    "held_out/reconstruction": "reconstruction loss, held out, random masks",
+    "knn": "kNN accuracy",
+    "rank_me": "RankMe",
+    "ranked_correctly": "pairs of patches ranked correctly",
+    "n_hard": "hard patches an image",
+}
+
+
+def draw_curves(
+    runs: Mapping[str, Sequence[dict]], path: Path, names: Sequence[str] = tuple(CURVES)
+) -> None:
+    """Draws the curves `names` over epochs to a PNG file.
+
+    Args:
+        runs: the lines of each run's `metrics.jsonl`, by the name for its legend.
+    """
+    there = [name for name in names if any(name in line for lines in runs.values() for line in lines)]
+    columns = min(3, max(len(there), 1))
+    rows = -(-len(there) // columns) or 1
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=90)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, there, strict=False):
+        for run, lines in runs.items():
+            points = [(line["epoch"], line[name]) for line in lines if name in line]
+            # many points become a line, few stay visible
+            style = {"marker": "."} if len(points) < 50 else {}
+            if points:
+                axis.plot(*zip(*points, strict=True), label=run, linewidth=1.2, **style)
+        axis.set_title(CURVES.get(name, name), fontsize=9)
+        axis.set_xlabel("epoch", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(there) :]:
+        axis.set_visible(False)
+    if len(runs) > 1 and there:
+        axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, format="png")

@@ -1,0 +1,65 @@
+"""`report.md`: what came out of a run, for a person."""
+
+from pathlib import Path
+
+from hpm_jax.training.metrics import read_lines
+from hpm_jax.visualize.curves import draw_curves
+
+# name, what it is, format, whether it should rise
+NUMBERS = (
+    ("knn", "kNN accuracy", "{:.1%}", True),
+    ("held_out/reconstruction", "held-out reconstruction loss (random masks)", "{:.4f}", False),
+    ("held_out/ranked_correctly", "held-out pairs ranked correctly", "{:.1%}", True),
+    ("rank_me", "RankMe", "{:.1f}", None),
+)
+
+
+def write_report(workdir: Path, command: str, facts: list[str]) -> None:
+    """Draws `pictures/curves.png` and writes `report.md` from `metrics.jsonl`.
+
+    Args:
+        facts: sentences on the data, the hardware and the time, one bullet each.
+    """
+    lines = read_lines(workdir / "metrics.jsonl")
+    evaluations = [line for line in lines if "rank_me" in line]
+    pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*.png"))
+    draw_curves({"run": lines}, workdir / "pictures" / "curves.png")
+    text = ["# Report", "", f"`{command}`", ""]
+    text += [f"- {fact}" for fact in facts]
+    text += ["", "## Is it learning?", ""]
+    text += _table(evaluations)
+    text += [
+        "",
+        "kNN needs labels; the rest does not. A held-out loss that falls means that the model "
+        "rebuilds images it has not seen better; its masks are random and fixed, so runs with "
+        "different mask strategies can be compared by it, and the training losses cannot. RankMe "
+        "counts the dimensions that the features use: a collapse shows as a fall towards 1.",
+        "",
+        "## Curves",
+        "",
+        "![curves](pictures/curves.png)",
+        "",
+        "## Pictures",
+        "",
+    ]
+    for name in dict.fromkeys(pictures[:1] + pictures[-1:]):
+        text += [f"![{name}](pictures/{name})", ""]
+    text += ["Visible patches of a rebuilt image are pasted from the input.", ""]
+    (workdir / "report.md").write_text("\n".join(text))
+
+
+def _table(evaluations: list[dict]) -> list[str]:
+    if not evaluations:
+        return ["Nothing was measured: config.evaluation.every_epochs = 0."]
+    first, last = evaluations[0], evaluations[-1]
+    rows = [
+        f"| | epoch {first['epoch']:.0f} | best | epoch {last['epoch']:.0f} |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, title, style, rises in NUMBERS:
+        values = [line[name] for line in evaluations if name in line]
+        if values:
+            best = "" if rises is None else style.format(max(values) if rises else min(values))
+            begin, end = style.format(values[0]), style.format(values[-1])
+            rows.append(f"| {title} | {begin} | {best} | {end} |")
+    return rows
