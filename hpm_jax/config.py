@@ -17,7 +17,6 @@ from hpm_jax.data.sources import SOURCES
 from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.masking import hidden_count
 from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.models import SIZES
 from hpm_jax.models.layers import REMAT_POLICIES
 from hpm_jax.targets import TARGETS
 from hpm_jax.tokens import Grid, grid_of
@@ -190,20 +189,21 @@ def defaults() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config()), convert_dict=True)
 
 
-def parse_variant(text: str | None, **options: Any) -> dict[str, Any]:
+def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
     """What stands behind the colon of `--config configs/x.py:L,epochs=800`.
 
     Args:
-        text: bare words and `key=value` pairs, with commas between; a bare word is the size.
+        text: bare words and `key=value` pairs, with commas between.
+        choices: the bare words that there are, values of the first option.
         options: the keys there are, with their defaults, whose types the values take.
     """
-    chosen = dict(options)
+    chosen, first = dict(options), next(iter(options))
     for item in filter(None, (text or "").split(",")):
-        key, value = item.split("=", 1) if "=" in item else ("size", item)
+        key, value = item.split("=", 1) if "=" in item else (first, item)
         if key not in options:
             raise ConfigError(f"no variant {item!r}{nearest(key, options)}")
-        if key == "size":
-            value = check_choice("size", value, SIZES)
+        if key == first:
+            value = check_choice(key, value, choices)
         try:
             chosen[key] = type(options[key])(value)
         except ValueError:

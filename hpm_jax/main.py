@@ -1,14 +1,14 @@
 """The command: `python -m hpm_jax.main --config configs/quickstart.py --workdir runs/quickstart`."""
 
-import difflib
+import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file; single options follow as --config.data.path=..."
+    "config", None, "The config file; single options follow, as --config.data.path=/data/images"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes, and goes on from.")
 
@@ -19,8 +19,9 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unexpected {' '.join(argv[1:])!r}; every option starts with --")
     for name in ("config", "workdir"):
         if flags.FLAGS[name].value is None:
-            sys.exit(f"error: --{name} is missing; see --help")
+            sys.exit(f"error: --{name} is missing, as in --{name} {_EXAMPLES[name]}")
 
+    logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
     from hpm_jax.config import ConfigError, freeze
     from hpm_jax.data.sources import DataError
     from hpm_jax.tasks.pretrain import pretrain
@@ -33,5 +34,34 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+_EXAMPLES = {"config": "configs/quickstart.py", "workdir": "runs/quickstart"}
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it comes out as one sentence."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections: an option that does not exist
+        found = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
+        right, wrong = found.groups() if found else ("", error)
+        hint = f": did you mean {right!r}?" if found else "; see hpm_jax/config.py for all there are"
+        sys.exit(f"error: the config has no option {wrong!s}{hint}")
+    except flags.Error as error:  # where a config file raised, its traceback is part of the text
+        lines = str(error).strip().splitlines()
+        sys.exit(f"error: {lines[-1].rsplit('ConfigError: ', 1)[-1]}")
+    if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
+        sys.exit(_no_config(config_flags.get_config_filename(flags.FLAGS["config"])))
+    return rest
+
+
+def _no_config(name: str) -> str:
+    """The message for a config file that is not there."""
+    from hpm_jax.config import nearest
+
+    path = Path(name.split(":")[0])
+    choices = [str(file) for file in sorted(path.parent.glob("*.py"))]
+    return f"error: there is no config file {path}{nearest(str(path), choices)}"
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

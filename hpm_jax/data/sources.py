@@ -235,8 +235,8 @@ def tfds(data: "Data") -> Splits:
             f"Prepare it once (this needs TensorFlow): tfds build {data.name} "
             "--file_format=array_record"
         ) from error
-    label = builder.info.features.get("label")
-    classes = tuple(label.names) if hasattr(label, "names") else ()
+    features = builder.info.features
+    classes = tuple(features["label"].names) if "label" in features else ()
     if data.test_split in builder.info.splits:
         return Splits(train, split(builder, data.test_split), classes)
     return Splits(*hold_out(train, data.holdout), classes)

@@ -179,8 +179,9 @@ def describe(config: Config, splits: Splits, timetable: Timetable, devices: int)
         share = f"{mask.hard_start:.0%} to {mask.hard_end:.0%}"
         masks += f", {share} of them hard"
     kind = jax.devices()[0].device_kind
+    where = {"tfds": config.data.name, "folder": config.data.path}.get(config.data.source, "")
     return [
-        f"data: {config.data.source} {config.data.name or config.data.path}".rstrip()
+        f"data: {config.data.source} {where}".rstrip()
         + f", {len(splits.train)} images to train on and {len(splits.test)} to test, {labels}",
         f"model: width {model.width}, {model.depth} blocks, {height} x {width} pixels in "
         f"{h} x {w} patches, {model.dtype}",

@@ -1,7 +1,6 @@
 """Checkpoints: Orbax saves the whole state in the background; the newest whole one is found again."""
 
 import contextlib
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ class Checkpoints:
     def __init__(self, folder: str | epath.PathLike, keep: int = 2):
         """`keep` is how many of the newest stay."""
         self.folder = epath.Path(folder)
-        logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells every file it writes
         self._manager = ocp.CheckpointManager(
             self.folder.resolve(),
             options=ocp.CheckpointManagerOptions(

@@ -1,0 +1,73 @@
+"""A small run, shared by the tests of the step and of everything around it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpm_jax.config import Config, defaults, freeze
+from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.training.schedules import Schedule
+from hpm_jax.training.state import init_state
+from hpm_jax.training.step import make_train_step
+
+
+def small_config(**sections: dict) -> Config:
+    """Digits of 16 x 16 in 16 patches, one block everywhere; `sections` change it."""
+    config = defaults()
+    config.data.update(source="digits", image_size=(16, 16), channels=1, mean=(0.5,), std=(0.5,))
+    config.data.update(flip=0.0, test_crop=1.0)
+    config.model.update(patch_size=4, width=16, depth=1, heads=2, unroll=0)
+    config.model.update(decoder_width=8, decoder_depth=1, decoder_heads=2)
+    config.optimizer.update(epochs=4, batch_size=64, warmup_epochs=1.0, base_learning_rate=4e-3)
+    config.teacher.update(decay_start=0.9, decay_end=0.9)
+    config.evaluation.update(bank_images=64, test_images=32, batch_size=32, pictures=2)
+    for name, changes in sections.items():
+        if isinstance(changes, dict):
+            config[name].update(changes)
+        else:
+            config[name] = changes
+    return freeze(config)
+
+
+MAE = {"mask": {"strategy": "random"}, "ranking": {"loss": "none"}, "teacher": {"keep": False}}
+
+
+class Parts:
+    """What a step is made of, and what it takes; see `parts_of`."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.model, self.method = build_model(config), build_method(config)
+        self.optimizer = build_optimizer(config)
+        self.key = jax.random.key(config.seed)
+        self.state = jax.jit(
+            lambda key: init_state(self.model, self.optimizer, key, config.teacher.keep)
+        )(self.key)
+        shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
+        self.images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@functools.cache
+def parts_of(config: Config) -> Parts:
+    """The parts of a config, made once for all tests."""
+    return Parts(config)
+
+
+@functools.cache
+def compiled_step(config: Config, accumulation: int = 1):
+    """The jitted step of a config, compiled once for all tests."""
+    parts = parts_of(config)
+    return jax.jit(make_train_step(parts.model, parts.method, parts.optimizer, accumulation))
+
+
+def schedule(n_hard: int = 0, rate: float = 1e-3, teacher_rate: float = 0.1) -> Schedule:
+    """The scalars of a step."""
+    return Schedule(np.float32(rate), np.float32(teacher_rate), np.int32(n_hard))
+
+
+def largest_difference(one, other) -> float:
+    """Between two trees of arrays."""
+    differences = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one, other)
+    return float(max(jax.tree.leaves(differences)))

@@ -1,0 +1,127 @@
+"""Configs: every file builds and traces, and what is wrong with one is said in one sentence."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import schedule
+
+from hpm_jax.config import ConfigError, defaults, freeze
+from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.training.devices import all_devices, check_batch
+from hpm_jax.training.state import init_state
+from hpm_jax.training.step import make_train_step
+from hpm_jax.training.workdir import open_workdir
+
+FOLDER = Path(__file__).parent.parent / "configs"
+VARIANTS = {
+    "quickstart": [None],
+    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600"],
+    "mae_in1k": ["", "L,epochs=1600"],
+    "hpm_cifar10": ["", "random", "mae,size=micro,epochs=10", "hpm,size=micro,epochs=10"],
+}
+
+
+def load(name, variant):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config() if variant is None else module.get_config(variant)
+
+
+def test_no_config_is_forgotten():
+    assert {path.stem for path in FOLDER.glob("*.py")} == VARIANTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [(name, variant) for name in VARIANTS for variant in VARIANTS[name]]
+)
+def test_configs_build_and_trace(name, variant):
+    config = freeze(load(name, variant))
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    with jax.numpy_dtype_promotion("standard"):  # flax's layer norm mixes dtypes in bfloat16
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(lambda k: init_state(model, optimizer, k, config.teacher.keep), key)
+        images = jax.ShapeDtypeStruct(
+            (config.optimizer.batch_size, *config.data.image_size, config.data.channels), jnp.uint8
+        )
+        step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
+        after, metrics = jax.eval_shape(step, state, images, key, schedule())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    ), "a step gives back what it takes, so it is compiled once"
+    assert all(value.shape == () and value.dtype == np.float32 for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("mask", {"strategy": "hardd"}, r"config.mask.strategy = 'hardd' .* did you mean 'hard'"),
+        ("mask", {"ratio": 0.0}, "mask ratio 0.0 hides 0 of 196 patches"),
+        ("mask", {"ratio": 1.0}, "mask ratio 1.0 hides 196 of 196 patches"),
+        ("mask", {"hard_end": 1.5}, "config.mask.hard_end = 1.5: expected a share"),
+        ("data", {"image_size": (224, 230)}, "width 230 is not a multiple of the patch size 16"),
+        ("data", {"source": "foldr"}, "did you mean 'folder'"),
+        ("data", {"channels": 4}, r"config.data.mean = .*: expected 4 values"),
+        ("data", {"crop_scale": (0.5, 0.2)}, "config.data.crop_scale"),
+        ("model", {"width": 770}, "config.model.width = 770: expected a multiple of 4"),
+        ("model", {"decoder_heads": 7}, "config.model.decoder_width = 512"),
+        ("model", {"depth": 0}, "config.model.depth = 0: expected more than 0"),
+        ("model", {"dtype": "float23"}, "did you mean 'float32'"),
+        ("ranking", {"loss": "none"}, "'hard' needs a loss predictor"),
+        ("teacher", {"keep": False}, "'hard' asks the teacher"),
+        ("optimizer", {"warmup_epochs": 300.0}, "not shorter than the run of 200 epochs"),
+        ("optimizer", {"accumulation": 3}, "does not split into"),
+    ],
+)
+def test_what_cannot_run(section, changes, message):
+    config = defaults()
+    config[section].update(changes)
+    with pytest.raises(ConfigError, match=message):
+        freeze(config)
+
+
+def test_wrong_keys_and_types():
+    for path, value, message in (
+        ("optimizer", {"bach_size": 3}, "config.optimizer.bach_size .* did you mean 'batch_size'"),
+        ("optimizer", {"batch_size": "many"}, "batch_size = 'many': expected int"),
+        ("optimizer", {"batch_size": True}, "batch_size = True: expected int"),
+        ("optimizer", 3, "config.optimizer = 3: expected options"),
+        ("data", {"image_size": 224}, "config.data.image_size = 224: expected a tuple"),
+        ("data", {"image_size": (1, 2, 3)}, "expected 2 values"),
+        ("optimiser", {}, "did you mean 'optimizer'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            freeze({path: value})
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [("XL", "did you mean 'L'"), ("epoch=3", "did you mean 'epochs'"), ("epochs=x", "expected int")],
+)
+def test_wrong_variants(variant, message):
+    with pytest.raises(ConfigError, match=message):
+        load("hpm_in1k", variant)
+
+
+def test_a_batch_that_the_devices_do_not_divide():
+    options = load("quickstart", None)
+    check_batch(freeze(options), all_devices())
+    options.optimizer.batch_size = 60
+    with pytest.raises(ConfigError, match="does not divide over 8 devices: use 56 or 64"):
+        check_batch(freeze(options), all_devices())
+
+
+def test_a_workdir_of_another_config(tmp_path):
+    options = load("quickstart", None)
+    open_workdir(tmp_path, freeze(options))
+    options.run.workers = 3
+    open_workdir(tmp_path, freeze(options))  # how it is run may change
+    before = (tmp_path / "config.json").read_bytes()
+    options.optimizer.epochs = 51
+    with pytest.raises(ConfigError, match="config.optimizer.epochs: 50 there, 51 now"):
+        open_workdir(tmp_path, freeze(options))
+    assert (tmp_path / "config.json").read_bytes() == before
