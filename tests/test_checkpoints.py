@@ -1,0 +1,85 @@
+"""Checkpoints: bit for bit, and what happens when one is damaged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import parts_of, small_config
+
+from hpm_jax.training.checkpoints import CheckpointError, abstract_state, checkpoints
+
+
+def states():
+    """Three states of a run, each with other numbers."""
+    state = parts_of(small_config()).state
+    for step in (3, 6, 9):
+        moved = jax.tree.map(lambda x, s=step: x + s if x.dtype == jnp.float32 else x, state)
+        yield moved.replace(step=jnp.int32(step))
+
+
+def save_three(folder):
+    with checkpoints(folder, keep=2) as saved:
+        for state in states():
+            saved.save(state)
+    return list(states())
+
+
+def restore(folder):
+    said = []
+    with checkpoints(folder, keep=2) as saved:
+        state = saved.restore(abstract_state(next(states())), said.append)
+    return state, said
+
+
+def damage(folder, step):
+    """Cuts every larger file of a checkpoint to half, as a full disk might."""
+    files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
+    for path in files:
+        data = path.read_bytes()
+        if len(data) > 1000:
+            path.write_bytes(data[: len(data) // 2])
+
+
+def test_restored_bit_for_bit(tmp_path):
+    *_, expected = save_three(tmp_path / "checkpoints")
+    state, said = restore(tmp_path / "checkpoints")
+    assert jax.tree.structure(state) == jax.tree.structure(expected) and not said
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {"6", "9"}
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path / "checkpoints") == (None, [])
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(tmp_path):
+    save_three(tmp_path / "checkpoints")
+    damage(tmp_path / "checkpoints", 9)
+    state, said = restore(tmp_path / "checkpoints")
+    assert int(state.step) == 6
+    assert "checkpoint 9 is damaged" in said[0] and "going on from step 6" in said[0]
+    assert (tmp_path / "damaged_checkpoints" / "9").is_dir(), "kept, for whoever wants to look"
+    with checkpoints(tmp_path / "checkpoints", keep=2) as saved:
+        *_, last = states()
+        saved.save(last)
+    assert int(restore(tmp_path / "checkpoints")[0].step) == 9, "the step can be saved again"
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_touched(tmp_path):
+    save_three(tmp_path / "checkpoints")
+    for step in (6, 9):
+        damage(tmp_path / "checkpoints", step)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read:\n  step 9"):
+        restore(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints" / "9").is_dir() and (tmp_path / "checkpoints" / "6").is_dir()
+
+
+def test_a_checkpoint_without_its_end_is_not_seen(tmp_path):
+    """Killed while saving: what was being written has another name until it is whole."""
+    save_three(tmp_path / "checkpoints")
+    half = tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "part").write_bytes(b"half")
+    assert int(restore(tmp_path / "checkpoints")[0].step) == 9

@@ -1,0 +1,199 @@
+"""Whole runs, as processes: finished, killed, terminated, diverged, and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = '''
+from hpm_jax.config import defaults
+
+def get_config():
+    config = defaults()
+    config.data.update(source="digits", image_size=(16, 16), channels=1, mean=(0.5,), std=(0.5,))
+    config.data.update(flip=0.0, test_crop=1.0)
+    config.model.update(patch_size=4, width=16, depth=1, heads=2, unroll=0)
+    config.model.update(decoder_width=8, decoder_depth=1, decoder_heads=2)
+    config.optimizer.update(epochs=12, batch_size=128, warmup_epochs=1.0, base_learning_rate=2e-3)
+    config.teacher.update(decay_start=0.9, decay_end=0.9)
+    config.evaluation.update(every_epochs=6.0, bank_images=64, test_images=64, pictures=2)
+    config.run.update(checkpoint_every_epochs=1.0, log_every_steps=1)
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def start(config_file, workdir, *options):
+    command = [sys.executable, "-m", "hpm_jax.main", f"--config={config_file}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finish(config_file, workdir, *options):
+    process = start(config_file, workdir, *options)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def numbers(workdir):
+    """Every number of a run that is not a time."""
+    times = {"seconds", "images_per_second", "mfu", "data_wait"}
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in times} for line in lines]
+
+
+def wait_for_step(workdir, step, process):
+    """Until `metrics.jsonl` has reached a step, and a checkpoint before it is whole."""
+    for _ in range(3000):
+        assert process.poll() is None, process.communicate()[0]
+        if (workdir / "metrics.jsonl").exists():
+            text = (workdir / "metrics.jsonl").read_text().splitlines()
+            if text and json.loads(text[-1])["step"] >= step and any(
+                path.name.isdigit() for path in (workdir / "checkpoints").iterdir()
+            ):
+                return
+        time.sleep(0.02)
+    raise AssertionError("the run did not get there")
+
+
+@pytest.fixture(scope="module")
+def whole(config_file, tmp_path_factory):
+    """A run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    code, output = finish(config_file, workdir)
+    assert code == 0, output
+    return workdir, output
+
+
+def test_what_a_run_leaves_behind(whole):
+    workdir, output = whole
+    found = {path.name for path in workdir.iterdir()}
+    assert found == {
+        *("config.json", "versions.json", "metrics.jsonl", "report.md"),
+        *("checkpoints", "pictures", "tensorboard"),
+    }
+    pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
+    assert pictures == ["curves.png", *(f"step_{s:07d}.png" for s in (0, 76, 151))]
+    assert any((workdir / "tensorboard").iterdir())
+    report = (workdir / "report.md").read_text()
+    assert "kNN accuracy" in report and "pictures/step_0000151.png" in report
+    for said in ("1617 images to train on", "kNN", "compiled the step", "done: read"):
+        assert said in output
+
+
+def test_metrics(whole):
+    lines = numbers(whole[0])
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 152))
+    assert {"reconstruction", "ranking", "ranked_correctly", "gradient_norm", "n_hard"} <= set(steps[0])
+    assert steps[0]["n_hard"] == 0 and steps[-1]["n_hard"] == 6
+    evaluations = [line for line in lines if "knn" in line]
+    assert [line["step"] for line in evaluations] == [0, 76, 151]
+    held_out = [line["held_out/reconstruction"] for line in evaluations]
+    assert held_out[-1] < held_out[0], "it learns"
+
+
+def test_a_killed_run_goes_on_bit_for_bit(config_file, whole, tmp_path):
+    process = start(config_file, tmp_path)
+    wait_for_step(tmp_path, 40, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, output = finish(config_file, tmp_path)
+    assert code == 0 and "going on from step" in output, output
+    assert numbers(tmp_path) == numbers(whole[0])
+    assert last_state(tmp_path) == last_state(whole[0])
+
+
+def test_a_terminated_run_saves_and_goes_on_in_the_middle_of_an_epoch(config_file, whole, tmp_path):
+    process = start(config_file, tmp_path)
+    wait_for_step(tmp_path, 20, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM" in output and "the same command goes on" in output
+    code, output = finish(config_file, tmp_path)
+    assert code == 0 and "going on from step" in output, output
+    assert numbers(tmp_path) == numbers(whole[0])
+    assert last_state(tmp_path) == last_state(whole[0])
+
+
+def test_ctrl_c(config_file, tmp_path):
+    process = start(config_file, tmp_path)
+    wait_for_step(tmp_path, 20, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped by SIGINT" in output, output
+    assert "Traceback" not in output
+
+
+def test_a_finished_run_is_left_as_it_is(config_file, whole):
+    before = numbers(whole[0])
+    code, output = finish(config_file, whole[0])
+    assert code == 0 and "151 of 151" in output, output
+    assert numbers(whole[0]) == before
+
+
+def test_the_workdir_of_another_config(config_file, whole):
+    before = numbers(whole[0])
+    code, output = finish(config_file, whole[0], "--config.optimizer.epochs=13")
+    assert code == 1
+    assert "config.optimizer.epochs: 12 there, 13 now" in output and "Traceback" not in output
+    assert numbers(whole[0]) == before
+
+
+def test_divergence_is_named_and_nothing_bad_is_saved(config_file, tmp_path):
+    options = ("--config.optimizer.base_learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
+    code, output = finish(config_file, tmp_path, *options)
+    assert code == 1 and "Traceback" not in output
+    assert "the loss is" in output and "config.optimizer.base_learning_rate" in output
+    for state in last_state(tmp_path, none=True) or ():
+        assert np.isfinite(np.frombuffer(state, np.float32)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config.optimizer.bach_size=3"], "no option bach_size: did you mean 'batch_size'"),
+        (["--config.mask.strategy=hrad"], "did you mean 'hard'"),
+        (["--confg=3"], "Unknown command line flag 'confg'"),
+        (["--config.data.source=folder", "--config.data.path=/nowhere"], "'/nowhere' is not a folder"),
+        (["--config.optimizer.batch_size=5000"], "1617 training images are fewer than one batch"),
+    ],
+)
+def test_mistakes_on_the_command_line(config_file, tmp_path, options, message):
+    code, output = finish(config_file, tmp_path / "run", *options)
+    assert code == 1 and message in output and "Traceback" not in output, output
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+def last_state(workdir, none=False):
+    """The arrays of the newest checkpoint, as bytes."""
+    import orbax.checkpoint as ocp
+
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    if none and not steps:
+        return None
+    import jax
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore((workdir / "checkpoints" / str(steps[-1]) / "default").resolve())
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]

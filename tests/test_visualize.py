@@ -1,0 +1,67 @@
+"""Pictures: visible patches are pasted, normalised ones put back rightly, fates told apart."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small import MAE, parts_of, schedule, small_config
+
+from hpm_jax.tokens import patchify
+from hpm_jax.training import step as training_step
+from hpm_jax.visualize import pictures
+from hpm_jax.visualize.curves import draw_curves
+from hpm_jax.visualize.pictures import HARD, RANDOM, VISIBLE, draw, make_view
+
+
+def view_of(config, n_hard=6):
+    parts = parts_of(config)
+    view = jax.jit(make_view(parts.model, parts.method))
+    seen = view(parts.state, parts.images[:3], schedule(n_hard).n_hard)
+    return parts, jax.tree.map(np.asarray, seen)
+
+
+def test_fates_and_pasted_patches():
+    parts, view = view_of(small_config())
+    for fate in view.fate.reshape(3, -1):
+        assert [(fate == kind).sum() for kind in (VISIBLE, RANDOM, HARD)] == [4, 6, 6]
+    assert (np.isnan(view.true) == (view.fate == VISIBLE)).all()
+    rebuilt = patchify(view.rebuilt, (1, 4, 4))
+    images = patchify(parts.images[:3] / np.float32(255), (1, 4, 4))
+    visible = view.fate.reshape(3, -1) == VISIBLE
+    np.testing.assert_allclose(rebuilt[visible], images[visible], atol=1e-6)
+    assert np.abs(rebuilt[~visible] - images[~visible]).max() > 0.1
+
+
+@pytest.mark.parametrize("target", ["pixels", "normalized_pixels"])
+def test_a_perfect_prediction_is_drawn_as_the_image_itself(monkeypatch, target):
+    config = small_config(target=target)
+    parts = parts_of(config)
+    honest = training_step.student_losses
+
+    def perfect(model, method, params, patches, mask):
+        values = training_step.gather(method.target(patches), mask.hide)
+        return honest(model, method, params, patches, mask)._replace(values=values)
+
+    monkeypatch.setattr(pictures, "student_losses", perfect)
+    view = make_view(parts.model, parts.method)(parts.state, parts.images[:3], np.int32(0))
+    np.testing.assert_allclose(view.rebuilt, parts.images[:3] / 255, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, MAE], ids=["hpm", "mae"])
+def test_drawing(options):
+    parts, view = view_of(small_config(**options))
+    png = draw(parts.images[:3], view, "epoch 1", "a note")
+    image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    assert image.shape[1] == 80 * 1.5 * (6 if not options else 5)
+    orange = (np.abs(image.astype(int) - (0xE4, 0x57, 0x2E)).max(-1) < 12).any()
+    assert orange == (not options), "only hard patches are orange"
+
+
+def test_curves_of_two_runs(tmp_path):
+    lines = [{"step": s, "epoch": s / 2, "knn": s / 10, "reconstruction": 1 / (s + 1)} for s in range(5)]
+    draw_curves({"one": lines, "two": lines[:3]}, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").size[0] > 300
+    draw_curves({"nothing": []}, tmp_path / "none.png")
+    assert (tmp_path / "none.png").exists()
