@@ -18,15 +18,12 @@ Nobody has run size=tiny to its end.
 import ml_collections
 
 from hpm_jax.config import check_choice, defaults, parse_variant
+from hpm_jax.models.sizes import SIZES, SMALL_IMAGE_SIZES
 
 METHODS = {
     "hpm": {"strategy": "hard", "ranking": "relative"},
     "random": {"strategy": "random", "ranking": "relative"},
     "mae": {"strategy": "random", "ranking": "none"},
-}
-MODELS = {
-    "tiny": {"width": 192, "depth": 12, "heads": 3, "decoder_width": 96, "decoder_heads": 3},
-    "micro": {"width": 128, "depth": 6, "heads": 4, "decoder_width": 64, "decoder_heads": 2},
 }
 
 
@@ -38,8 +35,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(source="tfds", name="cifar10", image_size=(32, 32))
     config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     config.data.test_crop = 1.0
-    config.model.update(MODELS[check_choice("size", chosen["size"], MODELS)])
-    config.model.update(patch_size=4, decoder_depth=2, unroll=0)
+    config.model.update(SIZES[check_choice("size", chosen["size"], SMALL_IMAGE_SIZES)], unroll=0)
     config.target = "normalized_pixels"
     config.mask.strategy = method["strategy"]
     config.ranking.loss = method["ranking"]

@@ -1,6 +1,6 @@
 """HPM on ImageNet-1k: the official recipe.
 
-    python -m hpm_jax.main --config configs/hpm_in1k.py:B,epochs=200 --workdir gs://bucket/hpm_b200 \
+    python -m hpm_jax.main --config configs/hpm_in1k.py:B,epochs=200 --workdir runs/hpm_b200 \
         --config.data.source=folder --config.data.path=/data/imagenet
 
 Variants: the size S, B (the default), L or H, and epochs=200, 800 or 1600.
@@ -14,12 +14,12 @@ L 85.8 at 800. Nobody has run this config here to its end.
 import ml_collections
 
 from hpm_jax.config import defaults, parse_variant
-from hpm_jax.models import SIZES
+from hpm_jax.models.sizes import LARGE_IMAGE_SIZES, SIZES
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The recipe in full; `variant` is what stands behind the colon."""
-    chosen = parse_variant(variant, SIZES, size="B", epochs=200)
+    chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", epochs=200)
     config = defaults()
     config.data.source = "tfds"
     config.data.name = "imagenet2012"

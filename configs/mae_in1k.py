@@ -1,6 +1,6 @@
 """MAE on ImageNet-1k: the baseline of HPM, by the same code.
 
-    python -m hpm_jax.main --config configs/mae_in1k.py:B,epochs=800 --workdir gs://bucket/mae_b800 \
+    python -m hpm_jax.main --config configs/mae_in1k.py:B,epochs=800 --workdir runs/mae_b800 \
         --config.data.source=folder --config.data.path=/data/imagenet
 
 Variants: the size S, B (the default), L or H, and epochs=200, 400, 800 or 1600.
@@ -16,12 +16,12 @@ raw pixels, in batches of 2048, clipped at 5.
 import ml_collections
 
 from hpm_jax.config import defaults, parse_variant
-from hpm_jax.models import SIZES
+from hpm_jax.models.sizes import LARGE_IMAGE_SIZES, SIZES
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The recipe in full; `variant` is what stands behind the colon."""
-    chosen = parse_variant(variant, SIZES, size="B", epochs=800)
+    chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", epochs=800)
     config = defaults()
     config.data.source = "tfds"
     config.data.name = "imagenet2012"

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hpm_jax.config import Config, defaults, freeze
@@ -65,9 +64,3 @@ def compiled_step(config: Config, accumulation: int = 1):
 def schedule(n_hard: int = 0, rate: float = 1e-3, teacher_rate: float = 0.1) -> Schedule:
     """The scalars of a step."""
     return Schedule(np.float32(rate), np.float32(teacher_rate), np.int32(n_hard))
-
-
-def largest_difference(one, other) -> float:
-    """Between two trees of arrays."""
-    differences = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one, other)
-    return float(max(jax.tree.leaves(differences)))

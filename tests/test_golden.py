@@ -5,6 +5,7 @@ gradients pass through sums over all tokens, and weights after AdamW divide by s
 so they are given more room, said where it is used.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -48,11 +49,17 @@ def assert_close(actual, expected, rtol=1e-5, name=""):
     assert error <= rtol * max(np.abs(expected).max(), 1e-30), f"{name}: off by {error}"
 
 
-def assert_trees_close(actual, expected, rtol):
-    paths = jax.tree_util.tree_leaves_with_path(actual)
+def by_name(actual, expected):
+    """Pairs of leaves of two trees, with their names."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, value), wanted in zip(paths, jax.tree.leaves(expected), strict=True):
-        assert_close(value, wanted, rtol, jax.tree_util.keystr(path))
+    leaves = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, value), wanted in zip(leaves, jax.tree.leaves(expected), strict=True):
+        yield jax.tree_util.keystr(path), np.asarray(value), np.asarray(wanted)
+
+
+def assert_trees_close(actual, expected, rtol):
+    for name, value, wanted in by_name(actual, expected):
+        assert_close(value, wanted, rtol, name)
 
 
 class Case:
@@ -94,6 +101,10 @@ class Case:
     def __getitem__(self, name):
         return self.arrays[name]
 
+    @functools.partial(jax.jit, static_argnums=(0, 3))
+    def apply(self, params, patches, method):
+        return self.model.apply({"params": params}, patches, method=method)
+
     def patches(self, step=0):
         images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
         return patchify(images, self.patch_size)
@@ -110,7 +121,9 @@ def case(request):
 
 
 def test_student(case):
-    losses = student_losses(case.model, case.method, case.params, case.patches(), case.mask())
+    losses = jax.jit(lambda *inputs: student_losses(case.model, case.method, *inputs))(
+        case.params, case.patches(), case.mask()
+    )
     assert_close(losses.features, case["step0/features"])
     assert_close(losses.values, case["step0/pixels_masked"])
     assert_close(losses.predicted, case["step0/predicted_loss_masked"])
@@ -133,10 +146,9 @@ def test_objective(case):
 
 
 def test_teacher(case):
-    teacher = {"params": case.teacher}
-    features = case.model.apply(teacher, case.patches(), method="encode")
+    features = case.apply(case.teacher, case.patches(), "encode")
     assert_close(features, case["step0/teacher_features"])
-    predicted = case.model.apply(teacher, case.patches(), method="predict_loss")
+    predicted = case.apply(case.teacher, case.patches(), "predict_loss")
     assert_close(predicted, case["step0/teacher_predicted_loss"])
 
 
@@ -155,8 +167,7 @@ def test_steps(case):
     )
     schedule = Schedule(np.float32(config["lr"]), np.float32(1 - config["ema_decay"]), np.int32(0))
     for step in range(config["steps"]):
-        teacher = {"params": state.teacher}
-        predicted = case.model.apply(teacher, case.patches(step), method="predict_loss")
+        predicted = case.apply(state.teacher, case.patches(step), "predict_loss")
         # later steps start from weights that AdamW has moved by noise, see below
         rtol = 1e-5 if step == 0 else 1e-3
         assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
@@ -171,12 +182,8 @@ def test_steps(case):
     # AdamW divides a gradient by its own size: where that is near its rounding error, the update
     # of size lr carries the error's relative size
     lr = config["lr"] * config["steps"]
-    for (path, ours), theirs in zip(
-        jax.tree_util.tree_leaves_with_path(without), jax.tree.leaves(final), strict=True
-    ):
-        name = jax.tree_util.keystr(path)
-        difference = np.abs(np.asarray(ours) - theirs)
-        print(name, np.quantile(difference, 0.99)/lr, difference.max()/lr)
+    for name, ours, theirs in by_name(without, final):
+        difference = np.abs(ours - theirs)
         assert np.quantile(difference, 0.99) <= 1e-3 * lr + 1e-6, name
         assert difference.max() <= 0.1 * lr, name
     final_teacher = _without_noise(case.tree("final_teacher_weights/"))
@@ -188,7 +195,7 @@ def test_clipped_gradients(case):
         losses = student_losses(case.model, case.method, params, case.patches(), case.mask())
         return losses.reconstruction.mean() + relative(losses.predicted, losses.reconstruction)
 
-    grads = jax.grad(loss)(case.params)
+    grads = jax.jit(jax.grad(loss))(case.params)
     norm = float(np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads))))
     assert_close(norm, case["step0/grad_norm"])
     clipped = jax.tree.map(lambda g: g * min(1, case.config["clip_global_norm"] / norm), grads)

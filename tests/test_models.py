@@ -57,9 +57,7 @@ def test_positions():
     table = sincos_2d(16, (1, 3, 5))
     row, column = 2, 3
     frequencies = 10000.0 ** (-np.arange(4) / 4)
-    expected = np.concatenate(
-        [f(p * frequencies) for p in (column, row) for f in (np.sin, np.cos)]
-    )
+    expected = np.concatenate([f(p * frequencies) for p in (column, row) for f in (np.sin, np.cos)])
     np.testing.assert_allclose(table[row * 5 + column], expected, rtol=1e-6)
 
 
@@ -100,7 +98,9 @@ def test_scan_and_remat_change_no_number(changes):
     patches, mask = patches_and_mask()
 
     def loss_of(model):
-        return lambda params: jnp.square(model.apply({"params": params}, patches, mask).values).mean()
+        return lambda params: jnp.square(
+            model.apply({"params": params}, patches, mask).values
+        ).mean()
 
     expected = jax.jit(jax.value_and_grad(loss_of(small_model())))(params)
     actual = jax.jit(jax.value_and_grad(loss_of(small_model(**changes))))(params)
@@ -135,7 +135,9 @@ def test_official_parameter_counts(size, millions):
     assert abs(count - millions) < 0.01 + (0.5 if size != "B" else 0)
 
 
-@pytest.mark.parametrize(("size", "gflops"), [("B", 136.4), ("L", 290.5), ("H", 682.6), ("S", 35.6)])
+@pytest.mark.parametrize(
+    ("size", "gflops"), [("B", 136.4), ("L", 290.5), ("H", 682.6), ("S", 35.6)]
+)
 def test_flops_of_the_lean_step(size, gflops):
     """Section 4.2 of the algorithm's description; S within the rounding of what it leaves out."""
     model = base_model(size)

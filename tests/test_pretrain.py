@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONFIG = '''
+CONFIG = """
 from hpm_jax.config import defaults
 
 def get_config():
@@ -26,7 +26,7 @@ def get_config():
     config.evaluation.update(every_epochs=6.0, bank_images=64, test_images=64, pictures=2)
     config.run.update(checkpoint_every_epochs=1.0, log_every_steps=1)
     return config
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,10 @@ def wait_for_step(workdir, step, process):
         assert process.poll() is None, process.communicate()[0]
         if (workdir / "metrics.jsonl").exists():
             text = (workdir / "metrics.jsonl").read_text().splitlines()
-            if text and json.loads(text[-1])["step"] >= step and any(
-                path.name.isdigit() for path in (workdir / "checkpoints").iterdir()
+            if (
+                text
+                and json.loads(text[-1])["step"] >= step
+                and any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
             ):
                 return
         time.sleep(0.02)
@@ -104,7 +106,9 @@ def test_metrics(whole):
     lines = numbers(whole[0])
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 152))
-    assert {"reconstruction", "ranking", "ranked_correctly", "gradient_norm", "n_hard"} <= set(steps[0])
+    assert {"reconstruction", "ranking", "ranked_correctly", "gradient_norm", "n_hard"} <= set(
+        steps[0]
+    )
     assert steps[0]["n_hard"] == 0 and steps[-1]["n_hard"] == 6
     evaluations = [line for line in lines if "knn" in line]
     assert [line["step"] for line in evaluations] == [0, 76, 151]
@@ -175,7 +179,10 @@ def test_divergence_is_named_and_nothing_bad_is_saved(config_file, tmp_path):
         (["--config.optimizer.bach_size=3"], "no option bach_size: did you mean 'batch_size'"),
         (["--config.mask.strategy=hrad"], "did you mean 'hard'"),
         (["--confg=3"], "Unknown command line flag 'confg'"),
-        (["--config.data.source=folder", "--config.data.path=/nowhere"], "'/nowhere' is not a folder"),
+        (
+            ["--config.data.source=folder", "--config.data.path=/nowhere"],
+            "'/nowhere' is not a folder",
+        ),
         (["--config.optimizer.batch_size=5000"], "1617 training images are fewer than one batch"),
     ],
 )
@@ -195,5 +202,7 @@ def last_state(workdir, none=False):
     import jax
 
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore((workdir / "checkpoints" / str(steps[-1]) / "default").resolve())
+        tree = checkpointer.restore(
+            (workdir / "checkpoints" / str(steps[-1]) / "default").resolve()
+        )
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]

@@ -1,10 +1,11 @@
 """The training step: its parts, its invariances, its cost."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import MAE, compiled_step, largest_difference, parts_of, schedule, small_config
+from small import MAE, compiled_step, parts_of, schedule, small_config
 
 from hpm_jax import random
 from hpm_jax.masking import select
@@ -81,25 +82,24 @@ def test_the_teacher_is_not_run_while_nothing_is_hard():
 
 def test_teacher_starts_as_the_student_and_follows_it():
     parts = parts_of(small_config())
-    assert largest_difference(parts.state.teacher, parts.state.params) == 0
+    chex.assert_trees_all_equal(parts.state.teacher, parts.state.params)
     state, _ = run(parts.config, n_hard=3)
     expected = jax.tree.map(
         lambda old, new: 0.9 * old + 0.1 * new, parts.state.teacher, state.params
     )
-    assert largest_difference(state.teacher, expected) < 1e-7
-    assert largest_difference(state.teacher, parts.state.teacher) > 0
+    chex.assert_trees_all_close(state.teacher, expected, atol=1e-7)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(state.teacher, parts.state.teacher)
 
 
 def test_accumulation_changes_no_mask_and_no_gradient():
     config = small_config()
-    for one, other in zip(mask_of(config, 6), mask_of(config, 6, passes=4), strict=True):
-        np.testing.assert_array_equal(one, other)
+    chex.assert_trees_all_equal(mask_of(config, 6), mask_of(config, 6, passes=4))
     whole, metrics = run(config, n_hard=6)
     parted, parted_metrics = run(config, n_hard=6, accumulation=4)
     for name, value in metrics.items():
         np.testing.assert_allclose(parted_metrics[name], value, rtol=1e-4)
-    moments = [state.optimizer[1].mu for state in (whole, parted)]
-    assert largest_difference(*moments) < 1e-6
+    chex.assert_trees_all_close(whole.optimizer[1].mu, parted.optimizer[1].mu, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 8])
@@ -111,25 +111,22 @@ def test_any_number_of_devices(count):
         "put": lambda state: jax.device_put(state, devices.replicated),
         "put_images": devices.put,
     }
-    for one, other in zip(mask_of(config, 6), mask_of(config, 6, **where), strict=True):
-        np.testing.assert_array_equal(one, other)
+    chex.assert_trees_all_equal(mask_of(config, 6), jax.device_get(mask_of(config, 6, **where)))
     expected, metrics = run(config, n_hard=6)
     state, sharded_metrics = run(config, n_hard=6, **where)
     for name, value in metrics.items():
         np.testing.assert_allclose(sharded_metrics[name], value, rtol=1e-4)
     moments = [jax.device_get(s.optimizer[1].mu) for s in (expected, state)]
-    assert largest_difference(*moments) < 1e-6
+    chex.assert_trees_all_close(*moments, atol=1e-6)
 
 
 def test_a_compiled_step_serves_every_schedule():
     parts = parts_of(small_config())
-    traces = []
     step = make_train_step(parts.model, parts.method, parts.optimizer)
-    jitted = jax.jit(lambda *arguments: traces.append(1) or step(*arguments))
+    step = jax.jit(chex.assert_max_traces(step, n=1))
     state = parts.state
     for n_hard in range(4):
-        state, _ = jitted(state, parts.images, parts.key, schedule(n_hard, 1e-4 * n_hard))
-    assert len(traces) == 1
+        state, _ = step(state, parts.images, parts.key, schedule(n_hard, 1e-4 * n_hard))
 
 
 def test_bfloat16():

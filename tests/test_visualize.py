@@ -60,7 +60,9 @@ def test_drawing(options):
 
 
 def test_curves_of_two_runs(tmp_path):
-    lines = [{"step": s, "epoch": s / 2, "knn": s / 10, "reconstruction": 1 / (s + 1)} for s in range(5)]
+    lines = [
+        {"step": s, "epoch": s / 2, "knn": s / 10, "reconstruction": 1 / (s + 1)} for s in range(5)
+    ]
     draw_curves({"one": lines, "two": lines[:3]}, tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").size[0] > 300
     draw_curves({"nothing": []}, tmp_path / "none.png")

@@ -1,4 +1,4 @@
-"""Weights of the official PyTorch HPM and MAE, by its parameter names, to our parameters and back."""
+"""Weights of the official PyTorch HPM and MAE, by their parameter names, to our parameters."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,6 @@
 """Batches as a function of (seed, step): shuffle, repeat, load by index, shard, batch."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import grain
@@ -85,13 +84,16 @@ class BrokenImages:
 class Shard(NamedTuple):
     """This process among those that feed the run."""
 
-    index: int = 0
-    count: int = 1
+    index: int
+    count: int
+
+
+ALONE = Shard(0, 1)
 
 
 def train_batches(
-    records: Records, config: "Config", start: int = 0, shard: Shard = Shard()
-) -> Iterator[dict[str, np.ndarray]]:
+    records: Records, config: "Config", start: int = 0, shard: Shard = ALONE
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Endless batches from step `start` on: `image` uint8 `[B, H, W, C]`, `broken` `[B, 8]`.
 
     A global batch depends on the seed and the step alone: not on the number of processes, workers
@@ -101,7 +103,9 @@ def train_batches(
     dataset = dataset.shuffle().repeat().random_map(LoadForTraining(records, config.data))
     dataset = dataset[shard.index :: shard.count]
     dataset = dataset.batch(config.optimizer.batch_size // shard.count)[start:]
-    return iter(_parallel(dataset, config.run))
+    batches = iter(_parallel(dataset, config.run))
+    batches.start_prefetch()  # what is ready by the time that the step is compiled need not wait
+    return batches
 
 
 def test_images(

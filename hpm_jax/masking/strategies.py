@@ -36,7 +36,7 @@ def random(key: Array, context: Context) -> Array:
 
 
 def hard(key: Array, context: Context) -> Array:
-    """The `n_hard` highest predicted losses win, the rest is uniform (HPM, easy-to-hard masking)."""
+    """The `n_hard` highest predicted losses win, the rest is uniform (HPM)."""
     noise = random(key, context)
     rank = jnp.argsort(jnp.argsort(context.predicted_loss, axis=1), axis=1)
     return jnp.where(rank >= rank.shape[1] - context.n_hard, 1.0 + noise, noise)

@@ -1,4 +1,4 @@
-"""The pre-norm transformer block and a stack of them, scanned so that depth costs no compile time."""
+"""The pre-norm transformer block, and a stack of them: scanned, so depth costs no compile time."""
 
 import functools
 from typing import Any

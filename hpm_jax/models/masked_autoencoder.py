@@ -1,4 +1,4 @@
-"""The masked autoencoder with two heads: one rebuilds hidden patches, one predicts its loss there."""
+"""The masked autoencoder with two heads: one rebuilds hidden patches, one predicts the loss."""
 
 from typing import Any, NamedTuple
 

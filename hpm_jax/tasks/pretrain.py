@@ -54,7 +54,11 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         console.say("\n".join(facts))
 
         # --- model, method, and a state that may come from a checkpoint
-        model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+        model, method, optimizer = (
+            build_model(config),
+            build_method(config),
+            build_optimizer(config),
+        )
         root = jax.random.key(config.seed)
         init = functools.partial(init_state, model, optimizer, teacher=config.teacher.keep)
         state = jax.jit(init, out_shardings=devices.replicated)(random.stream(root, "init", 0))
@@ -133,7 +137,9 @@ def pretrain(config: Config, workdir: str | Path) -> int:
             f"MFU is measured from {journal.peak / 1e12:.3g} TFLOP/s ({journal.peak_source})",
         ]
         if broken.names:
-            facts.append(f"{len(broken.names)} unreadable images: {', '.join(broken.names.values())}")
+            facts.append(
+                f"{len(broken.names)} unreadable images: {', '.join(broken.names.values())}"
+            )
         write_report(workdir, shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]]), facts)
         if stopping.signal and done < timetable.steps:
             console.say(
@@ -173,7 +179,7 @@ def describe(config: Config, splits: Splits, timetable: Timetable, devices: int)
     model, mask = config.model, config.mask
     labels = f"{len(splits.classes)} classes" if splits.classes else "no labels"
     height, width = config.data.image_size
-    t, h, w = config.grid
+    _, h, w = config.grid
     masks = f"{mask.strategy} masks, {config.hidden} of {config.patches} patches hidden"
     if timetable.at(timetable.steps - 1).n_hard:
         share = f"{mask.hard_start:.0%} to {mask.hard_end:.0%}"

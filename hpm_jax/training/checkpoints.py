@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax saves the whole state in the background; the newest whole one is found again."""
+"""Checkpoints: Orbax saves the whole state in the background; the newest whole one is found."""
 
 import contextlib
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from hpm_jax.training.state import TrainState
 
@@ -19,9 +18,9 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run, by step, in `folder/<step>`."""
 
-    def __init__(self, folder: str | epath.PathLike, keep: int = 2):
+    def __init__(self, folder: str | Path, keep: int = 2):
         """`keep` is how many of the newest stay."""
-        self.folder = epath.Path(folder)
+        self.folder = Path(folder)
         self._manager = ocp.CheckpointManager(
             self.folder.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -69,7 +68,7 @@ class Checkpoints:
         return None
 
     @property
-    def _aside(self) -> epath.Path:
+    def _aside(self) -> Path:
         return self.folder.parent / "damaged_checkpoints"
 
     def _set_aside(self, step: int) -> None:

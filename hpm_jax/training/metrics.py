@@ -41,9 +41,7 @@ class MetricsWriter:
     def write_picture(self, step: int, name: str, png: bytes) -> None:
         """A PNG file, for TensorBoard."""
         image = Summary.Image(encoded_image_string=png, colorspace=3)
-        self._add_event(
-            step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])
-        )
+        self._add_event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def _add_event(self, **fields) -> None:
         self._events.add_event(Event(wall_time=time.time(), **fields))

@@ -1,4 +1,4 @@
-"""What changes from step to step: computed on the host in float64, handed to the step as scalars."""
+"""What changes from step to step: computed on the host in float64, handed over as scalars."""
 
 import math
 from typing import NamedTuple

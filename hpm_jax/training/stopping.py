@@ -13,7 +13,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
+        """What a shell expects of a program that a signal ended: 143 (SIGTERM), 130 (Ctrl-C)."""
         return 128 + self.signal if self.signal else 0
 
 
@@ -28,7 +28,9 @@ def stop_requests() -> Iterator[StopRequest]:
         request.signal = Signals(number)
 
     try:
-        previous = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)
+        }
     except ValueError:  # not the main thread, as in some notebooks: nothing to take
         previous = {}
     try:

@@ -24,7 +24,9 @@ def draw_curves(
     Args:
         runs: the lines of each run's `metrics.jsonl`, by the name for its legend.
     """
-    there = [name for name in names if any(name in line for lines in runs.values() for line in lines)]
+    there = [
+        name for name in names if any(name in line for lines in runs.values() for line in lines)
+    ]
     columns = min(3, max(len(there), 1))
     rows = -(-len(there) // columns) or 1
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=90)

@@ -98,10 +98,11 @@ def draw(images: np.ndarray, view: View, title: str, note: str) -> bytes:
             axis.spines[:].set_visible(False)
             if row == 0:
                 axis.set_title(name, fontsize=10)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.08 / height, title, fontsize=10, weight="bold", va="top")
     legend = "mask: white visible, grey hidden at random, orange hidden because hard"
-    figure.text(0.01, 0.01, f"{note}\n{legend}", fontsize=7, va="bottom")
-    figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1), pad=0.4)
+    figure.text(0.01, 0.05 / height, f"{note}\n{legend}", fontsize=7, va="bottom")
+    figure.tight_layout(rect=(0, 0.4 / height, 1, 1 - 0.25 / height), pad=0.4)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
