@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpm_jax.training.checkpoints import CheckpointError
+from hpm_jax.training.load import load_run
+
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 from hpm_jax.config import defaults
@@ -206,3 +209,14 @@ def last_state(workdir, none=False):
             (workdir / "checkpoints" / str(steps[-1]) / "default").resolve()
         )
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def test_a_run_is_loaded_from_its_workdir(whole, tmp_path):
+    run = load_run(whole[0])
+    assert int(run.state.step) == 151 and run.config.optimizer.epochs == 12
+    images = np.zeros((2, 16, 16, 1), np.uint8)
+    patches = run.method.patches(images)
+    features = run.model.apply({"params": run.state.params}, patches, method="encode")
+    assert features.shape == (2, 17, 16) and np.isfinite(features).all()
+    with pytest.raises(CheckpointError, match="is not the workdir of a run"):
+        load_run(tmp_path)
