@@ -40,6 +40,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         b2=0.95,
         clip_norm=0.0,
     )
-    config.evaluation.update(every_epochs=10.0, bank_images=20000, test_images=5000)
+    config.evaluation.update(every_epochs=10.0, bank_images=10000, test_images=5000)
     config.run.update(workers=16, log_every_steps=50)
     return config

@@ -47,6 +47,7 @@ def start(config_file, workdir, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a process group of its own, to be signalled as a terminal does
         env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
     )
 
@@ -78,6 +79,17 @@ def wait_for_step(workdir, step, process):
                 return
         time.sleep(0.02)
     raise AssertionError("the run did not get there")
+
+
+def assert_nobody_is_left(process):
+    """The group of a run that has ended is soon empty."""
+    for _ in range(150):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a worker has outlived its run")
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +132,12 @@ def test_metrics(whole):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(config_file, whole, tmp_path):
-    process = start(config_file, tmp_path)
+    """With worker processes, which must not outlive the run, and then without."""
+    process = start(config_file, tmp_path, "--config.run.workers=2")
     wait_for_step(tmp_path, 40, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert_nobody_is_left(process)
     code, output = finish(config_file, tmp_path)
     assert code == 0 and "going on from step" in output, output
     assert numbers(tmp_path) == numbers(whole[0])
@@ -131,12 +145,15 @@ def test_a_killed_run_goes_on_bit_for_bit(config_file, whole, tmp_path):
 
 
 def test_a_terminated_run_saves_and_goes_on_in_the_middle_of_an_epoch(config_file, whole, tmp_path):
-    process = start(config_file, tmp_path)
+    """SIGTERM goes to the whole group, workers too, as a scheduler sends it."""
+    process = start(config_file, tmp_path, "--config.run.workers=2")
     wait_for_step(tmp_path, 20, process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert "stopped by SIGTERM" in output and "the same command goes on" in output
+    assert "Traceback" not in output
+    assert_nobody_is_left(process)
     code, output = finish(config_file, tmp_path)
     assert code == 0 and "going on from step" in output, output
     assert numbers(tmp_path) == numbers(whole[0])
@@ -146,7 +163,7 @@ def test_a_terminated_run_saves_and_goes_on_in_the_middle_of_an_epoch(config_fil
 def test_ctrl_c(config_file, tmp_path):
     process = start(config_file, tmp_path)
     wait_for_step(tmp_path, 20, process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped by SIGINT" in output, output
     assert "Traceback" not in output

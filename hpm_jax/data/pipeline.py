@@ -1,6 +1,10 @@
 """Batches as a function of (seed, step): shuffle, repeat, load by index, shard, batch."""
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import grain
@@ -134,4 +138,19 @@ def _parallel(dataset: grain.MapDataset, run: "Run") -> grain.IterDataset:
     workers = grain.MultiprocessingOptions(
         num_workers=run.workers, per_worker_buffer_size=run.prefetch
     )
-    return dataset.to_iter_dataset(single).mp_prefetch(workers)
+    return dataset.to_iter_dataset(single).mp_prefetch(workers, _live_and_die_with_the_run)
+
+
+def _live_and_die_with_the_run(index: int, count: int) -> None:
+    """Prepares a worker process for the end of the run, however it comes."""
+    # Ctrl-C and a scheduler's SIGTERM reach workers too, which must serve until the run has stopped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def follow(run):
+        run.join()
+        os._exit(1)
+
+    # and a run that is killed takes nobody along by itself
+    run = multiprocessing.parent_process()
+    threading.Thread(target=follow, args=(run,), daemon=True).start()
