@@ -1,187 +1,24 @@
-"""Every option of a run, with its default; and the way from an ml_collections config to them.
+"""From an ml_collections config to checked options, or to an error that says what to change.
 
-A config file starts from `defaults()`, changes what it wants, and `freeze` turns the result into
-the frozen dataclasses below, or into an error that names the nearest right key or value.
+A config file starts from `defaults()` and changes what it wants; `freeze` turns the result into the
+dataclasses of `hpm_jax/options.py`, or names the nearest right key or value.
 """
 
 import dataclasses
 import difflib
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from hpm_jax.masking import hidden_count
-from hpm_jax.tokens import Grid, grid_of
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class ConfigError(ValueError):
-    """A config that cannot run; the message says what to change."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Where the images come from and what is done to them before the device sees them."""
-
-    source: str = "digits"  # see hpm_jax/data/sources.py
-    path: str = ""  # folder: the folder; tfds: its data_dir, or "" for the usual one
-    name: str = ""  # tfds: the dataset, such as "imagenet2012"
-    train_split: str = "train"
-    test_split: str = "test"
-    holdout: float = 0.1  # the share of the training images held out where there is no test split
-    image_size: tuple[int, int] = (224, 224)  # height, width
-    channels: int = 3
-    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, for pixels in [0, 1]
-    std: tuple[float, ...] = IMAGENET_STD
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # RandomResizedCrop: share of the area
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and width over height
-    flip: float = 0.5  # how often an image is mirrored
-    test_crop: float = 0.875  # centre crop for evaluation, after the short side is 1 / this larger
-    max_broken: float = 0.01  # the share of unreadable images at which a run stops
-    synthetic_images: int = 4096  # synthetic: how many
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The masked autoencoder; `hpm_jax/models/sizes.py` has the usual sizes."""
-
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    dtype: str = "float32"  # of matrix products: float32 or bfloat16
-    remat: str = "none"  # what the backward pass recomputes: none, dots (keeps products), full
-    unroll: int = 1  # blocks unrolled in each scan; 0 unrolls all
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskOptions:
-    """Which patches are hidden."""
-
-    strategy: str = "hard"
-    ratio: float = 0.75
-    hard_start: float = 0.0  # the share of hidden patches that are hard: alpha_0
-    hard_end: float = 0.5  # and alpha_T
-    schedule: str = "epoch"  # the share moves once an epoch, or with every "step"
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The loss predictor's loss."""
-
-    loss: str = "relative"  # relative, absolute, or none: then there is no loss predictor
-    weight: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """The moving average of the student."""
-
-    keep: bool = True
-    decay_start: float = 0.999
-    decay_end: float = 0.9999
-    ramp_epochs: int = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """AdamW, its schedule, and how long a run is."""
-
-    epochs: int = 200
-    batch_size: int = 2048  # images a step, over all devices and accumulation parts
-    base_learning_rate: float = 1.5e-4  # for 256 images; times batch_size / 256
-    floor: float = 0.0  # the learning rate at the end
-    warmup_epochs: float = 40.0
-    weight_decay: float = 0.05
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    clip_norm: float = 5.0  # global norm of the gradient; 0 does not clip
-    accumulation: int = 1  # parts of a batch, one after the other
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak: the linear scaling rule."""
-        return self.base_learning_rate * self.batch_size / 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What is measured and drawn on the way."""
-
-    every_epochs: float = 5.0
-    bank_images: int = 5000  # labelled training images that kNN looks among
-    test_images: int = 1000
-    neighbors: int = 20
-    temperature: float = 0.07
-    pool: str = "cls"  # the feature of an image: its cls token, or the "mean" of its patches
-    batch_size: int = 256
-    pictures: int = 6  # fixed images that are drawn; 0 draws none
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """How the run is run; none of it changes a result."""
-
-    log_every_steps: int = 10
-    checkpoint_every_epochs: float = 1.0
-    keep_checkpoints: int = 2
-    workers: int = 0  # processes that decode images; 0 decodes in threads of this one
-    threads: int = 4  # where there are no workers
-    prefetch: int = 4  # batches held ready, for each worker
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole run."""
-
-    task: str = "pretrain"
-    seed: int = 0
-    target: str = "pixels"
-    data: Data = Data()
-    model: Model = Model()
-    mask: MaskOptions = MaskOptions()
-    ranking: Ranking = Ranking()
-    teacher: Teacher = Teacher()
-    optimizer: Optimizer = Optimizer()
-    evaluation: Evaluation = Evaluation()
-    run: Run = Run()
-
-    @property
-    def patch_size(self) -> Grid:
-        """(frames, rows, columns) of a patch."""
-        return (1, self.model.patch_size, self.model.patch_size)
-
-    @property
-    def grid(self) -> Grid:
-        """The grid of patches of one image."""
-        return grid_of((1, *self.data.image_size), self.patch_size)
-
-    @property
-    def patches(self) -> int:
-        """Patches of one image, L."""
-        return math.prod(self.grid)
-
-    @property
-    def hidden(self) -> int:
-        """Hidden patches of one image, M."""
-        return hidden_count(self.patches, self.mask.ratio)
-
-
-# Options that may differ when a workdir is gone on with: they change no result.
-FREE = ("run", "evaluation", "data.path", "data.max_broken", "model.remat", "model.unroll")
-
-
-def defaults() -> ml_collections.ConfigDict:
-    """Every option at its default, as the ConfigDict that config files start from."""
-    return ml_collections.ConfigDict(dataclasses.asdict(Config()), convert_dict=True)
+from hpm_jax.data.sources import SOURCES
+from hpm_jax.losses import RANKING_LOSSES
+from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.models.layers import REMAT_POLICIES
+from hpm_jax.options import Config, ConfigError, Model
+from hpm_jax.options import defaults as defaults
+from hpm_jax.targets import TARGETS
 
 
 def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
@@ -213,8 +50,6 @@ def freeze(config: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: for an unknown key, a value of the wrong type, or one that cannot run.
     """
-    from hpm_jax.config_checks import check  # which needs this module, and is long
-
     frozen = _build(Config, config, "config")
     check(frozen)
     return frozen
@@ -268,3 +103,103 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ConfigError(f"{name} = {value!r} does not exist{nearest(value, choices)}")
     return value
+
+
+def check(config: Config) -> None:
+    """Raises a `ConfigError` for what cannot run, before anything is loaded or compiled."""
+    check_choice("config.task", config.task, ("pretrain",))
+    check_choice("config.target", config.target, TARGETS)
+    check_choice("config.data.source", config.data.source, SOURCES)
+    check_choice("config.mask.strategy", config.mask.strategy, STRATEGIES)
+    check_choice("config.mask.schedule", config.mask.schedule, ("epoch", "step"))
+    check_choice("config.ranking.loss", config.ranking.loss, (*RANKING_LOSSES, "none"))
+    check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    check_choice("config.model.remat", config.model.remat, REMAT_POLICIES)
+    check_choice("config.evaluation.pool", config.evaluation.pool, ("cls", "mean"))
+    _check_numbers(config)
+    _check_method(config)
+
+
+def _check_numbers(config: Config) -> None:
+    """Values that are impossible by themselves."""
+    positive = {
+        "model": [field.name for field in dataclasses.fields(Model) if field.type is int],
+        "optimizer": ("epochs", "batch_size", "base_learning_rate", "accumulation"),
+        "data": ("channels", "synthetic_images", "test_crop"),
+        "evaluation": ("bank_images", "test_images", "neighbors", "temperature", "batch_size"),
+        "run": ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch"),
+    }
+    for section, names in positive.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if not value > 0 and name != "unroll":  # 0 unrolls all
+                raise ConfigError(f"config.{section}.{name} = {value}: expected more than 0")
+    shares = {
+        "data.holdout": config.data.holdout,
+        "data.flip": config.data.flip,
+        "data.max_broken": config.data.max_broken,
+        "mask.hard_start": config.mask.hard_start,
+        "mask.hard_end": config.mask.hard_end,
+        "teacher.decay_start": config.teacher.decay_start,
+        "teacher.decay_end": config.teacher.decay_end,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"config.{name} = {value}: expected a share from 0 to 1")
+    low, high = config.data.crop_scale
+    if not 0 < low <= high <= 1:
+        raise ConfigError(
+            f"config.data.crop_scale = ({low}, {high}): expected 0 < low <= high <= 1"
+        )
+    if config.optimizer.warmup_epochs >= config.optimizer.epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs:g} is not shorter "
+            f"than the run of {config.optimizer.epochs} epochs: lower it, or train longer."
+        )
+    if config.optimizer.batch_size % config.optimizer.accumulation:
+        raise ConfigError(
+            f"config.optimizer.batch_size = {config.optimizer.batch_size} does not split into "
+            f"config.optimizer.accumulation = {config.optimizer.accumulation} equal parts."
+        )
+    for name in ("mean", "std"):
+        values = getattr(config.data, name)
+        if len(values) != config.data.channels:
+            raise ConfigError(
+                f"config.data.{name} = {values}: expected {config.data.channels} values, "
+                "one a channel (config.data.channels)"
+            )
+
+
+def _check_method(config: Config) -> None:
+    """Options that are impossible together."""
+    try:
+        hidden = config.hidden
+    except ValueError as error:
+        raise ConfigError(
+            f"config.data.image_size = {config.data.image_size}, config.model.patch_size = "
+            f"{config.model.patch_size}, config.mask.ratio = {config.mask.ratio}: {error}"
+        ) from None
+    for part in ("", "decoder_"):
+        width = getattr(config.model, f"{part}width")
+        heads = getattr(config.model, f"{part}heads")
+        if width % heads or width % 4:
+            raise ConfigError(
+                f"config.model.{part}width = {width}: expected a multiple of 4, for the positions, "
+                f"and of config.model.{part}heads = {heads}"
+            )
+    if config.ranking.loss != "none" and hidden < 2:
+        raise ConfigError(
+            f"config.mask.ratio = {config.mask.ratio} hides {hidden} patch, and a ranking needs "
+            "two: raise the ratio, or set config.ranking.loss=none."
+        )
+    if STRATEGIES[config.mask.strategy].asks_teacher:
+        if config.ranking.loss == "none":
+            raise ConfigError(
+                f"config.mask.strategy = {config.mask.strategy!r} needs a loss predictor, and "
+                "config.ranking.loss = 'none' builds none: set it to relative, or mask at random."
+            )
+        if not config.teacher.keep:
+            raise ConfigError(
+                f"config.mask.strategy = {config.mask.strategy!r} asks the teacher, and "
+                "config.teacher.keep is False: set it to True, or mask at random."
+            )

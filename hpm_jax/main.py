@@ -22,8 +22,9 @@ def main(argv: list[str]) -> None:
             sys.exit(f"error: --{name} is missing, as in --{name} {_EXAMPLES[name]}")
 
     logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
-    from hpm_jax.config import ConfigError, freeze
+    from hpm_jax.config import freeze
     from hpm_jax.data.sources import DataError
+    from hpm_jax.options import ConfigError
     from hpm_jax.tasks.pretrain import pretrain
     from hpm_jax.training.checkpoints import CheckpointError
     from hpm_jax.training.journal import TrainingDiverged
@@ -44,7 +45,7 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # ml_collections: an option that does not exist
         found = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
         right, wrong = found.groups() if found else ("", error)
-        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/config.py"
+        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/options.py"
         sys.exit(f"error: the config has no option {wrong!s}{hint}")
     except flags.Error as error:  # where a config file raised, its traceback is part of the text
         lines = str(error).strip().splitlines()

@@ -5,7 +5,8 @@ import functools
 import jax
 import numpy as np
 
-from hpm_jax.config import Config, defaults, freeze
+from hpm_jax.config import defaults, freeze
+from hpm_jax.options import Config
 from hpm_jax.training.build import build_method, build_model, build_optimizer
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import init_state

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small import schedule
 
-from hpm_jax.config import ConfigError, defaults, freeze
+from hpm_jax.config import defaults, freeze
+from hpm_jax.options import ConfigError
 from hpm_jax.training.build import build_method, build_model, build_optimizer
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.state import init_state

@@ -16,7 +16,7 @@ from hpm_jax.data.sources import DataError, Records
 from hpm_jax.data.transforms import test_crop, train_crop
 
 if TYPE_CHECKING:
-    from hpm_jax.config import Config, Data, Run
+    from hpm_jax.options import Config, Data, Run
 
 ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
 

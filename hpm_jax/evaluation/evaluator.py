@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.knn import knn_accuracy
@@ -15,6 +14,7 @@ from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.masking import select
 from hpm_jax.masking.strategies import Context, random
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.options import Config
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.state import Params
 from hpm_jax.training.step import Method, Metrics, student_losses, total_loss

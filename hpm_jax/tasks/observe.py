@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hpm_jax.config import Config
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.evaluator import Evaluator
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.options import Config
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.metrics import MetricsWriter

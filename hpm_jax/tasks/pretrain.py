@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from hpm_jax import random
-from hpm_jax.config import Config
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import SOURCES, DataError, Splits
 from hpm_jax.models.flops import step_flops
+from hpm_jax.options import Config
 from hpm_jax.tasks.observe import make_observer
 from hpm_jax.training.build import build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import abstract_state, checkpoints

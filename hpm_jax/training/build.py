@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import optax
 
-from hpm_jax.config import Config
 from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.options import Config
 from hpm_jax.targets import TARGETS
 from hpm_jax.training.optimizer import make_optimizer
 from hpm_jax.training.step import Method

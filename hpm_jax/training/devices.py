@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hpm_jax.config import Config, ConfigError
+from hpm_jax.options import Config, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

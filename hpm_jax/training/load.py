@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import jax
 
-from hpm_jax.config import Config, freeze
+from hpm_jax.config import freeze
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.options import Config
 from hpm_jax.training.build import build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import CheckpointError, abstract_state, checkpoints
 from hpm_jax.training.state import TrainState, init_state

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpm_jax.config import Config
 from hpm_jax.masking.schedule import hard_count
 from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.options import Config
 
 
 class Schedule(NamedTuple):

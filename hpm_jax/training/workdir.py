@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hpm_jax
-from hpm_jax.config import FREE, Config, ConfigError
+from hpm_jax.options import FREE, Config, ConfigError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
