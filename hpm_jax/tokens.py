@@ -28,7 +28,7 @@ def grid_of(size: Grid, patch_size: Grid) -> Grid:
                 f"{side} {length} is not a multiple of the patch size {patch}: "
                 f"use {f'{below} or ' if below else ''}{above}, or another patch size."
             )
-    return tuple(length // patch for length, patch in zip(size, patch_size, strict=True))
+    return size[0] // patch_size[0], size[1] // patch_size[1], size[2] // patch_size[2]
 
 
 def patchify(pixels: Array, patch_size: Grid) -> Array:

@@ -36,7 +36,7 @@ class LoadForTraining(grain.transforms.RandomMap):
                 return {"image": image, "broken": broken}
             except (BrokenImage, OSError):
                 broken[attempt] = index
-                index = rng.integers(len(self.records))
+                index = int(rng.integers(len(self.records)))
         return {"image": np.zeros((*self.data.image_size, self.data.channels), np.uint8)} | {
             "broken": broken
         }
@@ -56,7 +56,8 @@ class LoadForTesting(grain.transforms.Map):
         except (BrokenImage, OSError):
             image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
             label, broken = -1, index
-        return {"image": image, "label": np.int32(label), "broken": np.int64(broken)}
+        numbers = {"label": np.array(label, np.int32), "broken": np.array(broken, np.int64)}
+        return {"image": np.asarray(image), **numbers}
 
 
 class BrokenImages:
@@ -88,8 +89,8 @@ class BrokenImages:
 class Shard(NamedTuple):
     """This process among those that feed the run."""
 
-    index: int
-    count: int
+    process: int
+    processes: int
 
 
 ALONE = Shard(0, 1)
@@ -105,8 +106,8 @@ def train_batches(
     """
     dataset = grain.MapDataset.range(len(records)).seed(config.seed)
     dataset = dataset.shuffle().repeat().random_map(LoadForTraining(records, config.data))
-    dataset = dataset[shard.index :: shard.count]
-    dataset = dataset.batch(config.optimizer.batch_size // shard.count)[start:]
+    dataset = dataset[shard.process :: shard.processes]
+    dataset = dataset.batch(config.optimizer.batch_size // shard.processes)[start:]
     batches = iter(_parallel(dataset, config.run))
     batches.start_prefetch()  # what is ready by the time that the step is compiled need not wait
     return batches

@@ -17,12 +17,12 @@ MARGIN = 2
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """A part of an image, in pixels; in fractions of them once the image is scaled."""
 
-    top: int
-    left: int
-    height: int
-    width: int
+    top: float
+    left: float
+    height: float
+    width: float
 
 
 def random_box(

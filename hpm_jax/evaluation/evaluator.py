@@ -17,7 +17,7 @@ from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.state import Params
-from hpm_jax.training.step import Method, Metrics, student_losses, total_loss
+from hpm_jax.training.step import Method, student_losses, total_loss
 
 
 def pool(features: Array, how: str) -> Array:
@@ -101,7 +101,7 @@ class Evaluator:
     def held_out(self, params: Params) -> dict[str, float]:
         """The training losses on the test images, over whole batches."""
         size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
-        sums: Metrics = {}
+        sums: dict[str, float] = {}
         starts = range(0, len(self.images) - size + 1, size) if size else ()
         for start in starts:
             images = self.devices.put(self.images[start : start + size])

@@ -78,12 +78,12 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         began = time.perf_counter()
         shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
         images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
-        train_step = jax.jit(
+        jitted = jax.jit(
             make_train_step(model, method, optimizer, config.optimizer.accumulation),
             donate_argnums=0,
             out_shardings=devices.replicated,
         )
-        train_step = train_step.lower(abstract, images, root, timetable.at(0)).compile()
+        train_step = jitted.lower(abstract, images, root, timetable.at(0)).compile()
         console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
 
         # --- what is written down and looked at on the way

@@ -52,15 +52,15 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file makes the readers raise
                 damaged.append((step, error))
                 continue
-            for bad, error in damaged:
+            for bad, reason in damaged:
                 self._set_aside(bad)
                 say(
-                    f"checkpoint {bad} is damaged ({_first_line(error)}): set aside in "
+                    f"checkpoint {bad} is damaged ({_first_line(reason)}): set aside in "
                     f"{self._aside}, going on from step {step}"
                 )
             return state
         if damaged:
-            listed = "\n  ".join(f"step {step}: {_first_line(error)}" for step, error in damaged)
+            listed = "\n  ".join(f"step {bad}: {_first_line(reason)}" for bad, reason in damaged)
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be read:\n  {listed}\n"
                 "Nothing was changed there. Start afresh with another --workdir."

@@ -11,7 +11,7 @@ QUIET_SECONDS = 15.0  # between lines where there is no terminal
 class Console:
     """A progress bar over the steps of a run, with sentences above it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._last = 0.0

@@ -50,7 +50,7 @@ def peak_flops() -> tuple[float, str]:
 class Meter:
     """Rates since the last `read`, without the time that was spent `paused`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._started = time.perf_counter()
         self._reset()
 

@@ -53,7 +53,7 @@ def _check_same(old: dict[str, Any], config: Config, workdir: Path) -> None:
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in options.items():
         flat |= (
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

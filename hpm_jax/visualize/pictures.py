@@ -88,7 +88,7 @@ def draw(images: np.ndarray, view: View, title: str, note: str) -> bytes:
     axes = figure.subplots(len(images), columns, squeeze=False)
     fates = ListedColormap(["#f2f2f2", "#9a9a9a", "#e4572e"])
     for row in range(len(images)):
-        drawn = [(name, panel[row], {}) for name, panel in panels]
+        drawn: list[tuple] = [(name, panel[row], {}) for name, panel in panels]
         drawn += [(name, values[row], {"cmap": "magma"}) for name, values in maps]
         drawn += [("mask", fate[row], {"cmap": fates, "vmin": 0, "vmax": 2})]
         for axis, (name, panel, options) in zip(axes[row], drawn, strict=True):
