@@ -179,16 +179,23 @@ def test_steps(case):
             ("gradient_norm", "grad_norm"),
         ):
             assert_close(metrics[ours], case[f"step{step}/{theirs}"], rtol, ours)
-    without, final = _without_noise(state.params), _without_noise(case.tree("final_weights/"))
-    # AdamW divides a gradient by its own size: where that is near its rounding error, the update
-    # of size lr carries the error's relative size
-    lr = config["lr"] * steps
-    for name, ours, theirs in by_name(without, final):
-        difference = np.abs(ours - theirs)
-        assert np.mean(difference > 1e-3 * lr) <= 0.01, name
-        assert difference.max() <= 2 * lr, name
-    final_teacher = _without_noise(case.tree("final_teacher_weights/"))
-    assert_trees_close(_without_noise(state.teacher), final_teacher, 2e-6)
+    moved = config["lr"] * steps
+    assert_weights_close(state.params, case.tree("final_weights/"), moved, steps)
+    moved *= 1 - config["ema_decay"]
+    assert_weights_close(state.teacher, case.tree("final_teacher_weights/"), moved, steps)
+
+
+def assert_weights_close(actual, expected, moved, steps):
+    """Within a thousandth of how far AdamW may have `moved` a weight, but for one in 100.
+
+    AdamW divides a gradient by its own size: where that is near its rounding error, an update of
+    full size carries the error's relative size. So single weights are bounded by the learning
+    rate, and all are within float32's rounding of their tensor.
+    """
+    for name, ours, theirs in by_name(_without_noise(actual), _without_noise(expected)):
+        difference, rounding = np.abs(ours - theirs), 2e-7 * (steps + 1) * np.abs(theirs).max()
+        assert np.sum(difference > 1e-3 * moved + rounding) <= 1 + 0.01 * difference.size, name
+        assert difference.max() <= 2 * moved + rounding, name
 
 
 def test_clipped_gradients(case):

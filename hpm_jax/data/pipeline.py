@@ -50,14 +50,19 @@ class LoadForTesting(grain.transforms.Map):
     data: "Data"
 
     def map(self, index: int) -> dict[str, np.ndarray]:
+        label, broken = -1, -1
         try:
             record = self.records[int(index)]
-            image, label, broken = test_crop(record.image, self.data), record.label, -1
+            image = test_crop(record.image, self.data)
+            label = record.label
         except (BrokenImage, OSError):
             image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
-            label, broken = -1, index
-        numbers = {"label": np.array(label, np.int32), "broken": np.array(broken, np.int64)}
-        return {"image": np.asarray(image), **numbers}
+            broken = index
+        return {
+            "image": image,
+            "label": np.array(label, np.int32),
+            "broken": np.array(broken, np.int64),
+        }
 
 
 class BrokenImages:
