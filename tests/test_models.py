@@ -1,5 +1,6 @@
 """The model: tokens, positions, initialisation, and what each pass may see."""
 
+import functools
 import subprocess
 import sys
 
@@ -22,6 +23,14 @@ SMALL |= {"decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2}
 
 def small_model(**changes):
     return MaskedAutoencoder(grid=GRID, values=20, **(SMALL | changes))
+
+
+init = jax.jit(init_params, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(model, params, patches, mask):
+    return model.apply({"params": params}, patches, mask)
 
 
 def patches_and_mask(batch=3, count=18):
@@ -63,20 +72,20 @@ def test_positions():
 
 def test_the_encoder_does_not_see_hidden_patches():
     model = small_model()
-    params = init_params(model, jax.random.key(0))
+    params = init(model, jax.random.key(0))
     patches, mask = patches_and_mask()
-    one = model.apply({"params": params}, patches, mask)
+    one = run(model, params, patches, mask)
     rows = jnp.arange(3)[:, None]
-    other = model.apply({"params": params}, patches.at[rows, mask.hide].set(99.0), mask)
+    other = run(model, params, patches.at[rows, mask.hide].set(99.0), mask)
     np.testing.assert_array_equal(one.features, other.features)
     np.testing.assert_array_equal(one.values, other.values)
-    changed = model.apply({"params": params}, patches.at[rows, mask.keep].set(99.0), mask)
+    changed = run(model, params, patches.at[rows, mask.keep].set(99.0), mask)
     assert np.abs(changed.values - one.values).max() > 1e-3
 
 
 def test_the_teacher_needs_no_reconstructor():
     model = small_model()
-    params = init_params(model, jax.random.key(0))
+    params = init(model, jax.random.key(0))
     patches, _ = patches_and_mask()
     del params["reconstructor"]
     assert model.apply({"params": params}, patches, method="predict_loss").shape == (3, 24)
@@ -84,9 +93,9 @@ def test_the_teacher_needs_no_reconstructor():
 
 def test_ranking_gradients_reach_the_encoder_and_not_the_reconstructor():
     model = small_model()
-    params = init_params(model, jax.random.key(0))
+    params = init(model, jax.random.key(0))
     patches, mask = patches_and_mask()
-    grads = jax.grad(lambda p: model.apply({"params": p}, patches, mask).loss.std())(params)
+    grads = jax.jit(jax.grad(lambda p: run(model, p, patches, mask).loss.std()))(params)
     largest = {name: max(np.abs(x).max() for x in jax.tree.leaves(grads[name])) for name in grads}
     assert largest["encoder"] > 0 and largest["decoder_input"] > 0 and largest["predictor"] > 0
     assert largest["reconstructor"] == 0
@@ -94,7 +103,7 @@ def test_ranking_gradients_reach_the_encoder_and_not_the_reconstructor():
 
 @pytest.mark.parametrize("changes", [{"unroll": 0}, {"remat": "dots"}, {"remat": "full"}])
 def test_scan_and_remat_change_no_number(changes):
-    params = init_params(small_model(), jax.random.key(0))
+    params = init(small_model(), jax.random.key(0))
     patches, mask = patches_and_mask()
 
     def loss_of(model):
@@ -109,12 +118,12 @@ def test_scan_and_remat_change_no_number(changes):
 
 
 def test_bfloat16_computes_close_by_and_keeps_float32_outside():
-    params = init_params(small_model(), jax.random.key(0))
+    params = init(small_model(), jax.random.key(0))
     patches, mask = patches_and_mask()
-    exact = small_model().apply({"params": params}, patches, mask)
+    exact = run(small_model(), params, patches, mask)
     with jax.numpy_dtype_promotion("standard"):  # flax's layer norm mixes dtypes itself
-        rough = small_model(dtype=jnp.bfloat16).apply({"params": params}, patches, mask)
-        fresh = init_params(small_model(dtype=jnp.bfloat16), jax.random.key(0))
+        rough = run(small_model(dtype=jnp.bfloat16), params, patches, mask)
+        fresh = init(small_model(dtype=jnp.bfloat16), jax.random.key(0))
     assert rough.features.dtype == jnp.bfloat16
     assert rough.values.dtype == rough.loss.dtype == jnp.float32
     assert 0 < np.abs(exact.values - rough.values).max() < 0.1
@@ -148,7 +157,7 @@ def test_flops_of_the_lean_step(size, gflops):
 
 def test_initialisation():
     model = base_model("S").clone(depth=1, decoder_depth=1)
-    params = init_params(model, jax.random.key(0))
+    params = init(model, jax.random.key(0))
     embedding = params["encoder"]["patch_embedding"]["projection"]
     assert np.abs(embedding["bias"]).max() <= 768**-0.5
     np.testing.assert_allclose(embedding["bias"].std(), 768**-0.5 / 3**0.5, rtol=0.1)
