@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small import parts_of, small_config
 
-from hpm_jax.training.checkpoints import CheckpointError, abstract_state, checkpoints
+from hpm_jax.training.checkpoints import CheckpointError, checkpoints
+from hpm_jax.training.state import abstract_state
 
 
 def states():
@@ -27,7 +28,9 @@ def save_three(folder):
 def restore(folder):
     said = []
     with checkpoints(folder, keep=2) as saved:
-        state = saved.restore(abstract_state(next(states())), said.append)
+        first = next(states())
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        state = saved.restore(abstract_state(lambda key: first, place), said.append)
     return state, said
 
 

@@ -11,6 +11,7 @@ from small import MAE, parts_of, schedule, small_config
 from hpm_jax.tokens import patchify
 from hpm_jax.training import step as training_step
 from hpm_jax.visualize import pictures
+from hpm_jax.visualize.compare import table
 from hpm_jax.visualize.curves import draw_curves
 from hpm_jax.visualize.pictures import HARD, RANDOM, VISIBLE, draw, make_view
 
@@ -67,3 +68,15 @@ def test_curves_of_two_runs(tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 300
     draw_curves({"nothing": []}, tmp_path / "none.png")
     assert (tmp_path / "none.png").exists()
+
+
+def test_a_table_of_runs():
+    runs = {
+        "a": [
+            {"epoch": 1.0, "rank_me": 2.0, "knn": 0.5},
+            {"epoch": 2.0, "rank_me": 3.0, "knn": 0.75},
+        ],
+        "b": [],
+    }
+    rows = table(runs).splitlines()
+    assert rows[2].startswith("| a | 2 | 75.0% |") and rows[3].startswith("| b | not yet |")

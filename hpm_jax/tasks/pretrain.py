@@ -18,13 +18,13 @@ from hpm_jax.models.flops import step_flops
 from hpm_jax.options import Config
 from hpm_jax.tasks.observe import make_observer
 from hpm_jax.training.build import build_method, build_model, build_optimizer
-from hpm_jax.training.checkpoints import abstract_state, checkpoints
+from hpm_jax.training.checkpoints import checkpoints
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.journal import Journal
 from hpm_jax.training.metrics import MetricsWriter
 from hpm_jax.training.schedules import Timetable
-from hpm_jax.training.state import init_state
+from hpm_jax.training.state import abstract_state, init_state
 from hpm_jax.training.step import make_train_step
 from hpm_jax.training.stopping import stop_requests
 from hpm_jax.training.workdir import open_workdir
@@ -54,19 +54,17 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         console.say("\n".join(facts))
 
         # --- model, method, and a state that may come from a checkpoint
-        model, method, optimizer = (
-            build_model(config),
-            build_method(config),
-            build_optimizer(config),
-        )
+        model, method = build_model(config), build_method(config)
+        optimizer = build_optimizer(config)
         root = jax.random.key(config.seed)
         init = functools.partial(init_state, model, optimizer, teacher=config.teacher.keep)
-        state = jax.jit(init, out_shardings=devices.replicated)(random.stream(root, "init", 0))
+        abstract = abstract_state(init, devices.replicated)
         saved = stack.enter_context(
             checkpoints(workdir / "checkpoints", config.run.keep_checkpoints)
         )
-        abstract = abstract_state(state)
-        state = saved.restore(abstract, console.say) or state
+        state = saved.restore(abstract, console.say)
+        if state is None:
+            state = jax.jit(init, out_shardings=devices.replicated)(random.stream(root, "init", 0))
         done = int(state.step)
 
         # --- the data starts to flow while the step is compiled
@@ -117,9 +115,9 @@ def pretrain(config: Config, workdir: str | Path) -> int:
             done = step + 1
             journal.step(done, schedule, metrics)
 
-            began = time.perf_counter()
             if done in observed_at or done in saved_at or stopping.signal:
                 journal.read()  # nothing is measured or saved of a state that is not finite
+            began = time.perf_counter()
             if done in observed_at:
                 observe(state)
             if done in saved_at or stopping.signal:
@@ -137,9 +135,8 @@ def pretrain(config: Config, workdir: str | Path) -> int:
             f"MFU is measured from {journal.peak / 1e12:.3g} TFLOP/s ({journal.peak_source})",
         ]
         if broken.names:
-            facts.append(
-                f"{len(broken.names)} unreadable images: {', '.join(broken.names.values())}"
-            )
+            names = ", ".join(broken.names.values())
+            facts.append(f"{len(broken.names)} unreadable images: {names}")
         write_report(workdir, shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]]), facts)
         if stopping.signal and done < timetable.steps:
             console.say(

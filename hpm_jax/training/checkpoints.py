@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 
 from hpm_jax.training.state import TrainState
@@ -88,11 +87,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and ends the background threads."""
         self._manager.close()
-
-
-def abstract_state(state: TrainState) -> TrainState:
-    """Shapes, dtypes and shardings of a state, without its numbers."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,8 +11,8 @@ from hpm_jax.config import freeze
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
 from hpm_jax.training.build import build_method, build_model, build_optimizer
-from hpm_jax.training.checkpoints import CheckpointError, abstract_state, checkpoints
-from hpm_jax.training.state import TrainState, init_state
+from hpm_jax.training.checkpoints import CheckpointError, checkpoints
+from hpm_jax.training.state import TrainState, abstract_state, init_state
 from hpm_jax.training.step import Method
 
 
@@ -39,13 +39,9 @@ def load_run(workdir: str | Path) -> Run:
     init = functools.partial(
         init_state, model, build_optimizer(config), teacher=config.teacher.keep
     )
-    state = jax.eval_shape(init, jax.random.key(0))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract_state(state)
-    )
     with checkpoints(path / "checkpoints", config.run.keep_checkpoints) as saved:
-        state = saved.restore(abstract, print)
+        state = saved.restore(abstract_state(init, place), print)
     if state is None:
         raise CheckpointError(f"{path} has no checkpoint yet")
     return Run(config, model, build_method(config), state)

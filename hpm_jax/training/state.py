@@ -1,5 +1,6 @@
 """The state of a run: one pytree that a checkpoint saves and a step replaces."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Sharding
 
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.tokens import Mask
@@ -48,3 +50,9 @@ def init_state(
         teacher=jax.tree.map(jnp.copy, params) if teacher else None,
         optimizer=optimizer.init(params),
     )
+
+
+def abstract_state(init: Callable[[Array], TrainState], sharding: Sharding) -> TrainState:
+    """Shapes and dtypes of what `init` makes of a key, to lie as `sharding` says; no memory yet."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

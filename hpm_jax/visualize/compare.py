@@ -1,0 +1,44 @@
+"""Several runs side by side: `python -m hpm_jax.visualize.compare runs/a runs/b --out compare.png`.
+
+Draws their curves into one picture, and prints a table of their last evaluations as Markdown.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpm_jax.training.metrics import read_lines
+from hpm_jax.visualize.curves import draw_curves
+from hpm_jax.visualize.report import NUMBERS
+
+
+def table(runs: dict[str, list[dict]]) -> str:
+    """Markdown: a row for each run, with the numbers of its last evaluation."""
+    rows = [["run", "epoch", *(title for _, title, _, _ in NUMBERS)]]
+    rows.append(["---"] * len(rows[0]))
+    for name, lines in runs.items():
+        last = [line for line in lines if "rank_me" in line][-1:] or [{}]
+        numbers = [f"{last[0]['epoch']:.4g}"] if last[0] else ["not yet"]
+        numbers += [
+            style.format(last[0][key]) if key in last[0] else "" for key, _, style, _ in NUMBERS
+        ]
+        rows.append([name, *numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdirs", nargs="+", type=Path, help="of the runs to compare")
+    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture")
+    options = parser.parse_args()
+    for workdir in options.workdirs:
+        if not (workdir / "metrics.jsonl").exists():
+            sys.exit(f"error: {workdir} is not the workdir of a run: it has no metrics.jsonl")
+    runs = {path.name: read_lines(path / "metrics.jsonl") for path in options.workdirs}
+    draw_curves(runs, options.out)
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
