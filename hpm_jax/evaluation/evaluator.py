@@ -39,7 +39,7 @@ class Evaluator:
         say: Callable[[str], None],
     ):
         evaluation = config.evaluation
-        self.options, self.devices, self.labelled = evaluation, devices, len(splits.classes) > 1
+        self.options, self.devices = evaluation, devices
         self.batch_size = devices.round_up(evaluation.batch_size)
         broken: list[str] = []
 
@@ -50,6 +50,7 @@ class Evaluator:
             return images, labels
 
         self.images, self.labels = load(splits.test, evaluation.test_images)
+        self.labelled = len(splits.classes) > 1 and bool((self.labels >= 0).all())
         if self.labelled:
             self.bank, self.bank_labels = load(splits.train, evaluation.bank_images)
         for name in broken:

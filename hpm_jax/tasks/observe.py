@@ -61,7 +61,9 @@ def make_observer(
 
 def summary(numbers: dict[str, float]) -> str:
     """The numbers of an evaluation in one line."""
-    parts = [f"held-out loss {numbers['held_out/reconstruction']:.4f}"]
+    parts = []
+    if "held_out/reconstruction" in numbers:  # not where there are fewer images than devices
+        parts.append(f"held-out loss {numbers['held_out/reconstruction']:.4f}")
     if "held_out/ranked_correctly" in numbers:
         parts.append(f"ranked {numbers['held_out/ranked_correctly']:.1%}")
     parts.append(f"RankMe {numbers['rank_me']:.1f}")

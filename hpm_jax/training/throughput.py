@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 # dense bfloat16 peaks in FLOP/s, by the vendors' data sheets, for what jax calls the device
 PEAKS = {
-    "TPU v2": 45e12,
+    "TPU v2": 45e12 / 2,  # a device of v2 and v3 is one of a chip's two cores
     "TPU v3": 123e12 / 2,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -51,17 +51,11 @@ class Meter:
     """Rates since the last `read`, without the time that was spent `paused`."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
         self._reset()
 
     def _reset(self) -> None:
-        self._since, self._images, self._flops, self._waited, self._paused = (
-            time.perf_counter(),
-            0,
-            0.0,
-            0.0,
-            0.0,
-        )
+        self._since = time.perf_counter()
+        self._images, self._flops, self._waited, self._paused = 0, 0.0, 0.0, 0.0
 
     def step(self, images: int, flops: float) -> None:
         """A step has been started."""
