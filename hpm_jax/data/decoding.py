@@ -15,65 +15,55 @@ class BrokenImage(ValueError):
 
 
 class EncodedImage:
-    """An image file whose header has been read and whose pixels have not.
+    """An image file whose header has been read; a plain JPEG's pixels are decoded when asked for.
 
     Attributes:
         height, width: in pixels, as a person sees the image: upright.
+
+    Raises:
+        BrokenImage: for bytes that are not a whole image.
     """
 
     def __init__(self, data: bytes):
         try:
-            self._image = Image.open(io.BytesIO(data))
-            turned = self._image.getexif().get(ORIENTATION, 1) != 1
+            image = Image.open(io.BytesIO(data))
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            # simplejpeg is faster than Pillow, and refuses damage that Pillow fills with grey
+            self._jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and upright
+            self._data = data if self._jpeg else _decode(image)
         except Exception as error:  # Pillow raises many kinds for bytes that are no image
             raise BrokenImage(str(error)) from error
-        self._data = data
-        # simplejpeg is faster than Pillow and refuses damage that Pillow fills with grey
-        plain = self._image.format == "JPEG" and self._image.mode in ("RGB", "L") and not turned
-        self._fast = plain
-        if not plain:
-            self._array = self._decode_slowly()
-        self.height, self.width = self._array.shape[:2] if not plain else self._image.size[::-1]
-
-    def _decode_slowly(self) -> np.ndarray:
-        try:
-            image = ImageOps.exif_transpose(self._image)
-            if image.mode.startswith("I") or image.mode == "F":
-                return _from_deep(np.asarray(image))[..., None]
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")).reshape(
-                image.height, image.width, -1
-            )
-        except Exception as error:
-            raise BrokenImage(str(error)) from error
+        self.width, self.height = image.size if self._jpeg else self._data.shape[1::-1]
 
     def pixels(self, channels: int, eighths: int = 8) -> np.ndarray:
-        """uint8 `[h, w, channels]`, at the scale `eighths / 8` where the file can do that.
+        """uint8 `[h, w, channels]`, at the scale `eighths / 8` of a plain JPEG.
 
         Grey becomes colour by repetition, colour grey by its luma; other counts are an error.
         """
-        if self._fast:
-            size = {}
-            if eighths != 8:
-                size = {
-                    "min_height": -(-self.height * eighths // 8),
-                    "min_width": -(-self.width * eighths // 8),
-                }
-            colorspace = "GRAY" if channels == 1 else "RGB"
-            try:
-                array = simplejpeg.decode_jpeg(self._data, colorspace, **size)
-            except ValueError as error:
-                raise BrokenImage(str(error)) from error
-        else:
-            array = self._array
+        if not self._jpeg:
+            return with_channels(self._data, channels)
+        size = {"min_height": -(-self.height * eighths // 8)} if eighths != 8 else {}
+        try:
+            array = simplejpeg.decode_jpeg(self._data, "GRAY" if channels == 1 else "RGB", **size)
+        except ValueError as error:
+            raise BrokenImage(str(error)) from error
         return with_channels(array, channels)
 
     def smallest_scale(self, height: float, width: float, needed: tuple[int, int]) -> int:
         """The eighths at which a `height` x `width` part still has the `needed` size."""
-        if self._fast:
-            for eighths in SCALES:
-                if height * eighths >= 8 * needed[0] and width * eighths >= 8 * needed[1]:
-                    return eighths
+        for eighths in SCALES if self._jpeg else ():
+            if height * eighths >= 8 * needed[0] and width * eighths >= 8 * needed[1]:
+                return eighths
         return 8
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    """What is no plain JPEG, by Pillow: uint8 `[h, w, 1 or 3]`, upright."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(np.asarray(image))[..., None]
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _from_deep(array: np.ndarray) -> np.ndarray:
