@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import ml_collections
 import numpy as np
 
 from hpm_jax.config import defaults, freeze
@@ -13,8 +14,8 @@ from hpm_jax.training.state import init_state
 from hpm_jax.training.step import make_train_step
 
 
-def small_config(**sections: dict) -> Config:
-    """Digits of 16 x 16 in 16 patches, one block everywhere; `sections` change it."""
+def small_options() -> ml_collections.ConfigDict:
+    """Digits of 16 x 16 in 16 patches, one block everywhere."""
     config = defaults()
     config.data.update(source="digits", image_size=(16, 16), channels=1, mean=(0.5,), std=(0.5,))
     config.data.update(flip=0.0, test_crop=1.0)
@@ -23,11 +24,17 @@ def small_config(**sections: dict) -> Config:
     config.optimizer.update(epochs=4, batch_size=64, warmup_epochs=1.0, base_learning_rate=4e-3)
     config.teacher.update(decay_start=0.9, decay_end=0.9)
     config.evaluation.update(bank_images=64, test_images=32, batch_size=32, pictures=2)
-    for name, changes in sections.items():
-        if isinstance(changes, dict):
-            config[name].update(changes)
+    return config
+
+
+def small_config(**changes) -> Config:
+    """The small options, changed: whole sections by dictionaries, others by values."""
+    config = small_options()
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            config[name].update(change)
         else:
-            config[name] = changes
+            config[name] = change
     return freeze(config)
 
 

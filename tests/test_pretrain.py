@@ -15,18 +15,17 @@ from hpm_jax.training.checkpoints import CheckpointError
 from hpm_jax.training.load import load_run
 
 ROOT = Path(__file__).parent.parent
-CONFIG = """
-from hpm_jax.config import defaults
+CONFIG = f"""
+import sys
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from small import small_options
+
 
 def get_config():
-    config = defaults()
-    config.data.update(source="digits", image_size=(16, 16), channels=1, mean=(0.5,), std=(0.5,))
-    config.data.update(flip=0.0, test_crop=1.0)
-    config.model.update(patch_size=4, width=16, depth=1, heads=2, unroll=0)
-    config.model.update(decoder_width=8, decoder_depth=1, decoder_heads=2)
-    config.optimizer.update(epochs=12, batch_size=128, warmup_epochs=1.0, base_learning_rate=2e-3)
-    config.teacher.update(decay_start=0.9, decay_end=0.9)
-    config.evaluation.update(every_epochs=6.0, bank_images=64, test_images=64, pictures=2)
+    config = small_options()
+    config.optimizer.update(epochs=12, batch_size=128, base_learning_rate=2e-3)
+    config.evaluation.update(every_epochs=6.0, test_images=64)
     config.run.update(checkpoint_every_epochs=1.0, log_every_steps=1)
     return config
 """
