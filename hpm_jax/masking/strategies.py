@@ -38,8 +38,13 @@ def random(key: Array, context: Context) -> Array:
 def hard(key: Array, context: Context) -> Array:
     """The `n_hard` highest predicted losses win, the rest is uniform (HPM)."""
     noise = random(key, context)
-    rank = jnp.argsort(jnp.argsort(context.predicted_loss, axis=1), axis=1)
-    return jnp.where(rank >= rank.shape[1] - context.n_hard, 1.0 + noise, noise)
+    return jnp.where(hardest(context.predicted_loss, context.n_hard), 1.0 + noise, noise)
+
+
+def hardest(predicted_loss: Array, n_hard: Array) -> Array:
+    """True for the `n_hard` patches of each image with the highest predicted loss, `[B, L]`."""
+    rank = jnp.argsort(jnp.argsort(predicted_loss, axis=1), axis=1)
+    return rank >= rank.shape[1] - n_hard
 
 
 STRATEGIES: dict[str, Strategy] = {

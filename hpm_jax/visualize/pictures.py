@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from hpm_jax import random
+from hpm_jax.masking.strategies import hardest
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.targets import normalized_pixels, patch_statistics
 from hpm_jax.tokens import unpatchify
@@ -59,8 +60,7 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
         if model.loss_predictor:
             judge = state.params if state.teacher is None else state.teacher
             predicted = model.apply({"params": judge}, patches, method="predict_loss")
-            rank = jnp.argsort(jnp.argsort(predicted, axis=1), axis=1)
-            fate = jnp.where(rank >= rank.shape[1] - n_hard, HARD, fate)
+            fate = jnp.where(hardest(predicted, n_hard), HARD, fate)
             predicted = on_grid(predicted)
         true = jnp.full(patches.shape[:2], jnp.nan).at[rows, mask.hide].set(losses.reconstruction)
         return View(jnp.clip(rebuilt, 0, 1), on_grid(fate), predicted, on_grid(true))
