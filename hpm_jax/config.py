@@ -5,20 +5,17 @@ dataclasses of `hpm_jax/options.py`, or names the nearest right key or value.
 """
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from hpm_jax.data.sources import SOURCES
-from hpm_jax.losses import RANKING_LOSSES
-from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.models.layers import REMAT_POLICIES
-from hpm_jax.options import Config, ConfigError, Model
+from hpm_jax.checks import CHECKS
+from hpm_jax.checks import check_choice as check_choice
+from hpm_jax.checks import nearest as nearest
+from hpm_jax.options import TASKS, ConfigError
 from hpm_jax.options import defaults as defaults
-from hpm_jax.targets import TARGETS
 
 
 def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
@@ -26,15 +23,16 @@ def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> d
 
     Args:
         text: bare words and `key=value` pairs, with commas between.
-        choices: the bare words that there are, values of the first option.
+        choices: the bare words that there are, values of the first option; none is fine too.
         options: the keys there are, with their defaults, whose types the values take.
     """
-    chosen, first = dict(options), next(iter(options))
+    chosen, choices = dict(options), list(choices)
+    first = next(iter(options)) if choices else ""
     for item in filter(None, (text or "").split(",")):
-        key, value = item.split("=", 1) if "=" in item else (first, item)
+        key, value = item.split("=", 1) if "=" in item else (first or item, item)
         if key not in options:
             raise ConfigError(f"no variant {item!r}{nearest(key, options)}")
-        if key == first:
+        if choices and key == first:
             value = check_choice(key, value, choices)
         try:
             chosen[key] = type(options[key])(value)
@@ -44,14 +42,15 @@ def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> d
     return chosen
 
 
-def freeze(config: Mapping[str, Any]) -> Config:
-    """From a ConfigDict (or a dict read from config.json) to a checked `Config`.
+def freeze(config: Mapping[str, Any]) -> Any:
+    """From a ConfigDict (or a dict read from config.json) to the checked options of its task.
 
     Raises:
         ConfigError: for an unknown key, a value of the wrong type, or one that cannot run.
     """
-    frozen = _build(Config, config, "config")
-    check(frozen)
+    task = check_choice("config.task", config.get("task", "pretrain"), TASKS)
+    frozen = _build(TASKS[task], config, "config")
+    CHECKS[task](frozen)
     return frozen
 
 
@@ -63,6 +62,8 @@ def _build(kind: type, values: Mapping[str, Any], path: str) -> Any:
     for key, value in values.items():
         if key not in fields:
             raise ConfigError(f"{path}.{key} does not exist{nearest(key, fields)}")
+        if value is None:  # to be inherited, and nothing there to inherit from: the default
+            continue
         built[key] = _convert(fields[key], value, f"{path}.{key}")
     return kind(**built)
 
@@ -89,117 +90,3 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 
 def _fields(kind: type) -> str:
     return ", ".join(field.name for field in dataclasses.fields(kind))
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message: the closest of the choices, or all of them."""
-    choices = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}."
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or an error that names the closest choice."""
-    if value not in choices:
-        raise ConfigError(f"{name} = {value!r} does not exist{nearest(value, choices)}")
-    return value
-
-
-def check(config: Config) -> None:
-    """Raises a `ConfigError` for what cannot run, before anything is loaded or compiled."""
-    check_choice("config.task", config.task, ("pretrain",))
-    check_choice("config.target", config.target, TARGETS)
-    check_choice("config.data.source", config.data.source, SOURCES)
-    check_choice("config.mask.strategy", config.mask.strategy, STRATEGIES)
-    check_choice("config.mask.schedule", config.mask.schedule, ("epoch", "step"))
-    check_choice("config.ranking.loss", config.ranking.loss, (*RANKING_LOSSES, "none"))
-    check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
-    check_choice("config.model.remat", config.model.remat, REMAT_POLICIES)
-    check_choice("config.evaluation.pool", config.evaluation.pool, ("cls", "mean"))
-    _check_numbers(config)
-    _check_method(config)
-
-
-def _check_numbers(config: Config) -> None:
-    """Values that are impossible by themselves."""
-    positive = {
-        "model": [field.name for field in dataclasses.fields(Model) if field.type is int],
-        "optimizer": ("epochs", "batch_size", "base_learning_rate", "accumulation"),
-        "data": ("channels", "synthetic_images", "test_crop"),
-        "evaluation": ("bank_images", "test_images", "neighbors", "temperature", "batch_size"),
-        "run": ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch"),
-    }
-    for section, names in positive.items():
-        for name in names:
-            value = getattr(getattr(config, section), name)
-            if not value > 0 and name != "unroll":  # 0 unrolls all
-                raise ConfigError(f"config.{section}.{name} = {value}: expected more than 0")
-    shares = {
-        "data.holdout": config.data.holdout,
-        "data.flip": config.data.flip,
-        "data.max_broken": config.data.max_broken,
-        "mask.hard_start": config.mask.hard_start,
-        "mask.hard_end": config.mask.hard_end,
-        "teacher.decay_start": config.teacher.decay_start,
-        "teacher.decay_end": config.teacher.decay_end,
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"config.{name} = {value}: expected a share from 0 to 1")
-    low, high = config.data.crop_scale
-    if not 0 < low <= high <= 1:
-        raise ConfigError(
-            f"config.data.crop_scale = ({low}, {high}): expected 0 < low <= high <= 1"
-        )
-    if config.optimizer.warmup_epochs >= config.optimizer.epochs:
-        raise ConfigError(
-            f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs:g} is not shorter "
-            f"than the run of {config.optimizer.epochs} epochs: lower it, or train longer."
-        )
-    if config.optimizer.batch_size % config.optimizer.accumulation:
-        raise ConfigError(
-            f"config.optimizer.batch_size = {config.optimizer.batch_size} does not split into "
-            f"config.optimizer.accumulation = {config.optimizer.accumulation} equal parts."
-        )
-    for name in ("mean", "std"):
-        values = getattr(config.data, name)
-        if len(values) != config.data.channels:
-            raise ConfigError(
-                f"config.data.{name} = {values}: expected {config.data.channels} values, "
-                "one a channel (config.data.channels)"
-            )
-
-
-def _check_method(config: Config) -> None:
-    """Options that are impossible together."""
-    try:
-        hidden = config.hidden
-    except ValueError as error:
-        raise ConfigError(
-            f"config.data.image_size = {config.data.image_size}, config.model.patch_size = "
-            f"{config.model.patch_size}, config.mask.ratio = {config.mask.ratio}: {error}"
-        ) from None
-    for part in ("", "decoder_"):
-        width = getattr(config.model, f"{part}width")
-        heads = getattr(config.model, f"{part}heads")
-        if width % heads or width % 4:
-            raise ConfigError(
-                f"config.model.{part}width = {width}: expected a multiple of 4, for the positions, "
-                f"and of config.model.{part}heads = {heads}"
-            )
-    if config.ranking.loss != "none" and hidden < 2:
-        raise ConfigError(
-            f"config.mask.ratio = {config.mask.ratio} hides {hidden} patch, and a ranking needs "
-            "two: raise the ratio, or set config.ranking.loss=none."
-        )
-    if STRATEGIES[config.mask.strategy].asks_teacher:
-        if config.ranking.loss == "none":
-            raise ConfigError(
-                f"config.mask.strategy = {config.mask.strategy!r} needs a loss predictor, and "
-                "config.ranking.loss = 'none' builds none: set it to relative, or mask at random."
-            )
-        if not config.teacher.keep:
-            raise ConfigError(
-                f"config.mask.strategy = {config.mask.strategy!r} asks the teacher, and "
-                "config.teacher.keep is False: set it to True, or mask at random."
-            )

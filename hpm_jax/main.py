@@ -1,5 +1,6 @@
 """The command: `python -m hpm_jax.main --config configs/x.py --workdir runs/x`."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -23,15 +24,18 @@ def main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
     from hpm_jax.config import freeze
+    from hpm_jax.convert.weights import WeightsError
     from hpm_jax.data.sources import DataError
+    from hpm_jax.inherit import inherit
     from hpm_jax.options import ConfigError
-    from hpm_jax.tasks.pretrain import pretrain
     from hpm_jax.training.checkpoints import CheckpointError
     from hpm_jax.training.journal import TrainingDiverged
 
     try:
-        sys.exit(pretrain(freeze(_CONFIG.value), _WORKDIR.value))
-    except (ConfigError, DataError, CheckpointError, TrainingDiverged) as error:
+        config = freeze(inherit(_CONFIG.value))
+        task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
+        sys.exit(task(config, _WORKDIR.value))
+    except (ConfigError, DataError, CheckpointError, WeightsError, TrainingDiverged) as error:
         sys.exit(f"error: {error}")
 
 

@@ -1,5 +1,6 @@
 """Images and videos as patches on a `(t, h, w)` grid; an image is a video of one frame."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -29,6 +30,12 @@ def grid_of(size: Grid, patch_size: Grid) -> Grid:
                 f"use {f'{below} or ' if below else ''}{above}, or another patch size."
             )
     return size[0] // patch_size[0], size[1] // patch_size[1], size[2] // patch_size[2]
+
+
+def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """uint8 images `[..., C]` to float32: `(x / 255 - mean) / std`, channel by channel."""
+    pixels = images.astype(jnp.float32) / 255.0
+    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 def patchify(pixels: Array, patch_size: Grid) -> Array:

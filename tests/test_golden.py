@@ -25,7 +25,8 @@ from hpm_jax.tokens import Mask, patchify
 from hpm_jax.training.optimizer import decay_mask, make_optimizer
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import Method, make_update, student_losses
+from hpm_jax.training.step import Method, masked_loss, student_losses
+from hpm_jax.training.update import make_update
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
 
@@ -158,7 +159,7 @@ def test_steps(case):
     optimizer = make_optimizer(
         *config["betas"], config["adam_eps"], config["weight_decay"], config["clip_global_norm"]
     )
-    update = jax.jit(make_update(case.model, case.method, optimizer))
+    update = jax.jit(make_update(masked_loss(case.model, case.method), optimizer))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=case.params,
@@ -172,7 +173,7 @@ def test_steps(case):
         # later steps start from weights that AdamW has moved by noise, see below
         rtol = 1e-5 if step == 0 else 1e-3
         assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
-        state, metrics = update(state, case.patches(step), case.mask(step), schedule)
+        state, metrics = update(state, (case.patches(step), case.mask(step)), schedule)
         for ours, theirs in (
             ("reconstruction", "loss_reconstruction"),
             ("ranking", "loss_relative"),

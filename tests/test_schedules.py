@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import MAE, small_config
 
-from hpm_jax.training.schedules import Timetable, teacher_decay, warmup_cosine
+from hpm_jax.training.schedules import PretrainTimetable, teacher_decay, warmup_cosine
 
 
 def test_warmup_and_cosine():
@@ -30,7 +30,7 @@ def test_the_recipe_of_the_paper():
 
 def test_timetable():
     config = small_config(optimizer={"epochs": 4, "batch_size": 64})
-    timetable = Timetable(config, images=1000, hidden=12)
+    timetable = PretrainTimetable(config, images=1000, hidden=12)
     assert timetable.steps == 4 * 1000 // 64
     assert timetable.step_of(1) == math.ceil(1000 / 64)
     epochs = [timetable.epoch(step) for step in range(timetable.steps)]
@@ -44,11 +44,11 @@ def test_timetable():
 
 def test_a_schedule_by_steps_moves_inside_an_epoch():
     config = small_config(mask={"schedule": "step", "hard_end": 1.0})
-    timetable = Timetable(config, images=1000, hidden=12)
+    timetable = PretrainTimetable(config, images=1000, hidden=12)
     inside = {int(timetable.at(step).n_hard) for step in range(15)}
     assert len(inside) > 2
 
 
 def test_random_masks_have_no_hard_patches():
-    timetable = Timetable(small_config(**MAE), images=1000, hidden=12)
+    timetable = PretrainTimetable(small_config(**MAE), images=1000, hidden=12)
     assert timetable.at(timetable.steps - 1).n_hard == 0

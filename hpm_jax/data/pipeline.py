@@ -5,18 +5,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from hpm_jax.data.decoding import BrokenImage
+from hpm_jax.data.rand_augment import Policy, rand_augment
 from hpm_jax.data.sources import DataError, Records
 from hpm_jax.data.transforms import test_crop, train_crop
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Config, Data, Run
+    from hpm_jax.options import Data, Run
 
 ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
 
@@ -27,40 +28,48 @@ class LoadForTraining(grain.transforms.RandomMap):
 
     records: Records
     data: "Data"
+    policy: Policy | None = None  # RandAugment
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         broken = np.full(ATTEMPTS, -1, np.int64)
         for attempt in range(ATTEMPTS):
             try:
-                image = train_crop(self.records[int(index)].image, rng, self.data)
-                return {"image": image, "broken": broken}
+                record = self.records[int(index)]
+                image = train_crop(record.image, rng, self.data)
+                if self.policy:
+                    fill = tuple(round(255 * mean) for mean in self.data.mean)
+                    image = rand_augment(image, rng, self.policy, fill)
+                return {"image": image, "label": np.array(record.label, np.int32), "broken": broken}
             except (BrokenImage, OSError):
                 broken[attempt] = index
                 index = int(rng.integers(len(self.records)))
-        return {"image": np.zeros((*self.data.image_size, self.data.channels), np.uint8)} | {
-            "broken": broken
-        }
+        image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
+        return {"image": image, "label": np.array(-1, np.int32), "broken": broken}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadForTesting(grain.transforms.Map):
-    """Index to a centre crop and its label; a broken image becomes a black one, marked."""
+    """Index to a centre crop and its label; a broken image becomes a black one of weight 0.
+
+    So does index -1, which fills up the last batch.
+    """
 
     records: Records
     data: "Data"
 
     def map(self, index: int) -> dict[str, np.ndarray]:
-        label, broken = -1, -1
+        image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
+        label, weight, broken = -1, 0.0, -1
         try:
-            record = self.records[int(index)]
-            image = test_crop(record.image, self.data)
-            label = record.label
+            if index >= 0:
+                record = self.records[int(index)]
+                image, label, weight = test_crop(record.image, self.data), record.label, 1.0
         except (BrokenImage, OSError):
-            image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
             broken = index
         return {
             "image": image,
             "label": np.array(label, np.int32),
+            "weight": np.array(weight, np.float32),
             "broken": np.array(broken, np.int64),
         }
 
@@ -102,15 +111,24 @@ ALONE = Shard(0, 1)
 
 
 def train_batches(
-    records: Records, config: "Config", start: int = 0, shard: Shard = ALONE
+    records: Records,
+    config: Any,
+    start: int = 0,
+    shard: Shard = ALONE,
+    policy: Policy | None = None,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
-    """Endless batches from step `start` on: `image` uint8 `[B, H, W, C]`, `broken` `[B, 8]`.
+    """Endless batches from step `start` on: `image` `[B, H, W, C]`, `label` and `broken` `[B, 8]`.
 
     A global batch depends on the seed and the step alone: not on the number of processes, workers
     or threads, nor on where a run was stopped. B is this process's share of it.
+
+    Args:
+        config: the options of a training task.
+        policy: RandAugment, after crop and flip; None for none.
     """
     dataset = grain.MapDataset.range(len(records)).seed(config.seed)
-    dataset = dataset.shuffle().repeat().random_map(LoadForTraining(records, config.data))
+    dataset = dataset.shuffle().repeat()
+    dataset = dataset.random_map(LoadForTraining(records, config.data, policy))
     dataset = dataset[shard.process :: shard.processes]
     dataset = dataset.batch(config.optimizer.batch_size // shard.processes)[start:]
     batches = iter(_parallel(dataset, config.run))
@@ -118,8 +136,23 @@ def train_batches(
     return batches
 
 
+def evaluation_batches(
+    records: Records, data: "Data", run: "Run", batch_size: int, shard: Shard = ALONE
+) -> grain.IterDataset:
+    """Every record once, in batches `image`, `label`, `weight` and `broken` of one size.
+
+    The last batch is filled up with images of weight 0, so that every process has as many batches
+    of as many images: B is this process's share of `batch_size`.
+    """
+    count = -(-len(records) // batch_size) * batch_size
+    indices = np.pad(np.arange(len(records)), (0, count - len(records)), constant_values=-1)
+    dataset = grain.MapDataset.source([int(i) for i in indices[shard.process :: shard.processes]])
+    dataset = dataset.map(LoadForTesting(records, data))
+    return _parallel(dataset.batch(batch_size // shard.processes), run)
+
+
 def test_images(
-    records: Records, indices: np.ndarray, config: "Config"
+    records: Records, indices: np.ndarray, config: Any
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Centre crops in memory: images uint8 `[N, H, W, C]`, labels int32 `[N]`, names left out."""
     dataset = grain.MapDataset.source([int(index) for index in indices])

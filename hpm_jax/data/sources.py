@@ -115,6 +115,14 @@ class Subset:
         return self.records.name(int(self.indices[index]))
 
 
+def known_labels(records: Records) -> np.ndarray | None:
+    """The labels `[N]` of records that have them at hand; None where each must be read."""
+    if isinstance(records, Subset):
+        labels = known_labels(records.records)
+        return None if labels is None else labels[records.indices]
+    return getattr(records, "labels", None)
+
+
 def hold_out(records: Records, share: float) -> tuple[Records, Records]:
     """Splits off a fixed share for testing: the same images for every seed and every run."""
     order = np.random.default_rng(0).permutation(len(records))

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
+from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.masking import select
@@ -18,12 +18,6 @@ from hpm_jax.options import Config
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.state import Params
 from hpm_jax.training.step import Method, student_losses, total_loss
-
-
-def pool(features: Array, how: str) -> Array:
-    """One float32 feature an image, `[B, D]`, of `[B, 1 + L, D]`: the cls token, or the mean."""
-    features = features.astype(jnp.float32)
-    return features[:, 0] if how == "cls" else features[:, 1:].mean(axis=1)
 
 
 class Evaluator:

@@ -1,36 +1,18 @@
 """k nearest neighbours on frozen features: the vote of Wu et al. 2018, as DINO and HPM use it."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-CHUNK = 512  # queries compared with the whole bank at once
+from hpm_jax.evaluation.checks import check_bank
+from hpm_jax.options import ConfigError
 
-
-@functools.partial(jax.jit, static_argnames=("neighbors", "classes"))
-def knn_predict(
-    queries: Array,
-    bank: Array,
-    labels: Array,
-    neighbors: int,
-    classes: int,
-    temperature: float = 0.07,
-) -> Array:
-    """The class of each query by a vote of its nearest neighbours, weighted `exp(cosine / T)`.
-
-    Args:
-        queries: `[Q, D]` float32.
-        bank: `[N, D]` float32, with `labels` `[N]` int32 from 0 to `classes` - 1.
-    """
-    similarity = _unit(queries) @ _unit(bank).T
-    closest, index = jax.lax.top_k(similarity, neighbors)
-    # the largest exponent is taken out, so that no weight overflows
-    weights = jnp.exp((closest - closest[:, :1]) / temperature)
-    votes = jnp.einsum("qk,qkc->qc", weights, jax.nn.one_hot(labels[index], classes))
-    return jnp.argmax(votes, axis=1)
+SIMILARITIES = 2**26  # computed at once, queries times bank: 256 MiB
+BLOCK = 128  # columns that are searched together
 
 
 def knn_accuracy(
@@ -38,20 +20,98 @@ def knn_accuracy(
     bank_labels: np.ndarray,
     queries: np.ndarray,
     query_labels: np.ndarray,
-    neighbors: int = 20,
+    neighbors: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
-) -> float:
-    """The share of queries `[Q, D]` classified rightly by the bank `[N, D]`."""
-    classes = int(max(bank_labels.max(), query_labels.max())) + 1
-    neighbors = min(neighbors, len(bank))
-    correct = 0
-    for start in range(0, len(queries), CHUNK):
-        chunk = queries[start : start + CHUNK]
-        predicted = knn_predict(chunk, bank, bank_labels, neighbors, classes, temperature)
-        correct += int((np.asarray(predicted) == query_labels[start : start + CHUNK]).sum())
-    return correct / len(queries)
+) -> dict[int, float]:
+    """The share of queries `[Q, D]` that the bank `[N, D]` classifies rightly, by number of voters.
+
+    All numbers of neighbours share one search. One that is larger than the bank is cut to it, and
+    keeps its name in the result.
+
+    Raises:
+        DataError: see `check_bank`.
+    """
+    classes = check_bank(bank, bank_labels, queries, query_labels)
+    if min(neighbors) < 1:
+        raise ConfigError(f"neighbors = {tuple(neighbors)}: expected at least 1 each")
+    counts = tuple(min(count, len(bank)) for count in neighbors)
+    closest, index = nearest(
+        np.asarray(queries, np.float32), np.asarray(bank, np.float32), max(counts)
+    )
+    labels = np.asarray(bank_labels, np.int32)[np.asarray(index)]
+    predicted = vote(closest, labels, counts, classes, temperature)
+    accuracy = (np.asarray(predicted) == query_labels).mean(axis=1)
+    return {count: float(share) for count, share in zip(neighbors, accuracy, strict=True)}
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def nearest(queries: Array, bank: Array, count: int) -> tuple[Array, Array]:
+    """The largest cosines of each query with the bank, best first, and where they are.
+
+    The bank lies on the device once; queries are compared with all of it, a chunk at a time.
+
+    Args:
+        queries: `[Q, D]` float32.
+        bank: `[N, D]` float32.
+        count: from 1 to N.
+
+    Returns:
+        Cosines `[Q, count]` float32, and indices into the bank `[Q, count]` int32.
+    """
+    bank = _unit(bank)
+
+    def search(chunk):
+        return largest(jnp.matmul(_unit(chunk), bank.T, precision="highest"), count)
+
+    size = min(len(queries), max(1, SIMILARITIES // len(bank)))
+    chunks = _pad(queries, size, axis=0).reshape(-1, size, queries.shape[1])
+    found = jax.lax.map(search, chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, count)[: len(queries)], found)
+
+
+def largest(values: Array, count: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of the rows of `[Q, N]`, exact, for rows that are long.
+
+    The `count` largest values lie in the `count` blocks with the largest maxima: a value elsewhere
+    has at least that many above it. So only these blocks are sorted.
+    """
+    rows = len(values)
+    blocks = _pad(values, BLOCK, axis=1, fill=-jnp.inf).reshape(rows, -1, BLOCK)
+    _, best = jax.lax.top_k(blocks.max(axis=2), min(count, blocks.shape[1]))
+    survivors = jnp.take_along_axis(blocks, best[:, :, None], axis=1).reshape(rows, -1)
+    top, place = jax.lax.top_k(survivors, count)
+    return top, jnp.take_along_axis(best, place // BLOCK, axis=1) * BLOCK + place % BLOCK
+
+
+@functools.partial(jax.jit, static_argnames=("neighbors", "classes"))
+def vote(
+    closest: Array, labels: Array, neighbors: tuple[int, ...], classes: int, temperature: float
+) -> Array:
+    """The class of each query by a vote of its nearest neighbours, weighted `exp(cosine / T)`.
+
+    Args:
+        closest: `[Q, k]` float32, the cosines, best first.
+        labels: `[Q, k]` int32, from 0 to `classes` - 1.
+        neighbors: the numbers of voters, each from 1 to k.
+
+    Returns:
+        `[len(neighbors), Q]` int32.
+    """
+    # the largest exponent is taken out, so that no weight overflows
+    weights = jnp.exp((closest - closest[:, :1]) / temperature)
+    rows = jnp.arange(len(labels))[:, None]
+    nobody = jnp.zeros((len(labels), classes))
+    votes = [nobody.at[rows, labels[:, :count]].add(weights[:, :count]) for count in neighbors]
+    return jnp.stack([jnp.argmax(each, axis=1) for each in votes])
 
 
 def _unit(features: Array) -> Array:
     norm = jnp.linalg.norm(features, axis=1, keepdims=True)
     return features / jnp.maximum(norm, 1e-12)
+
+
+def _pad(array: Array, multiple: int, axis: int, fill: float = 0.0) -> Array:
+    """Lengthens `axis` of a matrix to the next multiple."""
+    widths = [(0, 0), (0, 0)]
+    widths[axis] = (0, -array.shape[axis] % multiple)
+    return jnp.pad(array, widths, constant_values=fill)

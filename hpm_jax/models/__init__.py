@@ -1,5 +1,6 @@
 """Models on patches; needs only jax, flax and numpy."""
 
+from hpm_jax.models.classifier import Classifier as Classifier
 from hpm_jax.models.masked_autoencoder import MaskedAutoencoder as MaskedAutoencoder
 from hpm_jax.models.masked_autoencoder import Prediction as Prediction
 from hpm_jax.models.sizes import SIZES as SIZES

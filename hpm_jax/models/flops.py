@@ -6,7 +6,7 @@ backward pass costs twice the forward pass.
 
 from typing import NamedTuple
 
-from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.models import Classifier, MaskedAutoencoder
 
 
 class StepFlops(NamedTuple):
@@ -52,3 +52,19 @@ def step_flops(model: MaskedAutoencoder, hidden: int, asks_teacher: bool) -> Ste
     if asks_teacher:
         teacher = encoder(length) + decoder_input(length) + predictor
     return StepFlops(3 * student, teacher)
+
+
+def classifier_flops(model: Classifier, mask_sub: float = 0.0) -> float:
+    """Operations of one fine-tuning step for one image, forward and backward.
+
+    Args:
+        mask_sub: the share of patches hidden from a second pass; 0 where there is none.
+    """
+    length = model.grid[0] * model.grid[1] * model.grid[2]
+
+    def forward(patches):
+        embedding = 2 * patches * model.values * model.width
+        head = 2 * model.width * model.classes
+        return embedding + transformer_flops(patches + 1, model.width, model.depth) + head
+
+    return 3 * (forward(length) + (forward(length * (1 - mask_sub)) if mask_sub else 0))

@@ -53,18 +53,37 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`x += attention(norm(x)); x += mlp(norm(x))`, written as the body of a scan."""
+    """`x += attention(norm(x)); x += mlp(norm(x))`, written as the body of a scan.
+
+    `drop` `[2, B]` multiplies the two branches, image by image; see `drop_paths`.
+    """
 
     heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
+    def __call__(self, x: Array, drop: Array | None = None) -> tuple[Array, None]:
         width = x.shape[-1]
-        x = x + Attention(self.heads, self.dtype, name="attention")(layer_norm(self.dtype)(x))
+        attended = Attention(self.heads, self.dtype, name="attention")(layer_norm(self.dtype)(x))
+        x = x + (attended if drop is None else attended * _factor(drop[0], x))
         hidden = Dense(4 * width, dtype=self.dtype)(layer_norm(self.dtype)(x))
-        x = x + Dense(width, dtype=self.dtype)(gelu(hidden))
+        mixed = Dense(width, dtype=self.dtype)(gelu(hidden))
+        x = x + (mixed if drop is None else mixed * _factor(drop[1], x))
         return x, None
+
+
+def _factor(drop: Array, x: Array) -> Array:
+    return drop[:, None, None].astype(x.dtype)
+
+
+def drop_paths(key: Array, batch: int, depth: int, rate: float) -> Array:
+    """Stochastic depth (Huang et al. 2016): factors of each branch of each block, `[B, depth, 2]`.
+
+    0 with a probability that grows linearly from 0 in the first block to `rate` in the last, else
+    1 / (1 - probability), for each image by itself; float32.
+    """
+    kept = 1.0 - jnp.linspace(0.0, rate, depth)[:, None]
+    return jnp.where(jax.random.bernoulli(key, kept, (batch, depth, 2)), 1.0 / kept, 0.0)
 
 
 class Stack(nn.Module):
@@ -73,6 +92,7 @@ class Stack(nn.Module):
     Attributes:
         remat: a name in `REMAT_POLICIES`.
         unroll: how many blocks the compiler sees at once; more runs faster and compiles slower.
+        norm: whether there is a layer norm at the end.
     """
 
     depth: int
@@ -80,9 +100,11 @@ class Stack(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    norm: bool = True
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, drop: Array | None = None) -> Array:
+        """Tokens `[B, N, D]` to `[B, N, D]`; `drop` `[B, depth, 2]` is from `drop_paths`."""
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
@@ -93,5 +115,7 @@ class Stack(nn.Module):
             length=self.depth,
             unroll=self.unroll,
         )
-        x, _ = blocks(self.heads, self.dtype, name="blocks")(x, None)
-        return layer_norm(self.dtype, name="norm")(x)
+        # one slice [2, B] a block
+        drop = None if drop is None else drop.transpose(1, 2, 0)
+        x, _ = blocks(self.heads, self.dtype, name="blocks")(x, drop)
+        return layer_norm(self.dtype, name="norm")(x) if self.norm else x

@@ -3,15 +3,13 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.models.encoder import Encoder, token_init
 from hpm_jax.models.layers import Dense, Stack
 from hpm_jax.models.positions import sincos_2d
-from hpm_jax.tokens import Grid, Mask, gather
-
-token_init = nn.initializers.normal(0.02)
+from hpm_jax.tokens import Grid, Mask
 
 
 class Prediction(NamedTuple):
@@ -20,44 +18,6 @@ class Prediction(NamedTuple):
     features: Array  # [B, 1 + K, D]: the encoder's output, cls first
     values: Array  # [B, M, P] float32: the rebuilt target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
-
-
-class PatchEmbedding(nn.Module):
-    """A linear map from a patch to a token, initialised as PyTorch's convolution is in MAE."""
-
-    width: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, patches: Array) -> Array:
-        bound = patches.shape[-1] ** -0.5
-
-        def bias_init(key, shape, dtype=jnp.float32):
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        return Dense(self.width, dtype=self.dtype, bias_init=bias_init, name="projection")(patches)
-
-
-class Encoder(nn.Module):
-    """A vision transformer that sees only the patches it is given."""
-
-    grid: Grid
-    width: int
-    stack: dict[str, Any]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, patches: Array, keep: Array | None = None) -> Array:
-        """Encodes patches `[B, L, P]`, all or those at `keep [B, K]`, to `[B, 1 + K, D]`."""
-        positions = jnp.asarray(sincos_2d(self.width, self.grid), self.dtype)
-        if keep is not None:
-            # hidden patches are never embedded
-            patches, positions = gather(patches, keep), positions[keep]
-        tokens = PatchEmbedding(self.width, self.dtype, name="patch_embedding")(patches) + positions
-        cls_token = self.param("cls_token", token_init, (1, 1, self.width))
-        cls_token = jnp.broadcast_to(cls_token, (len(tokens), 1, self.width)).astype(self.dtype)
-        tokens = jnp.concatenate([cls_token, tokens], axis=1)
-        return Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens)
 
 
 class DecoderInput(nn.Module):

@@ -1,5 +1,7 @@
 """Frozen sine-cosine positions (MAE, appendix A.1): constants, never parameters."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hpm_jax.tokens import Grid
@@ -29,3 +31,15 @@ def sincos_2d(width: int, grid: Grid) -> np.ndarray:
     row, column = np.meshgrid(np.arange(height), np.arange(columns), indexing="ij")
     halves = [sincos_1d(width // 2, axis.reshape(-1)) for axis in (column, row)]
     return np.concatenate(halves, axis=1).astype(np.float32)
+
+
+def resize_positions(table: np.ndarray, before: Grid, after: Grid) -> np.ndarray:
+    """Learned positions `[1, 1 + L, D]` for another grid; the row of the cls token stays.
+
+    PyTorch's bicubic interpolation without antialiasing, as MAE resizes them (util/pos_embed.py).
+    """
+    patches = jnp.asarray(table[:, 1:]).reshape(1, before[1], before[2], -1)
+    shape = (1, after[1], after[2], patches.shape[-1])
+    method = jax.image.ResizeMethod.CUBIC_PYTORCH
+    patches = jax.image.resize(patches, shape, method, antialias=False)
+    return np.concatenate([table[:, :1], np.asarray(patches).reshape(1, -1, shape[-1])], axis=1)

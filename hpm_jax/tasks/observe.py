@@ -13,7 +13,7 @@ from hpm_jax.options import Config
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.metrics import MetricsWriter
-from hpm_jax.training.schedules import Timetable
+from hpm_jax.training.schedules import PretrainTimetable
 from hpm_jax.training.state import TrainState
 from hpm_jax.training.step import Method
 from hpm_jax.visualize.pictures import draw, make_view
@@ -32,7 +32,7 @@ def make_observer(
     method: Method,
     splits: Splits,
     devices: Devices,
-    timetable: Timetable,
+    timetable: PretrainTimetable,
     writer: MetricsWriter,
     console: Console,
 ) -> Callable[[TrainState], None]:

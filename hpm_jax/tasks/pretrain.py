@@ -1,32 +1,30 @@
 """Pre-training, from a config to a workdir: read it from top to bottom."""
 
-import contextlib
 import functools
-import math
 import shlex
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from hpm_jax import random
+from hpm_jax.convert.assign import assign, overlay
+from hpm_jax.convert.read import read_weights
+from hpm_jax.convert.weights import masked_autoencoder_params
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import SOURCES, DataError, Splits
 from hpm_jax.models.flops import step_flops
 from hpm_jax.options import Config
 from hpm_jax.tasks.observe import make_observer
 from hpm_jax.training.build import build_method, build_model, build_optimizer
-from hpm_jax.training.checkpoints import checkpoints
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
-from hpm_jax.training.journal import Journal
-from hpm_jax.training.metrics import MetricsWriter
-from hpm_jax.training.schedules import Timetable
-from hpm_jax.training.state import abstract_state, init_state
+from hpm_jax.training.loop import Experiment, train
+from hpm_jax.training.schedules import PretrainTimetable, Schedule
+from hpm_jax.training.state import Params, fresh_state, init_params
 from hpm_jax.training.step import make_train_step
-from hpm_jax.training.stopping import stop_requests
 from hpm_jax.training.workdir import open_workdir
 from hpm_jax.visualize.report import write_report
 
@@ -43,109 +41,85 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         The exit code: 0 at the end of the run, 143 or 130 where a signal stopped it.
     """
     console = Console()
-    with contextlib.ExitStack() as stack:
-        # --- data, devices, workdir: whatever is wrong with them comes out before anything compiles
-        devices = all_devices()
-        check_batch(config, devices)
-        splits = load_data(config)
-        workdir = open_workdir(workdir, config)
-        timetable = Timetable(config, len(splits.train), config.hidden)
-        facts = describe(config, splits, timetable, devices.count)
-        console.say("\n".join(facts))
+    # --- data, devices, workdir: whatever is wrong with them comes out before anything compiles
+    devices = all_devices()
+    check_batch(config, devices)
+    splits = load_data(config)
+    start = load_start(config, console.say)
+    workdir = open_workdir(workdir, config)
+    timetable = PretrainTimetable(config, len(splits.train), config.hidden)
+    facts = describe(config, splits, timetable, devices.count)
+    console.say("\n".join(facts))
 
-        # --- model, method, and a state that may come from a checkpoint
-        model, method = build_model(config), build_method(config)
-        optimizer = build_optimizer(config)
-        root = jax.random.key(config.seed)
-        init = functools.partial(init_state, model, optimizer, teacher=config.teacher.keep)
-        abstract = abstract_state(init, devices.replicated)
-        saved = stack.enter_context(
-            checkpoints(workdir / "checkpoints", config.run.keep_checkpoints)
-        )
-        state = saved.restore(abstract, console.say)
-        if state is None:
-            state = jax.jit(init, out_shardings=devices.replicated)(random.stream(root, "init", 0))
-        done = int(state.step)
+    # --- model, method, state
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
 
-        # --- the data starts to flow while the step is compiled
-        batches = train_batches(splits.train, config, done)
-        stack.callback(batches.close)
-        broken = BrokenImages(splits.train, config.data.max_broken)
+    def init(root, start):
+        params = overlay(init_params(model, random.stream(root, "init", 0)), start)
+        return fresh_state(params, optimizer, config.teacher.keep)
 
-        # --- the step, compiled once: it cannot recompile, only refuse
-        began = time.perf_counter()
-        shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
-        images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
-        jitted = jax.jit(
-            make_train_step(model, method, optimizer, config.optimizer.accumulation),
-            donate_argnums=0,
-            out_shardings=devices.replicated,
-        )
-        train_step = jitted.lower(abstract, images, root, timetable.at(0)).compile()
-        console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
+    # --- what the loop needs to know
+    flops = step_flops(model, config.hidden, method.strategy.asks_teacher)
+    shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
+    experiment = Experiment(
+        init=init,
+        start=start,
+        step=make_train_step(model, method, optimizer, config.optimizer.accumulation),
+        inputs={"image": jax.ShapeDtypeStruct(shape, np.uint8)},
+        batches=functools.partial(train_batches, splits.train, config),
+        timetable=timetable,
+        flops=lambda schedule: flops.student + (flops.teacher if schedule.n_hard else 0),
+        summary=functools.partial(summarize, config.hidden),
+        observe_every=config.evaluation.every_epochs,
+        observe_first=True,
+    )
 
-        # --- what is written down and looked at on the way
-        writer = MetricsWriter(workdir, done)
-        stack.callback(writer.close)
-        flops = step_flops(model, config.hidden, method.strategy.asks_teacher)
-        journal = Journal(timetable, flops, writer, console, config.run.log_every_steps)
-        observe = make_observer(
+    def observer(writer):
+        return make_observer(
             config, workdir, model, method, splits, devices, timetable, writer, console
         )
-        observed_at = milestones(timetable, config.evaluation.every_epochs)
-        saved_at = milestones(timetable, config.run.checkpoint_every_epochs)
-        if done == 0 and observed_at:
-            observe(state)
-        elif done:
-            console.say(f"going on from step {done} of {timetable.steps}")
-        stopping = stack.enter_context(stop_requests())
-        stack.callback(console.stop)
-        console.start(timetable.steps, done)
 
-        # --- the loop
-        for step in range(done, timetable.steps):
-            began = time.perf_counter()
-            batch = next(batches)
-            journal.meter.waited(time.perf_counter() - began)
-            for name in broken.add(batch["broken"]):
-                console.say(f"cannot read {name}: another image takes its place")
+    broken = BrokenImages(splits.train, config.data.max_broken)
+    outcome = train(
+        experiment, observer, broken, config.seed, config.run, workdir, devices, console
+    )
 
-            schedule = timetable.at(step)
-            state, metrics = train_step(state, devices.put(batch["image"]), root, schedule)
-            done = step + 1
-            journal.step(done, schedule, metrics)
-
-            if done in observed_at or done in saved_at or stopping.signal:
-                journal.read()  # nothing is measured or saved of a state that is not finite
-            began = time.perf_counter()
-            if done in observed_at:
-                observe(state)
-            if done in saved_at or stopping.signal:
-                saved.save(state)
-            journal.meter.paused(time.perf_counter() - began)
-            if stopping.signal:
-                break
-        console.stop()
-        saved.wait()
-
-        # --- what came out
-        seconds = time.strftime("%H:%M:%S", time.gmtime(journal.seconds))
-        facts += [
-            f"{done} of {timetable.steps} steps in {seconds} (compilation and evaluation included)",
-            f"MFU is measured from {journal.peak / 1e12:.3g} TFLOP/s ({journal.peak_source})",
-        ]
-        if broken.names:
-            names = ", ".join(broken.names.values())
-            facts.append(f"{len(broken.names)} unreadable images: {names}")
-        write_report(workdir, shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]]), facts)
-        if stopping.signal and done < timetable.steps:
-            console.say(
-                f"stopped by {stopping.signal.name} after step {done}; everything is saved: "
-                "the same command goes on from there"
-            )
-            return stopping.exit_code
+    # --- what came out
+    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
+    if not outcome.unfinished:
         console.say(f"done: read {workdir / 'report.md'}")
-        return 0
+    return outcome.exit_code
+
+
+def load_start(config: Config, say: Callable[[str], None]) -> Params:
+    """The parameters that `config.init_from` names, checked against the model; {} without one."""
+    if not config.init_from:
+        return {}
+    model = build_model(config)
+    fresh = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    given = masked_autoencoder_params(read_weights(config.init_from, config.weights))
+    params, matching = assign(fresh, given, new=("predictor",), dropped=("predictor",))
+    say(matching.sentence(config.init_from))
+    return params
+
+
+def summarize(hidden: int, numbers: dict[str, float], schedule: Schedule) -> str:
+    """A step in a few words."""
+    ranked = f"ranked {numbers['ranked_correctly']:.0%}  " if "ranked_correctly" in numbers else ""
+    return f"loss {numbers['loss']:.3f}  {ranked}hard {schedule.n_hard}/{hidden}"
+
+
+def command() -> str:
+    """The line that started this run."""
+    return shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]])
+
+
+EXPLANATION = (
+    "kNN needs labels; the rest does not. A held-out loss that falls means that the model "
+    "rebuilds images it has not seen better; its masks are random and fixed, so runs with "
+    "different mask strategies can be compared by it, and the training losses cannot. RankMe "
+    "counts the dimensions that the features use: a collapse shows as a fall towards 1."
+)
 
 
 def load_data(config: Config) -> Splits:
@@ -163,15 +137,9 @@ def load_data(config: Config) -> Splits:
     return splits
 
 
-def milestones(timetable: Timetable, every: float) -> set[int]:
-    """The steps that end a multiple of `every` epochs, and the last; none where `every` is 0."""
-    if not every:
-        return set()
-    count = math.floor(timetable.epoch(timetable.steps) / every)
-    return {timetable.step_of(every * index) for index in range(1, count + 1)} | {timetable.steps}
-
-
-def describe(config: Config, splits: Splits, timetable: Timetable, devices: int) -> list[str]:
+def describe(
+    config: Config, splits: Splits, timetable: PretrainTimetable, devices: int
+) -> list[str]:
     """What is about to run, in a few lines."""
     model, mask = config.model, config.mask
     labels = f"{len(splits.classes)} classes" if splits.classes else "no labels"

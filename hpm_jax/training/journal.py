@@ -2,15 +2,18 @@
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from hpm_jax.models.flops import StepFlops
 from hpm_jax.training.console import Console
 from hpm_jax.training.metrics import MetricsWriter, read_lines
-from hpm_jax.training.schedules import Schedule, Timetable
-from hpm_jax.training.step import Metrics
+from hpm_jax.training.schedules import Timetable
 from hpm_jax.training.throughput import Meter, peak_flops
+from hpm_jax.training.update import Metrics
+
+Numbers = dict[str, float]
 
 
 class TrainingDiverged(ArithmeticError):
@@ -23,17 +26,25 @@ class Journal:
     def __init__(
         self,
         timetable: Timetable,
-        flops: StepFlops,
+        flops: Callable[[Any], float],
+        summary: Callable[[Numbers, Any], str],
         writer: MetricsWriter,
         console: Console,
         every: int,
     ):
-        """`every` is the steps between lines in `metrics.jsonl`."""
+        """What differs from task to task comes as functions of a step's schedule.
+
+        Args:
+            flops: operations for one image.
+            summary: the numbers of a step, as the console shows them.
+            every: the steps between lines in `metrics.jsonl`.
+        """
         self.timetable, self.flops, self.every = timetable, flops, every
+        self.summary = summary
         self.writer, self.console = writer, console
         self.peak, self.peak_source = peak_flops()
         self.meter = Meter()
-        self._pending: tuple[int, Schedule, Metrics] | None = None
+        self._pending: tuple[int, Any, Metrics] | None = None
         self._rates: dict[str, float] = {}
         before = [line["seconds"] for line in read_lines(writer.path) if "seconds" in line]
         self._began = time.time() - (before[-1] if before else 0.0)
@@ -43,11 +54,11 @@ class Journal:
         """Since the run began, stops left out."""
         return time.time() - self._began
 
-    def step(self, done: int, schedule: Schedule, metrics: Metrics) -> None:
+    def step(self, done: int, schedule: Any, metrics: Metrics) -> None:
         """The step that makes `done` has been started; the one before is read now."""
         self.read()
-        flops = self.flops.student + (self.flops.teacher if schedule.n_hard else 0)
-        self.meter.step(self.timetable.batch_size, flops * self.timetable.batch_size)
+        images = self.timetable.batch_size
+        self.meter.step(images, self.flops(schedule) * images)
         self._pending = (done, schedule, metrics)
 
     def read(self) -> None:
@@ -69,22 +80,11 @@ class Journal:
             )
         if done % self.every == 0:
             self._rates = self.meter.read(self.peak)
-            state = {
-                "learning_rate": float(schedule.learning_rate),
-                "teacher_decay": 1.0 - float(schedule.teacher_rate),
-                "n_hard": int(schedule.n_hard),
-                "seconds": round(self.seconds, 2),
-            }
+            state = self.timetable.numbers(schedule) | {"seconds": round(self.seconds, 2)}
             self.writer.write(done, {"epoch": epoch} | numbers | state | self._rates)
-        self.console.step(done, epoch, self._summary(numbers, schedule))
-
-    def _summary(self, numbers: dict[str, float], schedule: Schedule) -> str:
-        parts = [f"loss {numbers['loss']:.3f}"]
-        if "ranked_correctly" in numbers:
-            parts.append(f"ranked {numbers['ranked_correctly']:.0%}")
-        parts.append(f"hard {schedule.n_hard}/{self.timetable.hidden}")
+        parts = [self.summary(numbers, schedule)]
         if self._rates:
             parts.append(f"{self._rates['images_per_second']:.0f} images/s")
             parts.append(f"MFU {self._rates['mfu']:.0%}")
             parts.append(f"data wait {self._rates['data_wait']:.0%}")
-        return "  ".join(parts)
+        self.console.step(done, epoch, "  ".join(parts))

@@ -1,32 +1,33 @@
 """A finished or unfinished run, loaded from its workdir."""
 
-import functools
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from hpm_jax.config import freeze
-from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.options import Config
-from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.options import Config, Finetune
+from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import CheckpointError, checkpoints
-from hpm_jax.training.state import TrainState, abstract_state, init_state
+from hpm_jax.training.state import TrainState, abstract_state, fresh_state, init_params
 from hpm_jax.training.step import Method
 
 
 class Run(NamedTuple):
     """What a workdir holds."""
 
-    config: Config
-    model: MaskedAutoencoder
-    method: Method
+    config: Config | Finetune
+    model: Any  # a MaskedAutoencoder, or a Classifier
+    method: Method | None  # of pre-training
     state: TrainState
 
 
-def load_run(workdir: str | Path) -> Run:
+def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
     """The newest whole checkpoint of a workdir, with the model that it belongs to.
+
+    Args:
+        folder: which checkpoints: "checkpoints", or "best" of a fine-tuning run.
 
     Raises:
         CheckpointError: where there is none.
@@ -34,14 +35,25 @@ def load_run(workdir: str | Path) -> Run:
     path = Path(workdir)
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is not the workdir of a run: it has no config.json")
+    model: Any
+    method: Method | None
     config = freeze(json.loads((path / "config.json").read_text()))
-    model = build_model(config)
-    init = functools.partial(
-        init_state, model, build_optimizer(config), teacher=config.teacher.keep
-    )
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with checkpoints(path / "checkpoints", config.run.keep_checkpoints) as saved:
-        state = saved.restore(abstract_state(init, place), print)
-    if state is None:
+    if config.task not in ("pretrain", "finetune"):
+        raise CheckpointError(f"{path} is the workdir of a {config.task}: it has no weights")
+    if not any((path / folder).glob("[0-9]*")):
         raise CheckpointError(f"{path} has no checkpoint yet")
-    return Run(config, model, build_method(config), state)
+    if config.task == "pretrain":
+        model, method = build_model(config), build_method(config)
+    else:
+        classes = json.loads((path / "classes.json").read_text())
+        model, method = build_classifier(config, len(classes)), None
+    teacher = config.task == "pretrain" and config.teacher.keep
+
+    def init(key):
+        return fresh_state(init_params(model, key), build_optimizer(config), teacher)
+
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = abstract_state(init, jax.random.key(0), sharding=place)
+    with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
+        state = saved.restore(abstract, print)
+    return Run(config, model, method, state)

@@ -1,30 +1,90 @@
-"""AdamW as masked autoencoders use it: clipped gradients, and no decay for biases and norms."""
+"""AdamW as masked autoencoders use it: clipped gradients, no decay for some, layer-wise rates."""
+
+from collections.abc import Callable, Collection
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import Array
 
 from hpm_jax.training.state import Params
 
 # Matrices and learned tokens decay; biases and norm scales do not (timm's rule, by name, because
 # the parameters of scanned blocks carry one axis more than those that the rule speaks of).
 DECAYED = ("kernel", "head_kernel", "cls_token", "mask_token")
+# Fine-tuning spares the tokens and positions that it starts from (MAE, util/lr_decay.py).
+FINETUNE_DECAYED = ("kernel",)
+
+Descend = Callable[[Params, Params, Array], Params]
 
 
-def decay_mask(params: Params) -> Params:
+def decay_mask(params: Params, decayed: Collection[str] = DECAYED) -> Params:
     """True for every parameter that weight decay applies to."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decayed, params)
 
 
 def make_optimizer(
-    b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float | None
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float | None,
+    decayed: Collection[str] = DECAYED,
 ) -> optax.GradientTransformation:
     """AdamW but for the learning rate, which the step multiplies in: it is a traced scalar there.
 
     Args:
         clip_norm: the largest global norm of the gradient; None does not clip.
+        decayed: the names of the parameters that weight decay applies to.
     """
     return optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1, b2, eps),
-        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.add_decayed_weights(weight_decay, lambda params: decay_mask(params, decayed)),
     )
+
+
+def descend(params: Params, updates: Params, rate: Array) -> Params:
+    """Every parameter by the same learning rate."""
+    return jax.tree.map(lambda p, step: p - rate * step, params, updates)
+
+
+def layer_scales(params: Params, layer_decay: float) -> Params:
+    """What the learning rate of each parameter of a `Classifier` is multiplied with.
+
+    The layer below the first block (patches, positions, cls token) is number 0, block k is number
+    k + 1, and what follows the last block is number depth + 1: layer i has the scale
+    `layer_decay ** (depth + 1 - i)` (MAE, util/lr_decay.py; BEiT). Parameters of the stacked
+    blocks get one scale a block, `[depth, 1, ...]`.
+    """
+    blocks = params["encoder"]["transformer"]["blocks"]
+    depth = jax.tree.leaves(blocks)[0].shape[0]
+
+    def scale(path, leaf):
+        keys = [part.key for part in path]
+        if "blocks" in keys:
+            powers = depth - np.arange(depth).reshape(-1, *[1] * (leaf.ndim - 1))
+            return np.float32(layer_decay**powers)
+        below = keys[0] == "encoder" and "transformer" not in keys
+        return np.float32(layer_decay ** (depth + 1) if below else 1.0)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def layerwise(scales: Params, floor: float) -> Descend:
+    """Each layer by its own learning rate, none below `floor` once the schedule is above it.
+
+    The official code scales the floor as well, so that its lowest layers end far below it.
+    """
+
+    def descend(params, updates, rate):
+        lowest = jnp.minimum(rate, floor)
+        return jax.tree.map(
+            lambda p, step, scale: p - jnp.maximum(scale * rate, lowest) * step,
+            params,
+            updates,
+            scales,
+        )
+
+    return descend

@@ -1,13 +1,13 @@
 """What changes from step to step: computed on the host in float64, handed over as scalars."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hpm_jax.masking.schedule import hard_count
 from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.options import Config
+from hpm_jax.options import Config, Finetune, Optimizer
 
 
 class Schedule(NamedTuple):
@@ -16,6 +16,13 @@ class Schedule(NamedTuple):
     learning_rate: np.float32
     teacher_rate: np.float32  # 1 - decay of the teacher
     n_hard: np.int32  # patches that the teacher chooses
+
+
+class FinetuneSchedule(NamedTuple):
+    """The scalars of one fine-tuning step."""
+
+    learning_rate: np.float32
+    max_sup: np.float32  # the weight of MaxSup
 
 
 def warmup_cosine(epoch: float, peak: float, floor: float, warmup: float, epochs: float) -> float:
@@ -32,17 +39,16 @@ def teacher_decay(epoch: int, start: float, end: float, ramp_epochs: int) -> flo
 
 
 class Timetable:
-    """Epochs, steps and schedules of a run over `images` training images.
+    """Epochs and steps of a run over `images` training images, and its learning rate.
 
     Batches run on across the ends of epochs, so that every image is seen once in each; an epoch
     is `images / batch_size` steps, not always a whole number.
     """
 
-    def __init__(self, config: Config, images: int, hidden: int):
-        """`hidden` is the number of patches hidden in each image."""
-        self.config, self.images, self.hidden = config, images, hidden
-        self.batch_size = config.optimizer.batch_size
-        self.steps = config.optimizer.epochs * images // self.batch_size
+    def __init__(self, optimizer: Optimizer, images: int):
+        self.optimizer, self.images = optimizer, images
+        self.batch_size = optimizer.batch_size
+        self.steps = optimizer.epochs * images // self.batch_size
 
     def epoch(self, step: int) -> float:
         """How many epochs have been seen before `step`."""
@@ -52,29 +58,76 @@ class Timetable:
         """The first step at which `epoch` epochs have been seen."""
         return min(math.ceil(epoch * self.images / self.batch_size), self.steps)
 
+    def learning_rate(self, step: int) -> np.float32:
+        """Warm-up and cosine at `step`."""
+        o = self.optimizer
+        rate = warmup_cosine(
+            self.epoch(step), o.learning_rate, o.floor, o.warmup_epochs, float(o.epochs)
+        )
+        return np.float32(rate)
+
+    def milestones(self, every: float) -> set[int]:
+        """The steps that end a multiple of `every` epochs, and the last; none where it is 0."""
+        if not every:
+            return set()
+        count = math.floor(self.epoch(self.steps) / every)
+        return {self.step_of(every * index) for index in range(1, count + 1)} | {self.steps}
+
+    def at(self, step: int) -> Any:
+        """The scalars of `step`, which the compiled step takes."""
+        raise NotImplementedError
+
+    def numbers(self, schedule: Any) -> dict[str, float]:
+        """The scalars of a step as they are written down."""
+        return {name: value.item() for name, value in schedule._asdict().items()}
+
+
+class PretrainTimetable(Timetable):
+    """Adds the teacher's decay and how many patches it chooses."""
+
+    def __init__(self, config: Config, images: int, hidden: int):
+        """`hidden` is the number of patches hidden in each image."""
+        super().__init__(config.optimizer, images)
+        self.config, self.hidden = config, hidden
+
     def at(self, step: int) -> Schedule:
         """The scalars of `step`."""
-        mask, teacher, optimizer = self.config.mask, self.config.teacher, self.config.optimizer
-        epoch = self.epoch(step)
+        mask, teacher, epoch = self.config.mask, self.config.teacher, self.epoch(step)
         n_hard = 0
         if STRATEGIES[mask.strategy].asks_teacher:
             mask_epoch = int(epoch) if mask.schedule == "epoch" else epoch
             n_hard = hard_count(
-                mask_epoch, optimizer.epochs, self.hidden, mask.hard_start, mask.hard_end
+                mask_epoch, self.optimizer.epochs, self.hidden, mask.hard_start, mask.hard_end
             )
         decay = teacher_decay(
             int(epoch), teacher.decay_start, teacher.decay_end, teacher.ramp_epochs
         )
         return Schedule(
-            learning_rate=np.float32(
-                warmup_cosine(
-                    epoch,
-                    optimizer.learning_rate,
-                    optimizer.floor,
-                    optimizer.warmup_epochs,
-                    optimizer.epochs,
-                )
-            ),
+            learning_rate=self.learning_rate(step),
             teacher_rate=np.float32(1 - decay),
             n_hard=np.int32(n_hard),
+        )
+
+    def numbers(self, schedule: Schedule) -> dict[str, float]:
+        """The scalars of a step as they are written down."""
+        return {
+            "learning_rate": float(schedule.learning_rate),
+            "teacher_decay": 1.0 - float(schedule.teacher_rate),
+            "n_hard": int(schedule.n_hard),
+        }
+
+
+class FinetuneTimetable(Timetable):
+    """Adds the weight of MaxSup, which moves from epoch to epoch."""
+
+    def __init__(self, config: Finetune, images: int):
+        super().__init__(config.optimizer, images)
+        self.regularize = config.regularize
+
+    def at(self, step: int) -> FinetuneSchedule:
+        """The scalars of `step`."""
+        start, end = self.regularize.max_sup_start, self.regularize.max_sup_end
+        share = int(self.epoch(step)) / max(self.optimizer.epochs - 1, 1)
+        return FinetuneSchedule(
+            self.learning_rate(step), np.float32(start + min(share, 1) * (end - start))
         )

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.sharding import Sharding
 
-from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.tokens import Mask
 
 Params = Any
@@ -26,10 +26,12 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def init_params(model: MaskedAutoencoder, key: Array) -> Params:
+def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
     """Fresh parameters of `model`."""
     length = model.grid[0] * model.grid[1] * model.grid[2]
     patches = jnp.zeros((1, length, model.values))
+    if isinstance(model, Classifier):
+        return model.init(key, patches)["params"]
     everything_but_one = Mask(
         keep=jnp.zeros((1, 1), jnp.int32), hide=jnp.arange(1, length, dtype=jnp.int32)[None]
     )
@@ -43,7 +45,13 @@ def init_state(
 
     To be jitted with the shardings wanted, so that no device holds more than its own.
     """
-    params = init_params(model, key)
+    return fresh_state(init_params(model, key), optimizer, teacher)
+
+
+def fresh_state(
+    params: Params, optimizer: optax.GradientTransformation, teacher: bool = False
+) -> TrainState:
+    """The state before the first step from `params`, a copy of which is the teacher, if any."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -52,7 +60,7 @@ def init_state(
     )
 
 
-def abstract_state(init: Callable[[Array], TrainState], sharding: Sharding) -> TrainState:
-    """Shapes and dtypes of what `init` makes of a key, to lie as `sharding` says; no memory yet."""
-    shapes = jax.eval_shape(init, jax.random.key(0))
+def abstract_state(init: Callable[..., TrainState], *inputs: Any, sharding: Sharding) -> TrainState:
+    """Shapes and dtypes of `init(*inputs)`, to lie as `sharding` says; no memory yet."""
+    shapes = jax.eval_shape(init, *inputs)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

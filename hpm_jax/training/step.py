@@ -15,11 +15,10 @@ from hpm_jax.losses.ranking import RankingLoss
 from hpm_jax.masking import select
 from hpm_jax.masking.strategies import Context, Strategy
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.tokens import Grid, Mask, gather, patchify
+from hpm_jax.tokens import Grid, Mask, gather, normalize, patchify
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import Params, TrainState
-
-Metrics = dict[str, Array]
+from hpm_jax.training.update import Metrics, join, make_update, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,7 @@ class Method:
 
     def patches(self, images: Array) -> Array:
         """uint8 images `[B, H, W, C]` to normalised patches `[B, L, P]` float32, on the device."""
-        pixels = images.astype(jnp.float32) / 255.0
-        pixels = (pixels - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        return patchify(pixels, self.patch_size)
+        return patchify(normalize(images, self.mean, self.std), self.patch_size)
 
 
 class Losses(NamedTuple):
@@ -77,6 +74,15 @@ def total_loss(method: Method, losses: Losses) -> tuple[Array, Metrics]:
     return loss, {"loss": loss} | parts
 
 
+def masked_loss(model: MaskedAutoencoder, method: Method) -> Callable[..., tuple[Array, Metrics]]:
+    """Builds `(params, (patches, mask), schedule) -> (loss, metrics)`."""
+
+    def loss_of(params, batch, schedule):
+        return total_loss(method, student_losses(model, method, params, *batch))
+
+    return loss_of
+
+
 def choose_mask(
     model: MaskedAutoencoder,
     method: Method,
@@ -101,7 +107,7 @@ def choose_mask(
             return model.apply({"params": teacher}, patches, method="predict_loss")
 
         def look(patches):
-            return _join(jax.lax.map(predict, _split(patches, passes)))
+            return join(jax.lax.map(predict, split(patches, passes)))
 
         def do_not_look(patches):
             return jnp.zeros(patches.shape[:2], jnp.float32)
@@ -109,59 +115,6 @@ def choose_mask(
         predicted_loss = jax.lax.cond(n_hard > 0, look, do_not_look, patches)
     context = Context(patches, model.grid, n_hard, predicted_loss)
     return select(method.strategy.scores(key, context), method.hidden)
-
-
-def _split(batch: Array, parts: int) -> Array:
-    """`[B, ...]` to `[parts, B / parts, ...]`, strided, so that a sharded batch stays in place."""
-    return jnp.swapaxes(batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]), 0, 1)
-
-
-def _join(parts: Array) -> Array:
-    """The inverse of `_split`."""
-    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
-
-
-def make_update(
-    model: MaskedAutoencoder,
-    method: Method,
-    optimizer: optax.GradientTransformation,
-    accumulation: int = 1,
-) -> Callable[[TrainState, Array, Mask, Schedule], tuple[TrainState, Metrics]]:
-    """Builds what follows the mask: `(state, patches, mask, schedule) -> (state, metrics)`."""
-
-    def loss_of(params, patches, mask):
-        return total_loss(method, student_losses(model, method, params, patches, mask))
-
-    def gradients(params, patches, mask):
-        return jax.grad(loss_of, has_aux=True)(params, patches, mask)
-
-    def mean_gradients(params, patches, mask):
-        parts = jax.tree.map(lambda x: _split(x, accumulation), (patches, mask))
-        shapes = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def add(total, part):
-            return jax.tree.map(jnp.add, total, gradients(params, *part)), None
-
-        total, _ = jax.lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda x: x / accumulation, total)
-
-    compute = gradients if accumulation == 1 else mean_gradients
-
-    def update(state, patches, mask, schedule):
-        grads, metrics = compute(state.params, patches, mask)
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        rate = schedule.learning_rate
-        params = jax.tree.map(lambda p, step: p - rate * step, state.params, updates)
-        teacher = state.teacher
-        if teacher is not None:
-            rate = schedule.teacher_rate
-            teacher = jax.tree.map(lambda old, new: old + rate * (new - old), teacher, params)
-        return TrainState(state.step + 1, params, teacher, optimizer_state), metrics
-
-    return update
 
 
 def make_train_step(
@@ -182,7 +135,7 @@ def make_train_step(
     The step is pure. It takes uint8 images `[B, H, W, C]`, the root key of the run and the
     scalars of this step; its metrics are float32 scalars.
     """
-    update = make_update(model, method, optimizer, accumulation)
+    update = make_update(masked_loss(model, method), optimizer, accumulation)
 
     def train_step(state, images, key, schedule):
         patches = method.patches(images)
@@ -190,6 +143,6 @@ def make_train_step(
         mask = choose_mask(
             model, method, state.teacher, patches, key, schedule.n_hard, passes=accumulation
         )
-        return update(state, patches, mask, schedule)
+        return update(state, (patches, mask), schedule)
 
     return train_step

@@ -7,6 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 CURVES = {
+    "cross_entropy": "cross-entropy, augmented training images",
+    "test_loss": "cross-entropy, test split",
+    "top1": "top-1 accuracy",
     "reconstruction": "reconstruction loss, training masks",
     "held_out/reconstruction": "reconstruction loss, held out, random masks",
     "knn": "kNN accuracy",

@@ -7,6 +7,9 @@ from hpm_jax.visualize.curves import draw_curves
 
 # name, what it is, format, whether it should rise
 NUMBERS = (
+    ("top1", "top-1 accuracy", "{:.2%}", True),
+    ("top5", "top-5 accuracy", "{:.2%}", True),
+    ("test_loss", "cross-entropy on the test split", "{:.4f}", False),
     ("knn", "kNN accuracy", "{:.1%}", True),
     ("held_out/reconstruction", "held-out reconstruction loss (random masks)", "{:.4f}", False),
     ("held_out/ranked_correctly", "held-out pairs ranked correctly", "{:.1%}", True),
@@ -14,14 +17,15 @@ NUMBERS = (
 )
 
 
-def write_report(workdir: Path, command: str, facts: list[str]) -> None:
+def write_report(workdir: Path, command: str, facts: list[str], explanation: str) -> None:
     """Draws `pictures/curves.png` and writes `report.md` from `metrics.jsonl`.
 
     Args:
         facts: sentences on the data, the hardware and the time, one bullet each.
+        explanation: how to read the numbers.
     """
     lines = read_lines(workdir / "metrics.jsonl")
-    evaluations = [line for line in lines if "rank_me" in line]
+    evaluations = [line for line in lines if any(name in line for name, *_ in NUMBERS)]
     pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*.png"))
     draw_curves({"run": lines}, workdir / "pictures" / "curves.png")
     text = ["# Report", "", f"`{command}`", ""]
@@ -30,21 +34,19 @@ def write_report(workdir: Path, command: str, facts: list[str]) -> None:
     text += _table(evaluations)
     text += [
         "",
-        "kNN needs labels; the rest does not. A held-out loss that falls means that the model "
-        "rebuilds images it has not seen better; its masks are random and fixed, so runs with "
-        "different mask strategies can be compared by it, and the training losses cannot. RankMe "
-        "counts the dimensions that the features use: a collapse shows as a fall towards 1.",
+        explanation,
         "",
         "## Curves",
         "",
         "![curves](pictures/curves.png)",
         "",
-        "## Pictures",
-        "",
     ]
+    if pictures:
+        text += ["## Pictures", ""]
     for name in dict.fromkeys(pictures[:1] + pictures[-1:]):
         text += [f"![{name}](pictures/{name})", ""]
-    text += ["Visible patches of a rebuilt image are pasted from the input.", ""]
+    if pictures:
+        text += ["Visible patches of a rebuilt image are pasted from the input.", ""]
     (workdir / "report.md").write_text("\n".join(text))
 
 

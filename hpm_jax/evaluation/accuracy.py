@@ -1,0 +1,68 @@
+"""Accuracy over a whole split: every image counted once, for any batch size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hpm_jax.data.pipeline import evaluation_batches
+from hpm_jax.data.sources import Records
+from hpm_jax.models import Classifier
+from hpm_jax.tokens import normalize, patchify
+from hpm_jax.training.devices import Devices
+from hpm_jax.training.state import Params
+
+
+def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
+    """Sums over a batch: `top1`, `top5`, `loss` and `count`, float32, weighted.
+
+    An image is in the top 5 where fewer than five other classes have a logit at least as high as
+    its own class: ties count against the model.
+
+    Args:
+        logits: `[B, classes]`.
+        labels: `[B]` int32.
+        weights: `[B]` float32; 0 for what only fills up a batch.
+    """
+    labels = jnp.maximum(labels, 0)
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    rank = jnp.sum(logits >= own, axis=1) - 1
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+    values = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "count": jnp.ones_like(loss)}
+    return {name: jnp.sum(weights * value.astype(jnp.float32)) for name, value in values.items()}
+
+
+class AccuracyMeter:
+    """Holds the compiled classifier and scores parameters on a split."""
+
+    def __init__(self, config: Any, model: Classifier, records: Records, devices: Devices):
+        self.config, self.records, self.devices = config, records, devices
+        self.batch_size = devices.round_up(config.evaluation.batch_size)
+        self.unread: list[str] = []  # names of images that could not be read: they are left out
+
+        def score(params, images, labels, weights):
+            pixels = normalize(images, config.data.mean, config.data.std)
+            logits = model.apply({"params": params}, patchify(pixels, config.patch_size))
+            return scores(logits, labels, weights)
+
+        self._score = jax.jit(score, out_shardings=devices.replicated)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """`top1`, `top5` and `test_loss` over the images that can be read."""
+        sums: dict[str, float] = {}
+        unread: list[int] = []
+        config = self.config
+        for batch in evaluation_batches(self.records, config.data, config.run, self.batch_size):
+            arrays = [self.devices.put(batch[name]) for name in ("image", "label", "weight")]
+            found = jax.device_get(self._score(params, *arrays))
+            # summed in float64: float32 would lose single images after 16 million
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
+            unread += [int(index) for index in batch["broken"] if index >= 0]
+        self.unread = [self.records.name(index) for index in unread]
+        count = max(sums.pop("count"), 1.0)
+        return {
+            "top1": sums["top1"] / count,
+            "top5": sums["top5"] / count,
+            "test_loss": sums["loss"] / count,
+        }

@@ -1,0 +1,67 @@
+"""What every score of frozen features needs: finite features, and a label for each."""
+
+import numpy as np
+
+from hpm_jax.data.sources import DataError
+
+
+def check_labelled(
+    features: np.ndarray, labels: np.ndarray, what: str, classes: int | None = None
+) -> None:
+    """Raises a `DataError` for features or labels that nothing can be learnt from.
+
+    Args:
+        features: `[N, ...]`, all finite.
+        labels: `[N]` integers from 0.
+        what: what a message calls them, such as "bank".
+        classes: the number that labels stay below; None where any number from 0 will do.
+    """
+    if np.ndim(features) < 2 or np.shape(labels) != (len(features),) or not len(features):
+        raise DataError(
+            f"{what}: features of shape {np.shape(features)} with labels of shape "
+            f"{np.shape(labels)}: expected [N, ...] and [N], N at least 1."
+        )
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{what}: labels are {labels.dtype}: expected integers, one an image.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        raise DataError(
+            f"{what}: labels go from {low} to {high}: expected "
+            f"{'0 and up' if classes is None else f'0 to {classes - 1}'}. "
+            "Leave out the images without a label (-1), or number the classes from 0."
+        )
+    # a sum is finite only where all its parts are, and needs no memory
+    sums = np.sum(features, axis=tuple(range(1, np.ndim(features))), dtype=np.float32)
+    broken = np.flatnonzero(~np.isfinite(np.asarray(sums)))
+    if len(broken):
+        raise DataError(
+            f"{what}: features of {len(broken)} of {len(features)} images are not finite, first of "
+            f"image {broken[0]}: the encoder gives NaN or infinity. Check its weights and images."
+        )
+
+
+def check_bank(
+    bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, query_labels: np.ndarray
+) -> int:
+    """Checks what is learnt from and what is asked, and counts the classes of both.
+
+    A class that only queries have is no error: it is never predicted, and costs accuracy.
+
+    Raises:
+        DataError: as `check_labelled`, and for a bank of one class or of another feature shape.
+    """
+    check_labelled(bank, bank_labels, "bank")
+    check_labelled(queries, query_labels, "queries")
+    if np.shape(bank)[1:] != np.shape(queries)[1:]:
+        raise DataError(
+            f"bank features of shape {np.shape(bank)[1:]}, queries of {np.shape(queries)[1:]}: "
+            "expected the same encoder and the same pooling for both."
+        )
+    low, high = int(np.min(bank_labels)), int(np.max(bank_labels))
+    if low == high:
+        raise DataError(
+            f"bank: all {len(bank)} labels are {low}: expected two classes or more. Take the "
+            "images at random over all classes, or take more of them."
+        )
+    return max(high, int(np.max(query_labels))) + 1

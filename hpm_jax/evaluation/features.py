@@ -1,0 +1,104 @@
+"""Frozen features of a pre-trained encoder: any block, pooling and resolution."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hpm_jax.convert.weights import Weights
+from hpm_jax.data.pipeline import evaluation_batches
+from hpm_jax.data.sources import Records
+from hpm_jax.models.encoder import Encoder
+from hpm_jax.models.positions import resize_positions
+from hpm_jax.options import ConfigError, Features
+from hpm_jax.tokens import grid_of, normalize, patchify
+from hpm_jax.training.devices import Devices
+from hpm_jax.training.state import Params
+
+POOLS = ("cls", "mean", "both", "tokens")
+
+
+def pool(tokens: Array, how: str) -> Array:
+    """Features in float32 of tokens `[B, 1 + L, D]`, cls first.
+
+    Args:
+        how: "cls" `[B, D]`, "mean" of the patches `[B, D]`, "both" side by side `[B, 2 D]`, or
+            "tokens" `[B, 1 + L, D]` as they are.
+    """
+    tokens = tokens.astype(jnp.float32)
+    if how == "tokens":
+        return tokens
+    cls, mean = tokens[:, 0], tokens[:, 1:].mean(axis=1)
+    return {"cls": cls, "mean": mean, "both": jnp.concatenate([cls, mean], axis=1)}[how]
+
+
+def frozen_encoder(
+    weights: Weights, image_size: tuple[int, int], features: Features
+) -> tuple[Encoder, Params]:
+    """The encoder up to `features.block`, for images of `image_size`, and its parameters.
+
+    Positions are resized to the grid. The last norm follows the last block that is left, as usual
+    for features from the middle.
+
+    Raises:
+        ConfigError: for a block that the encoder does not have, or a size that it cannot cut.
+    """
+    a = weights.architecture
+    blocks = features.block if features.block > 0 else a.depth + 1 + features.block
+    if not 1 <= blocks <= a.depth:
+        raise ConfigError(
+            f"config.features.block = {features.block} does not exist: the encoder has {a.depth}, "
+            f"so 1 to {a.depth}, or -1 to -{a.depth} from the end."
+        )
+    try:
+        grid = grid_of((1, *image_size), (1, a.patch_size, a.patch_size))
+    except ValueError as error:
+        raise ConfigError(f"config.data.image_size = {image_size}: {error}") from None
+    params = dict(weights.params["encoder"])
+    if grid != a.grid:
+        params["positions"] = resize_positions(params["positions"], a.grid, grid)
+    transformer = dict(params["transformer"])
+    transformer["blocks"] = jax.tree.map(lambda x: x[:blocks], transformer["blocks"])
+    params["transformer"] = transformer
+    # a classifier that pools by the mean has no norm of its own there
+    stack = {"depth": blocks, "heads": a.heads, "norm": "norm" in transformer, "unroll": blocks}
+    dtype = jnp.dtype(features.dtype)
+    return Encoder(grid, a.width, stack, dtype, learned_positions=True), params
+
+
+def make_encode(encoder: Encoder, config: Any, patch_size: int, how: str):
+    """Builds `(params, uint8 images [B, H, W, C]) -> features`, pooled as `how` says."""
+
+    def encode(params: Params, images: Array) -> Array:
+        pixels = normalize(images, config.data.mean, config.data.std)
+        patches = patchify(pixels, (1, patch_size, patch_size))
+        return pool(encoder.apply({"params": params}, patches), how)
+
+    return encode
+
+
+class FeatureExtractor:
+    """Holds the frozen encoder on the devices and gives the features of whole splits."""
+
+    def __init__(self, config: Any, weights: Weights, devices: Devices, how: str):
+        """`config` has `data`, `features` and `run`; `how` is a name in `POOLS`."""
+        self.config, self.devices = config, devices
+        encoder, params = frozen_encoder(weights, config.data.image_size, config.features)
+        encode = make_encode(encoder, config, weights.architecture.patch_size, how)
+        self.batch_size = devices.round_up(config.features.batch_size)
+        self._params = jax.device_put(params, devices.replicated)
+        self._encode = jax.jit(encode, out_shardings=devices.replicated)
+
+    def __call__(self, records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read."""
+        features, labels, unread = [], [], []
+        config = self.config
+        for batch in evaluation_batches(records, config.data, config.run, self.batch_size):
+            whole = batch["weight"] > 0
+            encoded = self._encode(self._params, self.devices.put(batch["image"]))
+            features.append(np.asarray(encoded)[whole])
+            labels.append(batch["label"][whole])
+            unread += [records.name(int(index)) for index in batch["broken"] if index >= 0]
+        return np.concatenate(features), np.concatenate(labels), unread

@@ -1,0 +1,162 @@
+"""Logistic regression on frozen features, to its optimum: no learning rate and no schedule."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from hpm_jax.evaluation.checks import check_bank
+
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+HELD_OUT = 0.1  # of the bank
+LOGITS = 2**26  # computed at once, examples times classes: 256 MiB
+FLAT = 1e-5  # the largest slope at which a fit ends
+
+
+class LogisticResult(NamedTuple):
+    """What the bank teaches about the queries."""
+
+    accuracy: float  # on the queries
+    strength: float  # the chosen one
+    held_out: dict[float, float]  # accuracy on the held-out part of the bank, by strength
+
+
+class Classifier(NamedTuple):
+    """A linear classifier of standardised features."""
+
+    kernel: Array  # [D, classes] float32
+    bias: Array  # [classes] float32
+
+    def logits(self, features: Array) -> Array:
+        """`[..., classes]` of features `[..., D]`."""
+        return jnp.matmul(features, self.kernel, precision="highest") + self.bias
+
+
+def logistic_accuracy(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    strengths: Sequence[float] = STRENGTHS,
+    iterations: int = 200,
+    seed: int = 0,
+) -> LogisticResult:
+    """The accuracy on the queries `[Q, D]` of a classifier fitted to the bank `[N, D]`.
+
+    The strength of the penalty is the one that does best on a tenth of the bank, held out. The
+    classifier is then fitted to the whole bank, and meets the queries once.
+
+    Args:
+        strengths: of the penalty, see `fit`.
+        iterations: of L-BFGS in each fit, at most.
+        seed: of the split.
+
+    Raises:
+        DataError: see `check_bank`.
+    """
+    classes = check_bank(bank, bank_labels, queries, query_labels)
+    bank, queries = standardised(np.asarray(bank, np.float32), np.asarray(queries, np.float32))
+    labels = jnp.asarray(bank_labels, jnp.int32)
+    held_out = np.random.default_rng(seed).permutation(len(bank))
+    held_out = held_out[: max(1, round(HELD_OUT * len(bank)))]
+    everyone = jnp.ones(len(bank))
+    rest = everyone.at[held_out].set(0.0)
+
+    # from strong to weak: each fit starts where the one before it ended, close to its own end
+    fits, accuracies = {}, {}
+    classifier = Classifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
+    for strength in sorted(strengths, reverse=True):
+        classifier = fit(classifier, bank, labels, rest, strength, iterations)
+        fits[strength] = classifier
+        accuracies[strength] = accuracy(classifier, bank[held_out], labels[held_out])
+    best = max(accuracies, key=accuracies.__getitem__)
+    classifier = fit(fits[best], bank, labels, everyone, best, iterations)
+    return LogisticResult(accuracy(classifier, queries, query_labels), best, accuracies)
+
+
+@jax.jit
+def standardised(bank: Array, queries: Array) -> tuple[Array, Array]:
+    """Both, moved and scaled to the bank's mean 0 and deviation 1; what is constant becomes 0."""
+    mean, deviation = bank.mean(axis=0), bank.std(axis=0)
+    constant = deviation <= 1e-5 * jnp.abs(mean)
+    scale = jnp.where(constant, 0.0, 1.0 / jnp.where(constant, 1.0, deviation))
+    return (bank - mean) * scale, (queries - mean) * scale
+
+
+@jax.jit
+def fit(
+    start: Classifier,
+    features: Array,
+    labels: Array,
+    weights: Array,
+    strength: float,
+    iterations: int,
+) -> Classifier:
+    """Minimises `mean(cross entropy) + strength / 2 * |kernel|^2` by L-BFGS (Liu, Nocedal 1989).
+
+    With n examples, that is scikit-learn's `C = 1 / (n * strength)`. The bias is free.
+
+    Args:
+        start: where to start.
+        features: `[N, D]` float32, standardised.
+        labels: `[N]` int32.
+        weights: `[N]` float32, the weight of each example in the mean.
+        strength: above 0.
+        iterations: at most; it ends before where no slope is steeper than `FLAT`.
+    """
+
+    def loss(classifier):
+        entropy = total_cross_entropy(classifier, features, labels, weights) / weights.sum()
+        return entropy + strength / 2 * jnp.square(classifier.kernel).sum()
+
+    optimizer = optax.lbfgs()
+    value_and_gradient = optax.value_and_grad_from_state(loss)  # the line search has them already
+
+    def unfinished(carry):
+        _, state = carry
+        count, gradient = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
+        steepest = optax.tree.norm(gradient, ord="inf")
+        return (count == 0) | ((count < iterations) & (steepest > FLAT))
+
+    def step(carry):
+        classifier, state = carry
+        value, gradient = value_and_gradient(classifier, state=state)
+        updates, state = optimizer.update(
+            gradient, state, classifier, value=value, grad=gradient, value_fn=loss
+        )
+        return optax.apply_updates(classifier, updates), state
+
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 and integers
+        return jax.lax.while_loop(unfinished, step, (start, optimizer.init(start)))[0]
+
+
+def total_cross_entropy(
+    classifier: Classifier, features: Array, labels: Array, weights: Array
+) -> Array:
+    """The weighted sum over all examples, a chunk at a time, forward and backward."""
+    examples, classes = len(features), classifier.bias.size
+    chunks = -(-examples * classes // LOGITS)
+    size = -(-examples // chunks)
+
+    def add(total, chunk):
+        # the last chunk reaches back into the one before it, and leaves those examples out
+        first = jnp.minimum(chunk * size, examples - size)
+        x, y, w = (
+            jax.lax.dynamic_slice_in_dim(each, first, size) for each in (features, labels, weights)
+        )
+        w = jnp.where(first + jnp.arange(size) < chunk * size, 0.0, w)
+        losses = optax.softmax_cross_entropy_with_integer_labels(classifier.logits(x), y)
+        return total + (w * losses).sum(), None
+
+    # the backward pass computes the logits anew: it keeps those of one chunk only
+    return jax.lax.scan(jax.checkpoint(add), jnp.zeros(()), jnp.arange(chunks))[0]
+
+
+def accuracy(classifier: Classifier, features: Array, labels: Array) -> float:
+    """The share of features `[N, D]` that are classified as labelled."""
+    predicted = jnp.argmax(classifier.logits(features), axis=1)
+    return float((np.asarray(predicted) == np.asarray(labels)).mean())

@@ -1,0 +1,62 @@
+"""What a config leaves open is as it was in the pre-training that it starts from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from hpm_jax.config import freeze
+from hpm_jax.options import INHERITED, Finetune, Report
+from hpm_jax.recipes import finetune_small
+
+# Where the images are: given by name or not at all, never half from one run and half from another.
+PLACE = ("source", "path", "name", "train_split", "test_split", "holdout", "synthetic_images")
+
+
+def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` in which what is None is taken from `config.init_from`.
+
+    Where that is a workdir its `config.json` has the data and the sizes of the model; where it is
+    a file of weights, the weights themselves tell the sizes. What neither knows stays None, which
+    `freeze` makes the default.
+    """
+    config = config.copy_and_resolve_references()
+    source = Path(config.get("init_from", "") or "")
+    if config.get("task", "pretrain") == "pretrain" or not config.init_from:
+        return config
+    found = _of_workdir(source) if source.is_dir() else _of_weights(source)
+    place_given = config.data.source is not None
+    for section, names in INHERITED.items():
+        for name in names if section in config else ():
+            skip = section == "data" and name in PLACE and place_given
+            value = found.get(section, {}).get(name)
+            if config[section][name] is None and value is not None and not skip:
+                config[section][name] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def _of_workdir(path: Path) -> dict[str, Any]:
+    from hpm_jax.convert.weights import WeightsError
+
+    there = path / "config.json"
+    if not there.exists():
+        raise WeightsError(f"{path} is not the workdir of a run: it has no config.json")
+    return json.loads(there.read_text())
+
+
+def _of_weights(path: Path) -> dict[str, Any]:
+    from hpm_jax.convert.read import read_weights
+
+    model = dataclasses.asdict(read_weights(path).architecture)
+    size = [side * model["patch_size"] for side in model["grid"][1:]]
+    return {"model": model, "data": {"image_size": size, "channels": model["channels"]}}
+
+
+def finetune_config(report: Report) -> Finetune:
+    """The fine-tuning run of a report: its encoder and data, by the recipe for small data."""
+    config = finetune_small(**dataclasses.asdict(report.finetune))
+    config.update(init_from=report.init_from, weights=report.weights, seed=report.seed)
+    config.data.update(dataclasses.asdict(report.data) | {"crop_scale": config.data.crop_scale})
+    return freeze(inherit(config))

@@ -1,0 +1,79 @@
+"""The vision transformer with a head for classes: fine-tuning, and frozen features."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from hpm_jax.models.encoder import Encoder
+from hpm_jax.models.layers import layer_norm
+from hpm_jax.tokens import Grid
+
+POOLS = ("cls", "mean")
+
+
+class Classifier(nn.Module):
+    """A vision transformer with learned positions and one linear layer for the classes.
+
+    Pooling "mean" averages the patch tokens, without cls, and has a norm of its own after that;
+    "cls" takes the cls token of the normalised output (MAE, models_vit.py). The plain call gives
+    logits.
+
+    Attributes:
+        grid: the grid of patches, `(t, h, w)`.
+        values: of a patch, `P`.
+        classes: how many there are.
+        width, depth, heads: the encoder.
+        pool: a name in `POOLS`.
+        head_std: of the head's first weights, a truncated normal.
+        dtype: of matrix products and of activations; parameters and logits are float32.
+        remat: a name in `REMAT_POLICIES`.
+        unroll: blocks unrolled in the scanned stack; 0 unrolls all.
+    """
+
+    grid: Grid
+    values: int
+    classes: int
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    pool: str = "mean"
+    head_std: float = 2e-5
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    unroll: int = 1
+
+    def setup(self):
+        stack = {
+            "depth": self.depth,
+            "heads": self.heads,
+            "remat": self.remat,
+            "unroll": self.unroll or self.depth,
+            "norm": self.pool == "cls",
+        }
+        self.encoder = Encoder(self.grid, self.width, stack, self.dtype, learned_positions=True)
+        if self.pool == "mean":
+            self.norm = layer_norm(jnp.float32)
+        # PyTorch cuts its normal two units, not two deviations, from zero: nothing is cut
+        self.head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.head_std))
+
+    def __call__(
+        self, patches: Array, keep: Array | None = None, drop: Array | None = None
+    ) -> Array:
+        """Logits `[B, classes]` float32 of patches `[B, L, P]`.
+
+        Args:
+            keep: `[B, K]` the patches that the encoder sees; None for all.
+            drop: `[B, depth, 2]` from `drop_paths`; None drops nothing.
+        """
+        return self.head(self.features(patches, keep, drop))
+
+    def features(
+        self, patches: Array, keep: Array | None = None, drop: Array | None = None
+    ) -> Array:
+        """What the head reads, `[B, D]` float32."""
+        tokens = self.encoder(patches, keep, drop)
+        if self.pool == "cls":
+            return tokens[:, 0].astype(jnp.float32)
+        return self.norm(tokens[:, 1:].astype(jnp.float32).mean(axis=1))

@@ -1,0 +1,213 @@
+"""Fine-tuning, from pre-trained weights to an accuracy: read it from top to bottom."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hpm_jax import random
+from hpm_jax.convert.assign import assign, overlay
+from hpm_jax.convert.read import read_weights
+from hpm_jax.data.pipeline import BrokenImages, train_batches
+from hpm_jax.data.rand_augment import parse_policy
+from hpm_jax.data.sources import DataError, Splits, known_labels
+from hpm_jax.evaluation.accuracy import AccuracyMeter
+from hpm_jax.models import Classifier
+from hpm_jax.models.flops import classifier_flops
+from hpm_jax.models.positions import resize_positions
+from hpm_jax.options import Finetune
+from hpm_jax.tasks.pretrain import command, load_data
+from hpm_jax.training.build import build_classifier, build_optimizer, build_recipe
+from hpm_jax.training.checkpoints import Checkpoints, checkpoints
+from hpm_jax.training.console import Console
+from hpm_jax.training.devices import Devices, all_devices, check_batch
+from hpm_jax.training.finetune_step import make_finetune_step
+from hpm_jax.training.loop import Experiment, train
+from hpm_jax.training.metrics import MetricsWriter, read_lines
+from hpm_jax.training.optimizer import layer_scales, layerwise
+from hpm_jax.training.schedules import FinetuneTimetable
+from hpm_jax.training.state import Params, TrainState, fresh_state, init_params
+from hpm_jax.training.workdir import open_workdir
+from hpm_jax.visualize.report import write_report
+
+EXPLANATION = (
+    "Accuracy is over the whole test split, every image counted once. `checkpoints/` has the last "
+    "state and `best/` the one with the highest top-1 accuracy, which was chosen on the images "
+    "that it is measured on: compare runs by the last. Training images are augmented and mixed, so "
+    "their cross-entropy stays above that of the test split for long."
+)
+
+
+def finetune(config: Finetune, workdir: str | Path) -> int:
+    """Runs, or goes on with, a fine-tuning run.
+
+    Args:
+        config: from `hpm_jax.config.freeze`, of what `hpm_jax.inherit.inherit` has filled up.
+        workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
+            on from there.
+
+    Returns:
+        The exit code: 0 at the end of the run, 143 or 130 where a signal stopped it.
+    """
+    console = Console()
+    # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
+    devices = all_devices()
+    check_batch(config, devices)
+    splits = load_data(config)
+    check_labels(splits)
+    model = build_classifier(config, len(splits.classes))
+    start = load_start(config, model, console.say)
+    workdir = open_workdir(workdir, config)
+    (workdir / "classes.json").write_text(json.dumps(splits.classes, indent=0) + "\n")
+    timetable = FinetuneTimetable(config, len(splits.train))
+    facts = describe(config, splits, timetable, devices)
+    console.say("\n".join(facts))
+
+    # --- the step and the state that it starts from
+    optimizer = build_optimizer(config)
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    scales = layer_scales(shapes, config.optimizer.layer_decay)
+    step = make_finetune_step(
+        model,
+        build_recipe(config),
+        optimizer,
+        config.optimizer.accumulation,
+        layerwise(scales, config.optimizer.floor),
+    )
+
+    def init(root, start):
+        params = init_params(model, random.stream(root, "init", 0))
+        return fresh_state(overlay(params, start), optimizer)
+
+    # --- what the loop needs to know
+    batch = config.optimizer.batch_size
+    policy = parse_policy(config.augment.policy) if config.augment.policy else None
+    flops = classifier_flops(model, config.regularize.mask_sub)
+    experiment = Experiment(
+        init=init,
+        start=start,
+        step=step,
+        inputs={
+            "image": jax.ShapeDtypeStruct(
+                (batch, *config.data.image_size, config.data.channels), np.uint8
+            ),
+            "label": jax.ShapeDtypeStruct((batch,), np.int32),
+        },
+        batches=functools.partial(train_batches, splits.train, config, policy=policy),
+        timetable=timetable,
+        flops=lambda schedule: flops,
+        summary=lambda numbers, schedule: f"loss {numbers['loss']:.3f}",
+        observe_every=config.evaluation.every_epochs,
+        observe_first=False,
+    )
+    meter = AccuracyMeter(config, model, splits.test, devices)
+
+    # --- train, and keep the best
+    with checkpoints(workdir / "best", keep=1) as best:
+        observer = functools.partial(observe_accuracy, meter, timetable, best, console)
+        broken = BrokenImages(splits.train, config.data.max_broken)
+        outcome = train(
+            experiment, observer, broken, config.seed, config.run, workdir, devices, console
+        )
+    if meter.unread:
+        facts.append(f"left out of the test split, unreadable: {', '.join(meter.unread)}")
+    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
+    if not outcome.unfinished:
+        console.say(f"done: read {workdir / 'report.md'}")
+    return outcome.exit_code
+
+
+def check_labels(splits: Splits) -> None:
+    """Raises a `DataError` where there is nothing to classify, or nothing to measure it by."""
+    if len(splits.classes) < 2:
+        found = f"one class, {splits.classes[0]!r}" if splits.classes else "no labels"
+        raise DataError(
+            f"the training images have {found}, and telling classes apart needs two: put the "
+            "images into folders named after their classes, as in train/cat/1.jpg."
+        )
+    for name, records in (("training", splits.train), ("test", splits.test)):
+        labels = known_labels(records)
+        if labels is None:  # reading them all would take too long: one tells whether there are any
+            labels = np.array([records[0].label])
+        bad = np.flatnonzero((labels < 0) | (labels >= len(splits.classes)))
+        if len(bad):
+            label = int(labels[bad[0]])
+            what = "has no label" if label < 0 else f"has the label {label}"
+            raise DataError(
+                f"{records.name(int(bad[0]))} of the {name} split {what}: expected one of the "
+                f"{len(splits.classes)} classes of the training data, 0 to "
+                f"{len(splits.classes) - 1}."
+            )
+
+
+def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:
+    """The part of `config.init_from`'s weights that the classifier takes; {} for random ones.
+
+    The head is always new, and so is the norm of mean pooling; positions are resized to the grid.
+    """
+    if config.weights == "random":
+        say("weights: random")
+        return {}
+    weights = read_weights(config.init_from, config.weights)
+    encoder = dict(weights.params["encoder"])
+    before, after = weights.architecture.grid, model.grid
+    if before != after:
+        say(f"positions resized from {before[1]} x {before[2]} to {after[1]} x {after[2]}")
+        encoder["positions"] = resize_positions(encoder["positions"], before, after)
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    given = weights.params | {"encoder": encoder}
+    parts = ("head", "norm", "decoder_input", "reconstructor", "predictor")
+    start, matching = assign(
+        shapes,
+        {"encoder": encoder} if "head" in given else given,
+        new=("head", "norm"),
+        dropped=(*parts, "encoder/transformer/norm"),
+    )
+    say(matching.sentence(config.init_from))
+    return start
+
+
+def observe_accuracy(
+    meter: AccuracyMeter,
+    timetable: FinetuneTimetable,
+    best: Checkpoints,
+    console: Console,
+    writer: MetricsWriter,
+) -> Callable[[TrainState], None]:
+    """Builds `state -> None`, which scores the test split and keeps the best state."""
+    highest = max((line["top1"] for line in read_lines(writer.path) if "top1" in line), default=-1)
+
+    def observe(state: TrainState) -> None:
+        nonlocal highest
+        step = int(state.step)
+        epoch = timetable.epoch(step)
+        numbers = meter(state.params)
+        writer.write(step, {"epoch": epoch} | numbers)
+        console.say(
+            f"epoch {epoch:<6.4g} top-1 {numbers['top1']:.2%}  top-5 {numbers['top5']:.2%}  "
+            f"test loss {numbers['test_loss']:.4f}"
+        )
+        if numbers["top1"] > highest:
+            highest = numbers["top1"]
+            best.save(state)
+
+    return observe
+
+
+def describe(
+    config: Finetune, splits: Splits, timetable: FinetuneTimetable, devices: Devices
+) -> list[str]:
+    """What is about to run, in a few lines."""
+    model, optimizer = config.model, config.optimizer
+    height, width = config.data.image_size
+    return [
+        f"data: {config.data.source}, {len(splits.train)} images to train on and "
+        f"{len(splits.test)} to test, {len(splits.classes)} classes",
+        f"model: width {model.width}, {model.depth} blocks, {height} x {width} pixels, "
+        f"{model.pool} pooling, {model.dtype}; {config.weights} weights of {config.init_from}",
+        f"run: {optimizer.epochs} epochs, {timetable.steps} steps of {optimizer.batch_size} images "
+        f"on {devices.count} x {jax.devices()[0].device_kind}",
+    ]

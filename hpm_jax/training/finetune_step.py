@@ -1,0 +1,141 @@
+"""The fine-tuning step: erase, mix, classify, and all weights learn."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from hpm_jax import random
+from hpm_jax.augmentation import erase, mix, smooth_labels
+from hpm_jax.masking import hidden_count, select
+from hpm_jax.models import Classifier
+from hpm_jax.models.layers import drop_paths
+from hpm_jax.options import Augment
+from hpm_jax.tokens import Grid, normalize, patchify
+from hpm_jax.training.optimizer import Descend, descend
+from hpm_jax.training.schedules import FinetuneSchedule
+from hpm_jax.training.state import Params, TrainState
+from hpm_jax.training.update import Metrics, make_update
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a classifier is fine-tuned: the plugs of the step."""
+
+    patch_size: Grid
+    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
+    std: tuple[float, ...]
+    augment: Augment
+    drop_path: float = 0.0
+    mask_sub: float = 0.0  # the share of patches hidden from the second pass; 0 makes none
+    max_sup: bool = False
+
+
+class Batch(NamedTuple):
+    """What the classifier sees of a batch, after everything random has been drawn."""
+
+    patches: Array  # [B, L, P] float32
+    targets: Array  # [B, classes] float32, summing to 1
+    drop: Array | None  # [B, depth, 2], for the first pass
+    keep: Array | None  # [B, K], for MaskSub's second pass
+    drop_again: Array | None  # [B, depth, 2], for MaskSub's second pass
+
+
+def prepare(
+    model: Classifier, recipe: Recipe, images: Array, labels: Array, key: Array, step: Array
+) -> Batch:
+    """uint8 images `[B, H, W, C]` and labels `[B]` to a `Batch`, drawn by `(key, step)`."""
+    augment = recipe.augment
+    count = len(images)
+    pixels = normalize(images, recipe.mean, recipe.std)
+    if augment.erase:
+        pixels = erase(random.stream(key, "erase", step), pixels, augment.erase)
+    targets = smooth_labels(labels, model.classes, augment.label_smoothing)
+    if augment.mixup or augment.cutmix:
+        pixels, targets = mix(
+            random.stream(key, "mix", step),
+            pixels,
+            targets,
+            augment.mixup,
+            augment.cutmix,
+            augment.mix_probability,
+            augment.switch_probability,
+        )
+    patches = patchify(pixels, recipe.patch_size)
+
+    def drop(name):
+        if not recipe.drop_path:
+            return None
+        return drop_paths(random.stream(key, name, step), count, model.depth, recipe.drop_path)
+
+    if not recipe.mask_sub:
+        return Batch(patches, targets, drop("drop_path"), None, None)
+    length = patches.shape[1]
+    scores = jax.random.uniform(random.stream(key, "mask_sub", step), (count, length))
+    keep = select(scores, hidden_count(length, recipe.mask_sub)).keep
+    return Batch(patches, targets, drop("drop_path"), keep, drop("drop_path_again"))
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """The mean over the batch of `-sum(targets * log_softmax(logits))`."""
+    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
+
+
+def max_suppression(logits: Array) -> Array:
+    """MaxSup (Zhou et al. 2025): the mean over the batch of `max - mean` of the logits."""
+    return jnp.mean(logits.max(axis=-1) - logits.mean(axis=-1))
+
+
+def classification_loss(
+    model: Classifier, recipe: Recipe
+) -> Callable[[Params, Batch, FinetuneSchedule], tuple[Array, Metrics]]:
+    """Builds `(params, batch, schedule) -> (loss, metrics)` with the terms that are asked for.
+
+    MaskSub (Heo et al. 2023) makes a second pass over some of the patches that learns from the
+    first pass's softmax: half the loss each.
+    """
+
+    def loss_of(params, batch, schedule):
+        logits = model.apply({"params": params}, batch.patches, drop=batch.drop)
+        loss = cross_entropy(logits, batch.targets)
+        metrics = {"cross_entropy": loss}
+        if recipe.mask_sub:
+            again = model.apply({"params": params}, batch.patches, batch.keep, batch.drop_again)
+            taught = cross_entropy(again, jax.lax.stop_gradient(jax.nn.softmax(logits)))
+            loss = 0.5 * (loss + taught)
+            metrics["mask_sub"] = taught
+        if recipe.max_sup:
+            suppressed = max_suppression(logits)
+            loss = loss + schedule.max_sup * suppressed
+            metrics["max_sup"] = suppressed
+        return loss, {"loss": loss} | metrics
+
+    return loss_of
+
+
+def make_finetune_step(
+    model: Classifier,
+    recipe: Recipe,
+    optimizer: optax.GradientTransformation,
+    accumulation: int = 1,
+    descend: Descend = descend,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds the step: `(state, images, labels, key, schedule) -> (state, metrics)`.
+
+    It is pure. Everything random is drawn for the whole batch by `(key, step)` before the batch is
+    cut into parts, so that it does not depend on accumulation or on devices.
+
+    Args:
+        descend: the learning rates of the layers; see `layerwise`.
+    """
+    update = make_update(classification_loss(model, recipe), optimizer, accumulation, descend)
+
+    def finetune_step(state, images, labels, key, schedule):
+        batch = prepare(model, recipe, images, labels, key, state.step)
+        return update(state, batch, schedule)
+
+    return finetune_step

@@ -1,0 +1,42 @@
+"""Small random weights, shared by the tests of conversion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpm_jax.convert.weights import (
+    Architecture,
+    Weights,
+    classifier,
+    constant_positions,
+    masked_autoencoder,
+)
+from hpm_jax.tokens import Mask
+from hpm_jax.training.state import Params
+
+ENCODER = Architecture((1, 3, 5), patch_size=4, channels=3, width=32, depth=2, heads=4)
+DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+def random_weights(architecture: Architecture, seed: int = 0) -> Weights:
+    """Every parameter random, of a size at which each can be seen in the output."""
+    weights = Weights(architecture, None)
+    patches = jnp.zeros((1, architecture.patches, architecture.values))
+    if architecture.decoder_width:
+        index = jnp.arange(architecture.patches)[None]
+        inputs, model = (patches, Mask(index[:, :2], index[:, 2:])), masked_autoencoder(weights)
+    else:
+        inputs, model = (patches,), classifier(weights)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    params = random_like(shapes, seed)
+    if not architecture.classes and not architecture.decoder_width:
+        params.pop("head")
+    if architecture.decoder_width:
+        params["encoder"]["positions"] = constant_positions(architecture.width, architecture.grid)
+    return Weights(architecture, params)
+
+
+def random_like(shapes: Params, seed: int = 0) -> Params:
+    """Normal numbers of deviation 0.2."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
