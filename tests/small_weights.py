@@ -1,5 +1,7 @@
 """Small random weights, shared by the tests of conversion."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,12 @@ from hpm_jax.training.state import Params
 
 ENCODER = Architecture((1, 3, 5), patch_size=4, channels=3, width=32, depth=2, heads=4)
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+def official_state() -> dict[str, np.ndarray]:
+    """The state dict of the official HPM, small, with 4 heads everywhere."""
+    with np.load(Path(__file__).parent / "golden" / "hpm_step.npz") as case:
+        return {name[8:]: case[name] for name in case.files if name.startswith("weights/")}
 
 
 def random_weights(architecture: Architecture, seed: int = 0) -> Weights:

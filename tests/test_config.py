@@ -10,10 +10,20 @@ import pytest
 from small import schedule
 
 from hpm_jax.config import defaults, freeze
+from hpm_jax.evaluation.heads import attentive, linear
+from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.options import ConfigError
-from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.training.build import (
+    build_classifier,
+    build_method,
+    build_model,
+    build_optimizer,
+    build_recipe,
+)
 from hpm_jax.training.devices import all_devices, check_batch
-from hpm_jax.training.state import init_state
+from hpm_jax.training.finetune_step import make_finetune_step
+from hpm_jax.training.schedules import FinetuneSchedule
+from hpm_jax.training.state import fresh_state, init_params, init_state
 from hpm_jax.training.step import make_train_step
 from hpm_jax.training.workdir import open_workdir
 
@@ -24,6 +34,10 @@ VARIANTS = {
     "mae_in1k": ["", "L,epochs=1600"],
     "hpm_folder": ["", "micro,epochs=10", "B,pixels=160"],
     "hpm_cifar10": ["", "random", "mae,size=micro,epochs=10", "hpm,size=micro,epochs=10"],
+    "finetune": ["", "epochs=40,batch=64"],
+    "finetune_in1k": ["", "L,recipe=mae", "H"],
+    "probe_in1k": ["", "mae", "attentive,epochs=20"],
+    "report": ["", "finetune=3,attentive=1"],
 }
 
 
@@ -42,19 +56,70 @@ def test_no_config_is_forgotten():
     ("name", "variant"), [(name, variant) for name in VARIANTS for variant in VARIANTS[name]]
 )
 def test_configs_build_and_trace(name, variant):
-    config = freeze(load(name, variant))
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    options = load(name, variant)
+    if "init_from" in options and options.task != "pretrain":
+        options.init_from = "runs/x"
+    config = freeze(options)
     with jax.numpy_dtype_promotion("standard"):  # flax's layer norm mixes dtypes in bfloat16
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        state = jax.eval_shape(lambda k: init_state(model, optimizer, k, config.teacher.keep), key)
-        images = jax.ShapeDtypeStruct(
-            (config.optimizer.batch_size, *config.data.image_size, config.data.channels), jnp.uint8
-        )
-        step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
-        after, metrics = jax.eval_shape(step, state, images, key, schedule())
+        TRACES[config.task](config)
+
+
+def trace_pretrain(config):
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    state = jax.eval_shape(lambda k: init_state(model, optimizer, k, config.teacher.keep), KEY)
+    step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
+    assert_steady(state, step, images_of(config), KEY, schedule())
+
+
+def trace_finetune(config):
+    model, optimizer = build_classifier(config, classes=10), build_optimizer(config)
+    state = jax.eval_shape(lambda k: fresh_state(init_params(model, k), optimizer), KEY)
+    labels = jax.ShapeDtypeStruct((config.optimizer.batch_size,), jnp.int32)
+    step = make_finetune_step(model, build_recipe(config), optimizer, config.optimizer.accumulation)
+    scalars = FinetuneSchedule(np.float32(1e-3), np.float32(0.1))
+    assert_steady(state, step, images_of(config), labels, KEY, scalars)
+
+
+def trace_probe(config):
+    """The heads and the sweep; the encoder is that of the weights."""
+    settings = config.optimizer.base_learning_rates, config.optimizer.weight_decays
+    sweep = Sweep(*settings)
+    head, shape = (linear, (768,)) if config.head == "linear" else (attentive(12), (197, 768))
+    state = jax.eval_shape(
+        lambda k: init_probe(head, sweep, config.optimizer.kind, shape, 10, k), KEY
+    )
+    step = make_probe_step(head, sweep, config.optimizer.kind)
+    batch = config.optimizer.batch_size
+    features = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    after, metrics = jax.eval_shape(
+        step, state, features, jax.ShapeDtypeStruct((batch,), jnp.int32), np.float32(1)
+    )
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert metrics["loss"].shape == (len(sweep.settings),)
+
+
+TRACES = {
+    "pretrain": trace_pretrain,
+    "finetune": trace_finetune,
+    "probe": trace_probe,
+    "report": lambda config: None,  # compiles only what its encoder needs
+}
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+
+
+def images_of(config):
+    data = config.data
+    return jax.ShapeDtypeStruct(
+        (config.optimizer.batch_size, *data.image_size, data.channels), jnp.uint8
+    )
+
+
+def assert_steady(state, step, *inputs):
+    """A step gives back what it takes, so it is compiled once; its metrics are scalars."""
+    after, metrics = jax.eval_shape(step, state, *inputs)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
-    ), "a step gives back what it takes, so it is compiled once"
+    )
     assert all(value.shape == () and value.dtype == np.float32 for value in metrics.values())
 
 

@@ -1,97 +1,166 @@
-"""Weights of the official PyTorch HPM and MAE, by their parameter names, to our parameters."""
+"""The parameter names of the official PyTorch HPM and MAE, which timm shares, and ours."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 
 import numpy as np
 
+from hpm_jax.convert.weights import Architecture
 from hpm_jax.training.state import Params
 
-# one block: ours, official
+# one block: official name, our path, official shape in multiples of the width
 _BLOCK = {
-    ("LayerNorm_0", "scale"): "norm1.weight",
-    ("LayerNorm_0", "bias"): "norm1.bias",
-    ("attention", "qkv", "kernel"): "attn.qkv.weight",
-    ("attention", "qkv", "bias"): "attn.qkv.bias",
-    ("attention", "projection", "kernel"): "attn.proj.weight",
-    ("attention", "projection", "bias"): "attn.proj.bias",
-    ("LayerNorm_1", "scale"): "norm2.weight",
-    ("LayerNorm_1", "bias"): "norm2.bias",
-    ("Dense_0", "kernel"): "mlp.fc1.weight",
-    ("Dense_0", "bias"): "mlp.fc1.bias",
-    ("Dense_1", "kernel"): "mlp.fc2.weight",
-    ("Dense_1", "bias"): "mlp.fc2.bias",
+    "norm1.weight": (("LayerNorm_0", "scale"), (1,)),
+    "norm1.bias": (("LayerNorm_0", "bias"), (1,)),
+    "attn.qkv.weight": (("attention", "qkv", "kernel"), (3, 1)),
+    "attn.qkv.bias": (("attention", "qkv", "bias"), (3,)),
+    "attn.proj.weight": (("attention", "projection", "kernel"), (1, 1)),
+    "attn.proj.bias": (("attention", "projection", "bias"), (1,)),
+    "norm2.weight": (("LayerNorm_1", "scale"), (1,)),
+    "norm2.bias": (("LayerNorm_1", "bias"), (1,)),
+    "mlp.fc1.weight": (("Dense_0", "kernel"), (4, 1)),
+    "mlp.fc1.bias": (("Dense_0", "bias"), (4,)),
+    "mlp.fc2.weight": (("Dense_1", "kernel"), (1, 4)),
+    "mlp.fc2.bias": (("Dense_1", "bias"), (1,)),
 }
-# transformer stacks: ours, official blocks, official norm
-_STACKS = (
-    ("encoder", "blocks", "norm"),
-    ("reconstructor", "decoder_blocks", "decoder_norm"),
-    ("predictor", "decoder_blocks_losspred", "decoder_norm_losspred"),
-)
+# official name of the blocks of a stack, our name of the stack
+STACKS = {
+    "blocks": "encoder",
+    "decoder_blocks": "reconstructor",
+    "decoder_blocks_losspred": "predictor",
+}
 # everything else
 _REST = {
-    ("encoder", "cls_token"): "cls_token",
-    ("encoder", "patch_embedding", "projection", "kernel"): "patch_embed.proj.weight",
-    ("encoder", "patch_embedding", "projection", "bias"): "patch_embed.proj.bias",
-    ("decoder_input", "mask_token"): "mask_token",
-    ("decoder_input", "embedding", "kernel"): "decoder_embed.weight",
-    ("decoder_input", "embedding", "bias"): "decoder_embed.bias",
-    ("reconstructor", "head", "kernel"): "decoder_pred.weight",
-    ("reconstructor", "head", "bias"): "decoder_pred.bias",
-    ("predictor", "head_kernel"): "decoder_pred_losspred.weight",
-    ("predictor", "head_bias"): "decoder_pred_losspred.bias",
+    "cls_token": ("encoder", "cls_token"),
+    "pos_embed": ("encoder", "positions"),
+    "patch_embed.proj.weight": ("encoder", "patch_embedding", "projection", "kernel"),
+    "patch_embed.proj.bias": ("encoder", "patch_embedding", "projection", "bias"),
+    "norm.weight": ("encoder", "transformer", "norm", "scale"),
+    "norm.bias": ("encoder", "transformer", "norm", "bias"),
+    "fc_norm.weight": ("norm", "scale"),
+    "fc_norm.bias": ("norm", "bias"),
+    "head.weight": ("head", "kernel"),
+    "head.bias": ("head", "bias"),
+    "mask_token": ("decoder_input", "mask_token"),
+    "decoder_embed.weight": ("decoder_input", "embedding", "kernel"),
+    "decoder_embed.bias": ("decoder_input", "embedding", "bias"),
+    "decoder_norm.weight": ("reconstructor", "transformer", "norm", "scale"),
+    "decoder_norm.bias": ("reconstructor", "transformer", "norm", "bias"),
+    "decoder_pred.weight": ("reconstructor", "head", "kernel"),
+    "decoder_pred.bias": ("reconstructor", "head", "bias"),
+    "decoder_norm_losspred.weight": ("predictor", "transformer", "norm", "scale"),
+    "decoder_norm_losspred.bias": ("predictor", "transformer", "norm", "bias"),
+    "decoder_pred_losspred.weight": ("predictor", "head_kernel"),
+    "decoder_pred_losspred.bias": ("predictor", "head_bias"),
 }
 
 
-def names(depths: Mapping[str, int]) -> Iterator[tuple[tuple[str, ...], int | None, str]]:
-    """Every parameter: our path, the layer in a stack (or None), the official name.
+def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
+    """Every official name of a model, with its shape; `decoder_pos_embed` is not among them."""
+    width, decoder, length = a.width, a.decoder_width, a.patches
+    found = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + length, width),
+        "patch_embed.proj.weight": (width, a.channels, a.patch_size, a.patch_size),
+        "patch_embed.proj.bias": (width,),
+        **_stack_shapes("blocks", a.depth, width),
+        **_norm_shapes("fc_norm" if a.pool == "mean" else "norm", width),
+    }
+    if a.classes:
+        found |= {"head.weight": (a.classes, width), "head.bias": (a.classes,)}
+    if decoder:
+        found["mask_token"] = (1, 1, decoder)
+        found |= {"decoder_embed.weight": (decoder, width), "decoder_embed.bias": (decoder,)}
+        for suffix in ("", "_losspred") if a.loss_predictor else ("",):
+            found |= _stack_shapes(f"decoder_blocks{suffix}", a.decoder_depth, decoder)
+            found |= _norm_shapes(f"decoder_norm{suffix}", decoder)
+            found[f"decoder_pred{suffix}.weight"] = (a.values, decoder)
+            found[f"decoder_pred{suffix}.bias"] = (a.values,)
+    return found
 
-    Args:
-        depths: blocks of each of our stacks that the model has: encoder, reconstructor, predictor.
-    """
-    for stack, blocks, norm in _STACKS:
-        for layer in range(depths.get(stack, 0)):
-            for path, name in _BLOCK.items():
-                yield (stack, "transformer", "blocks", *path), layer, f"{blocks}.{layer}.{name}"
-        if stack in depths:
-            yield (stack, "transformer", "norm", "scale"), None, f"{norm}.weight"
-            yield (stack, "transformer", "norm", "bias"), None, f"{norm}.bias"
-    for path, name in _REST.items():
-        if path[0] in depths or path[0] == "decoder_input":
-            yield path, None, name
+
+def _stack_shapes(blocks: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{blocks}.{layer}.{name}": tuple(width * multiple for multiple in multiples)
+        for layer in range(depth)
+        for name, (_, multiples) in _BLOCK.items()
+    }
 
 
-def from_official(weights: Mapping[str, np.ndarray]) -> Params:
-    """Official weights, by name, to our nested parameters, float32.
+def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def to_params(state: Mapping[str, np.ndarray]) -> Params:
+    """Official names to our nested parameters, float32.
 
     Linear weights `[out, in]` become kernels `[in, out]`; the patch convolution `[D, C, p, p]`
-    becomes a kernel over patches in the order (row, column, channel); blocks are stacked. The
-    positions (`pos_embed`, `decoder_pos_embed`) are constants here and are left out.
+    becomes a kernel over patches in the order (row, column, channel); blocks are stacked.
+
+    Raises:
+        KeyError: at a name that is not official.
     """
-    depths = {
-        stack: 1 + max(int(name[len(blocks) + 1 :].split(".")[0]) for name in found)
-        for stack, blocks, _ in _STACKS
-        if (found := [name for name in weights if name.startswith(f"{blocks}.")])
-    }
     params: dict = {}
-    for path, layer, name in names(depths):
-        value = _to_ours(name, np.asarray(weights[name], np.float32))
+    for name, value in state.items():
+        path, layer = _place(name)
         node = params
         for key in path[:-1]:
             node = node.setdefault(key, {})
+        value = _to_kernel(name, np.asarray(value, np.float32))
         if layer is None:
             node[path[-1]] = value
         else:
-            node.setdefault(path[-1], []).append(value)
+            node.setdefault(path[-1], _Layers())[layer] = value
     return _stack_layers(params)
 
 
+def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
+    """The inverse of `to_params`: the arrays that `shapes(a)` names, float32."""
+    state = {}
+    for name, shape in shapes(a).items():
+        path, layer = _place(name)
+        value = params
+        for key in path:
+            value = value[key]
+        value = np.asarray(value if layer is None else value[layer], np.float32)
+        state[name] = np.ascontiguousarray(_from_kernel(name, value, shape))
+    return state
+
+
+def from_official(weights: Mapping[str, np.ndarray]) -> Params:
+    """The parameters of a masked autoencoder, unchecked; its positions are left out."""
+    return to_params({name: v for name, v in weights.items() if not name.endswith("pos_embed")})
+
+
+def _place(name: str) -> tuple[tuple[str, ...], int | None]:
+    """Our path of an official name, and the layer in a stacked parameter, or None."""
+    in_block = re.fullmatch(rf"({'|'.join(STACKS)})\.(\d+)\.(.+)", name)
+    if not in_block:
+        return _REST[name], None
+    blocks, layer, rest = in_block.groups()
+    return (STACKS[blocks], "transformer", "blocks", *_BLOCK[rest][0]), int(layer)
+
+
+class _Layers(dict):
+    """The arrays of a stack, by layer, before they become one."""
+
+
 def _stack_layers(node):
+    if isinstance(node, _Layers):
+        return np.stack([node[layer] for layer in range(len(node))])
     if isinstance(node, dict):
         return {key: _stack_layers(child) for key, child in node.items()}
-    return np.stack(node) if isinstance(node, list) else node
+    return node
 
 
-def _to_ours(name: str, value: np.ndarray) -> np.ndarray:
+def _to_kernel(name: str, value: np.ndarray) -> np.ndarray:
     if name == "patch_embed.proj.weight":
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
+    return value.T if value.ndim == 2 else value
+
+
+def _from_kernel(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if name == "patch_embed.proj.weight":
+        width, channels, rows, columns = shape
+        return value.reshape(rows, columns, channels, width).transpose(3, 2, 0, 1)
     return value.T if value.ndim == 2 else value

@@ -7,7 +7,7 @@ import numpy as np
 
 from hpm_jax.masking.schedule import hard_count
 from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.options import Config, Finetune, Optimizer
+from hpm_jax.options import Config, Finetune, Optimizer, ProbeOptimizer
 
 
 class Schedule(NamedTuple):
@@ -23,6 +23,12 @@ class FinetuneSchedule(NamedTuple):
 
     learning_rate: np.float32
     max_sup: np.float32  # the weight of MaxSup
+
+
+class ProbeSchedule(NamedTuple):
+    """The scalars of one step of a probe."""
+
+    learning_rate: np.float32  # the factor of all learning rates of the sweep, from 0 to 1
 
 
 def warmup_cosine(epoch: float, peak: float, floor: float, warmup: float, epochs: float) -> float:
@@ -45,7 +51,7 @@ class Timetable:
     is `images / batch_size` steps, not always a whole number.
     """
 
-    def __init__(self, optimizer: Optimizer, images: int):
+    def __init__(self, optimizer: Optimizer | ProbeOptimizer, images: int):
         self.optimizer, self.images = optimizer, images
         self.batch_size = optimizer.batch_size
         self.steps = optimizer.epochs * images // self.batch_size
@@ -131,3 +137,11 @@ class FinetuneTimetable(Timetable):
         return FinetuneSchedule(
             self.learning_rate(step), np.float32(start + min(share, 1) * (end - start))
         )
+
+
+class ProbeTimetable(Timetable):
+    """The learning rate alone, as a factor."""
+
+    def at(self, step: int) -> ProbeSchedule:
+        """The scalars of `step`."""
+        return ProbeSchedule(self.learning_rate(step))

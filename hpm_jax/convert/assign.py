@@ -1,0 +1,103 @@
+"""Weights into a model that they may not fit: what matched, what is new, what was dropped."""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hpm_jax.convert.weights import WeightsError
+from hpm_jax.training.state import Params
+
+LISTED = 8  # names that a message spells out
+
+
+class Matching(NamedTuple):
+    """Parameters by name, such as "encoder/cls_token"."""
+
+    matched: list[str]  # taken over
+    new: list[str]  # in the model alone: they stay as initialised
+    dropped: list[str]  # in the weights alone
+
+    def sentence(self, source: str) -> str:
+        """What a person should know, in one line."""
+        text = f"weights from {source}: {len(self.matched)} parameters matched"
+        for title, names in (("new", self.new), ("dropped", self.dropped)):
+            text += f"; {title}: {_parts(names)}" if names else ""
+        return text
+
+
+def assign(
+    shapes: Params, given: Params, new: Collection[str] = (), dropped: Collection[str] = ()
+) -> tuple[Params, Matching]:
+    """The part of `given` that a model takes, to be laid over its fresh parameters by `overlay`.
+
+    Args:
+        shapes: the model's parameters, or their shapes.
+        given: numpy arrays.
+        new: parts that the model may have to itself, such as "head" or "encoder/positions".
+        dropped: parts that it may leave.
+
+    Raises:
+        WeightsError: for a shape that differs, and for a hole or a leftover nobody expects:
+            nothing trains from noise unnoticed.
+    """
+    wanted, there = _flat(shapes), _flat(given)
+    differing = [
+        f"{name}: found {np.shape(there[name])}, expected {wanted[name].shape}"
+        for name in wanted
+        if name in there and np.shape(there[name]) != wanted[name].shape
+    ]
+    if differing:
+        raise WeightsError("the weights are of another size than the model:\n" + _list(differing))
+    matching = Matching(
+        matched=[name for name in wanted if name in there],
+        new=[name for name in wanted if name not in there],
+        dropped=[name for name in there if name not in wanted],
+    )
+    holes = [
+        f"{name}: found nothing, expected {wanted[name].shape}"
+        for name in _outside(matching.new, new)
+    ]
+    if holes:
+        raise WeightsError("the weights lack what the model needs:\n" + _list(holes))
+    leftovers = [
+        f"{name}: found {np.shape(there[name])}, expected nothing"
+        for name in _outside(matching.dropped, dropped)
+    ]
+    if leftovers:
+        raise WeightsError("the weights have what the model does not:\n" + _list(leftovers))
+    start: dict[str, Any] = {}
+    for name in matching.matched:
+        node = start
+        *parents, last = name.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = there[name]
+    return start, matching
+
+
+def overlay(params: Params, start: Params) -> Params:
+    """`params` with the leaves that `start` has."""
+    if not isinstance(start, dict):
+        return start
+    return params | {name: overlay(params[name], part) for name, part in start.items()}
+
+
+def _flat(params: Params) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(part.key for part in path): leaf for path, leaf in leaves}
+
+
+def _outside(names: list[str], parts: Collection[str]) -> list[str]:
+    return [n for n in names if not any(n == part or n.startswith(f"{part}/") for part in parts)]
+
+
+def _parts(names: list[str]) -> str:
+    """Names, shortened to the parts that they stand in."""
+    return ", ".join(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
+
+
+def _list(lines: list[str]) -> str:
+    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "\n".join([*(f"  {line}" for line in lines[:LISTED]), *more])

@@ -1,0 +1,187 @@
+"""Files of weights, `.pth`, `.safetensors` or `.npz`, to names and arrays; nothing is executed."""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpm_jax.convert.weights import WeightsError
+
+# Under which names a PyTorch checkpoint has its weights: MAE, HPM and timm; HPM, timm, DeiT.
+_STUDENT = ("model", "state_dict")
+_TEACHER = ("ema_state_dict", "state_dict_ema", "model_ema")
+OURS = "hpm_jax"  # under which name our own files have the architecture beside the weights
+
+
+class File(NamedTuple):
+    """The arrays of a file, and what it says of their architecture."""
+
+    state: dict[str, np.ndarray]
+    architecture: dict[str, Any]  # such as heads; empty for files that say nothing
+
+
+def read_file(path: Path, which: str = "student") -> File:
+    """One set of weights.
+
+    Args:
+        path: a file with an ending in `READERS`.
+        which: "student" or "teacher"; only PyTorch checkpoints of training have a teacher.
+
+    Raises:
+        WeightsError: for a file that is not there, not whole, or no file of weights.
+    """
+    if path.suffix not in READERS:
+        raise WeightsError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(READERS)}")
+    if not path.exists():
+        raise WeightsError(f"there is no {path}")
+    if not path.stat().st_size:
+        raise WeightsError(f"{path} is empty: copy or download it again")
+    return READERS[path.suffix](path, which)
+
+
+def write_file(path: Path, state: Mapping[str, np.ndarray], architecture: dict[str, Any]) -> None:
+    """Writes arrays, and beside them their architecture; a file that is there is replaced.
+
+    Raises:
+        WeightsError: for an ending that is not in `WRITERS`.
+    """
+    check_target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.new")
+    WRITERS[path.suffix](beside, state, architecture)
+    os.replace(beside, path)
+
+
+def check_target(path: Path) -> None:
+    """Raises a `WeightsError` for a path that `write_file` does not take."""
+    if path.suffix not in WRITERS:
+        raise WeightsError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(WRITERS)}")
+
+
+def _read_torch(path: Path, which: str) -> File:
+    torch = _import_torch(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # official files keep theirs
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise _unreadable(path, error) from None
+    state = _choose(path, content, which)
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{path}: {name} is a {type(value).__name__}, expected a tensor")
+    arrays = {name: value.detach().float().numpy() for name, value in state.items()}
+    return File(arrays, dict(content.get(OURS, {})))
+
+
+def _choose(path: Path, content: Any, which: str) -> Mapping[str, Any]:
+    """The state dict in what a PyTorch file holds."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, expected a state dict")
+    places = _TEACHER if which == "teacher" else _STUDENT
+    found = [place for place in places if isinstance(content.get(place), Mapping)]
+    if found:
+        return content[found[0]]
+    if which == "teacher" or not any(hasattr(value, "shape") for value in content.values()):
+        raise WeightsError(
+            f"{path} holds {', '.join(map(str, list(content)[:8])) or 'nothing'}: expected the "
+            f"{which}'s weights under {' or '.join(places)}"
+        )
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    refused = re.search(r"(?:GLOBAL|global:?) (?:GLOBAL )?([\w.]+)", str(error))
+    if refused:
+        return WeightsError(
+            f"{path} holds more than weights ({refused.group(1)}), which could run code when it "
+            "is loaded, so it was not loaded. If you trust it, save its weights alone: "
+            'torch.save({"model": torch.load(FILE, weights_only=False)["model"]}, "weights.pth")'
+        )
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if "Weights only load failed" in str(error):  # of many lines, about other things
+        lines = []
+    reason = f" ({type(error).__name__}: {lines[0][:120]})" if lines else ""
+    return WeightsError(
+        f"{path} is not whole, or no file of weights{reason}: copy or download it again"
+    )
+
+
+def _read_safetensors(path: Path, which: str) -> File:
+    from safetensors import SafetensorError, safe_open
+
+    _expect_student(path, which)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _unreadable(path, error) from None
+    return File(state, json.loads(metadata.get(OURS, "{}")))
+
+
+def _read_npz(path: Path, which: str) -> File:
+    _expect_student(path, which)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = dict(file)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise _unreadable(path, error) from None
+    return File(state, json.loads(str(state.pop(OURS, "{}"))))
+
+
+def _expect_student(path: Path, which: str) -> None:
+    if which == "teacher":
+        raise WeightsError(
+            f"{path} holds one set of weights: a teacher is in the workdir of a pre-training run, "
+            f"or in a .pth under {' or '.join(_TEACHER)}"
+        )
+
+
+def _write_torch(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
+    torch = _import_torch(path)
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    torch.save({"model": tensors, OURS: architecture}, path)
+
+
+def _write_safetensors(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
+    from safetensors.numpy import save
+
+    metadata = {"format": "pt", OURS: json.dumps(architecture)}
+    # safetensors' own files can be read by their owner alone
+    path.write_bytes(save({name: np.ascontiguousarray(v) for name, v in state.items()}, metadata))
+
+
+def _write_npz(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **state, **{OURS: json.dumps(architecture)})
+
+
+def _import_torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise WeightsError(
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install torch (its CPU "
+            'build does, with --index-url https://download.pytorch.org/whl/cpu), the extra "torch"'
+        ) from None
+    return torch
+
+
+READERS: dict[str, Callable[[Path, str], File]] = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
+    ".npz": _read_npz,
+}
+WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], dict], None]] = {
+    ".safetensors": _write_safetensors,
+    ".pth": _write_torch,
+    ".pt": _write_torch,
+    ".npz": _write_npz,
+}

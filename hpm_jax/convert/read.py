@@ -1,0 +1,121 @@
+"""Weights in: a file of any known origin, a Hugging Face folder, or the workdir of a run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hpm_jax.convert.files import File, read_file
+from hpm_jax.convert.state_dict import from_state_dict
+from hpm_jax.convert.weights import Architecture, Weights, WeightsError, constant_positions
+
+WHICH = ("student", "teacher")
+_BEST = "best"  # the folder of a fine-tuning run's best checkpoint
+_HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def read_weights(
+    path: str | Path,
+    which: str = "student",
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    drop: Sequence[str] = (),
+) -> Weights:
+    """The weights at `path`, whoever wrote them.
+
+    A file is `.pth`, `.pt`, `.bin` (needs torch; nothing in it is executed), `.safetensors` or
+    `.npz`, with the names of MAE, HPM, timm or Hugging Face. A folder is the workdir of a run of
+    this package, of which the newest checkpoint is taken, or `best` in that of a fine-tuning run,
+    or a model of Hugging Face.
+
+    Args:
+        which: "student", or "teacher": the moving average in HPM's checkpoints and in workdirs.
+        heads, decoder_heads, grid, drop: what a file does not tell, see `from_state_dict`.
+
+    Raises:
+        WeightsError: for what cannot be read, and for weights of another kind of model.
+        CheckpointError: for a workdir without a checkpoint.
+    """
+    path = Path(path)
+    if which not in WHICH:
+        raise WeightsError(f"weights {which!r} do not exist: choose from {', '.join(WHICH)}")
+    if not path.exists():
+        raise WeightsError(f"there is no {path}")
+    if path.is_dir():
+        if path.name == _BEST and (path.parent / "config.json").exists():
+            return _read_workdir(path.parent, which, path.name)
+        config = _config_of(path)
+        if "model_type" not in config:
+            return _read_workdir(path, which, "checkpoints")
+        state, known = _read_hugging_face(path, config, which)
+    else:
+        state, known = read_file(path, which)
+    try:
+        return from_state_dict(
+            state,
+            heads or known.get("heads"),
+            decoder_heads or known.get("decoder_heads"),
+            grid or (tuple(known["grid"][1:]) if "grid" in known else None),
+            drop,
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    there = folder / "config.json"
+    if not there.exists():
+        raise WeightsError(
+            f"{folder} has no config.json: expected the workdir of a run, "
+            "a model of Hugging Face, or a file"
+        )
+    return json.loads(there.read_text())
+
+
+def _read_hugging_face(folder: Path, config: dict[str, Any], which: str) -> File:
+    """A folder as `save_pretrained` writes it; its config tells the heads."""
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise WeightsError(f"{folder}: hidden_act is {config['hidden_act']!r}, expected 'gelu'")
+    for name in _HUGGING_FACE_FILES:
+        if (folder / name).exists():
+            known = {
+                "heads": config.get("num_attention_heads"),
+                "decoder_heads": config.get("decoder_num_attention_heads"),
+            }
+            return File(read_file(folder / name, which).state, known)
+    raise WeightsError(f"{folder} has neither {' nor '.join(_HUGGING_FACE_FILES)}")
+
+
+def _read_workdir(path: Path, which: str, folder: str) -> Weights:
+    """The newest checkpoint in a folder of a pre-training or a fine-tuning run."""
+    from hpm_jax.training.load import load_run
+
+    run = load_run(path, folder)
+    model, data = run.model, run.config.data
+    params = run.state.params if which == "student" else run.state.teacher
+    if params is None:
+        raise WeightsError(f"{path} holds the student alone: this run keeps no teacher")
+    params = jax.tree.map(np.asarray, params)
+    sizes = {
+        "grid": tuple(model.grid),
+        "patch_size": run.config.model.patch_size,
+        "channels": data.channels,
+        "width": model.width,
+        "depth": model.depth,
+        "heads": model.heads,
+    }
+    if run.config.task == "finetune":
+        return Weights(Architecture(**sizes, classes=model.classes, pool=model.pool), params)
+    positions = {"positions": constant_positions(model.width, model.grid)}
+    architecture = Architecture(
+        **sizes,
+        decoder_width=model.decoder_width,
+        decoder_depth=model.decoder_depth,
+        decoder_heads=model.decoder_heads,
+        loss_predictor=model.loss_predictor,
+    )
+    return Weights(architecture, params | {"encoder": params["encoder"] | positions})

@@ -1,0 +1,139 @@
+"""What a checkpoint holds, whoever wrote it: an architecture, and parameters under our names."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models.positions import sincos_2d
+from hpm_jax.tokens import Grid
+from hpm_jax.training.state import Params
+
+POSITION_TOLERANCE = 1e-4  # between a file's frozen positions and our constants
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be used; the message names the key, what it has and needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The sizes that a checkpoint was made with; 0 for a part that it does not have."""
+
+    grid: Grid
+    patch_size: int
+    channels: int
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int = 0
+    decoder_depth: int = 0
+    decoder_heads: int = 0  # 0 also where a file's decoder does not tell
+    loss_predictor: bool = False
+    classes: int = 0
+    pool: str = "cls"  # of a classifier; see `hpm_jax/models/classifier.py`
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image, L."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def values(self) -> int:
+        """Values of one patch, P."""
+        return self.patch_size**2 * self.channels
+
+
+class Weights(NamedTuple):
+    """Parameters as float32 numpy arrays, nested as those of our models.
+
+    `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as the classifier's
+    encoder does; a masked autoencoder adds `decoder_input`, `reconstructor` and `predictor`, a
+    classifier `head` and, with mean pooling, `norm`.
+    """
+
+    architecture: Architecture
+    params: Params
+
+
+def classifier(weights: Weights) -> Classifier:
+    """The classifier that fits; without classes it is for `method="features"` alone."""
+    a = weights.architecture
+    return Classifier(
+        grid=a.grid,
+        values=a.values,
+        classes=a.classes,
+        width=a.width,
+        depth=a.depth,
+        heads=a.heads,
+        pool=a.pool,
+    )
+
+
+def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
+    """The masked autoencoder that fits; its parameters are from `masked_autoencoder_params`.
+
+    Raises:
+        WeightsError: where there is no decoder, or nobody knows its heads.
+    """
+    a = weights.architecture
+    _check_decoder(a)
+    if not a.decoder_heads:
+        raise WeightsError(
+            f"the decoder's width is {a.decoder_width}, and its number of heads is not in its "
+            "shapes: give decoder_heads (--decoder-heads)"
+        )
+    return MaskedAutoencoder(
+        grid=a.grid,
+        values=a.values,
+        width=a.width,
+        depth=a.depth,
+        heads=a.heads,
+        decoder_width=a.decoder_width,
+        decoder_depth=a.decoder_depth,
+        decoder_heads=a.decoder_heads,
+        loss_predictor=a.loss_predictor,
+    )
+
+
+def masked_autoencoder_params(weights: Weights) -> Params:
+    """The parameters of `masked_autoencoder(weights)`: positions are constants there.
+
+    Raises:
+        WeightsError: where there is no decoder, or the positions are not those constants.
+    """
+    a, encoder = weights.architecture, weights.params["encoder"]
+    _check_decoder(a)
+    check_positions(
+        "pos_embed",
+        encoder["positions"],
+        constant_positions(a.width, a.grid),
+        "use the encoder alone, as --names timm does",
+    )
+    encoder = {name: value for name, value in encoder.items() if name != "positions"}
+    return {**weights.params, "encoder": encoder}
+
+
+def constant_positions(width: int, grid: Grid) -> np.ndarray:
+    """The frozen positions as the official files have them: `[1, 1 + L, D]`, cls first, zero."""
+    return np.pad(sincos_2d(width, grid), ((1, 0), (0, 0)))[None]
+
+
+def check_positions(name: str, found: np.ndarray, constants: np.ndarray, otherwise: str) -> None:
+    """Raises a `WeightsError` where frozen positions are not our constants."""
+    difference = np.abs(found - constants).max()
+    if difference > POSITION_TOLERANCE:
+        raise WeightsError(
+            f"{name} differs by up to {difference:.2g} from the sine-cosine positions of a masked "
+            f"autoencoder, which are constants here (expected at most {POSITION_TOLERANCE:g}): "
+            f"{otherwise}"
+        )
+
+
+def _check_decoder(a: Architecture) -> None:
+    if not a.decoder_width:
+        raise WeightsError(
+            "these weights have no decoder, so they make no masked autoencoder: "
+            "use the encoder alone, or the checkpoint of the whole pre-training model"
+        )

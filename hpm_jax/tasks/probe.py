@@ -1,0 +1,188 @@
+"""Probes on the features of augmented images, by the papers' protocols: read it top to bottom."""
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hpm_jax import random
+from hpm_jax.convert.random import load_weights
+from hpm_jax.data.pipeline import BrokenImages, evaluation_batches, train_batches
+from hpm_jax.data.sources import Records, hold_out
+from hpm_jax.evaluation.features import frozen_encoder, make_encode
+from hpm_jax.evaluation.heads import attentive, linear
+from hpm_jax.evaluation.probes import (
+    ProbeState,
+    Sweep,
+    init_probe,
+    make_probe_scores,
+    make_probe_step,
+)
+from hpm_jax.models.flops import transformer_flops
+from hpm_jax.options import Probe
+from hpm_jax.tasks.finetune import check_labels
+from hpm_jax.tasks.pretrain import command, load_data
+from hpm_jax.training.console import Console
+from hpm_jax.training.devices import all_devices, check_batch
+from hpm_jax.training.loop import Experiment, train
+from hpm_jax.training.metrics import MetricsWriter
+from hpm_jax.training.schedules import ProbeTimetable
+from hpm_jax.training.state import Params
+from hpm_jax.training.workdir import open_workdir
+from hpm_jax.visualize.report import write_report
+
+EXPLANATION = (
+    "All settings of the sweep are trained at once, on the same features of the same augmented "
+    "images. The top-1 accuracy is that of one setting over the whole test split, every image "
+    "counted once; it is the setting that does best on training images held out for this choice. "
+    "`settings.json` has both accuracies of every setting."
+)
+
+
+@flax.struct.dataclass
+class ProbingState:
+    """The probes, and the encoder that they read: a checkpoint needs nothing else."""
+
+    probe: ProbeState
+    encoder: Params  # frozen
+
+    @property
+    def step(self) -> Array:
+        """Steps taken."""
+        return self.probe.step
+
+
+def probe(config: Probe, workdir: str | Path) -> int:
+    """Trains a sweep of probes, or goes on with it.
+
+    Args:
+        config: from `hpm_jax.config.freeze`, of what `hpm_jax.inherit.inherit` has filled up.
+        workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
+            on from there.
+
+    Returns:
+        The exit code: 0 at the end of the run, 143 or 130 where a signal stopped it.
+    """
+    console = Console()
+    # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
+    devices = all_devices()
+    check_batch(config, devices)
+    splits = load_data(config)
+    check_labels(splits)
+    learnt, chosen_on = hold_out(splits.train, config.choose_on)
+    weights = load_weights(config.init_from, config.weights, config.seed)
+    encoder, encoder_params = frozen_encoder(weights, config.data.image_size, config.features)
+    workdir = open_workdir(workdir, config)
+    timetable = ProbeTimetable(config.optimizer, len(learnt))
+
+    # --- the frozen encoder, and the heads that read it
+    optimizer, architecture = config.optimizer, weights.architecture
+    rates = [rate * optimizer.batch_size / 256 for rate in optimizer.base_learning_rates]
+    sweep = Sweep(tuple(rates), optimizer.weight_decays)
+    head = linear if config.head == "linear" else attentive(architecture.heads)
+    how = config.features.pool if config.head == "linear" else "tokens"
+    encode = make_encode(encoder, config, architecture.patch_size, how)
+    images = jax.ShapeDtypeStruct(
+        (optimizer.batch_size, *config.data.image_size, config.data.channels), np.uint8
+    )
+    shape = jax.eval_shape(encode, encoder_params, images).shape[1:]
+    learn = make_probe_step(head, sweep, optimizer.kind, optimizer.momentum)
+
+    def init(root, start):
+        key = random.stream(root, "init", 0)
+        state = init_probe(head, sweep, optimizer.kind, shape, len(splits.classes), key)
+        return ProbingState(state, start)
+
+    def step(state, images, labels, key, schedule):
+        features = encode(state.encoder, images)
+        after, metrics = learn(state.probe, features, labels, schedule.learning_rate)
+        # a setting that diverges is part of a sweep; the run goes on while one is left
+        lowest = jnp.min(jnp.where(jnp.isfinite(metrics["loss"]), metrics["loss"], jnp.inf))
+        numbers = {"loss": lowest, "train_accuracy": metrics["accuracy"].max()}
+        return ProbingState(after, state.encoder), numbers
+
+    facts = [
+        f"{config.weights} weights of {config.init_from}: width {architecture.width}, "
+        f"{encoder.stack['depth']} of {architecture.depth} blocks, {config.features.dtype}",
+        f"{len(learnt)} images to train on, {len(chosen_on)} to choose by, {len(splits.test)} to "
+        f"test, {len(splits.classes)} classes",
+        f"{config.head} head on {'x'.join(map(str, shape))} features, {optimizer.kind}, "
+        f"{len(sweep.settings)} settings, {timetable.steps} steps of {optimizer.batch_size} images "
+        f"on {devices.count} x {jax.devices()[0].device_kind}",
+    ]
+    console.say("\n".join(facts))
+
+    # --- what the loop needs to know
+    patches = math.prod(encoder.grid)
+    flops = transformer_flops(patches + 1, architecture.width, encoder.stack["depth"])
+    flops += 2 * patches * architecture.values * architecture.width
+    experiment = Experiment(
+        init=init,
+        start=encoder_params,
+        step=step,
+        inputs={
+            "image": images,
+            "label": jax.ShapeDtypeStruct((optimizer.batch_size,), np.int32),
+        },
+        batches=functools.partial(train_batches, learnt, config),
+        timetable=timetable,
+        flops=lambda schedule: flops,
+        summary=lambda numbers, schedule: f"best loss {numbers['loss']:.3f}",
+        observe_every=config.evaluation.every_epochs,
+        observe_first=False,
+    )
+
+    # --- how all settings are scored
+    scores = make_probe_scores(head)
+    score = jax.jit(
+        lambda state, images, labels, counted: scores(
+            state.probe, encode(state.encoder, images), labels, counted
+        ),
+        out_shardings=devices.replicated,
+    )
+
+    def accuracies(state: ProbingState, records: Records) -> np.ndarray:
+        correct, count = np.zeros(len(sweep.settings)), 0.0
+        size = devices.round_up(config.evaluation.batch_size)
+        for batch in evaluation_batches(records, config.data, config.run, size):
+            arrays = [devices.put(batch[name]) for name in ("image", "label", "weight")]
+            correct += np.asarray(score(state, *arrays))
+            count += float(batch["weight"].sum())
+        return correct / max(count, 1.0)
+
+    def observer(writer: MetricsWriter) -> Callable[[ProbingState], None]:
+        def observe(state: ProbingState) -> None:
+            held_out, test = (accuracies(state, x) for x in (chosen_on, splits.test))
+            best = int(held_out.argmax())
+            rate, decay = sweep.settings[best]
+            epoch = timetable.epoch(int(state.step))
+            writer.write(int(state.step), {"epoch": epoch, "top1": test[best].item()})
+            console.say(
+                f"epoch {epoch:<6.4g} top-1 {test[best]:.2%}  learning rate {rate:g}, "
+                f"weight decay {decay:g} (held out {held_out[best]:.2%})"
+            )
+            rows = zip(sweep.settings, held_out.tolist(), test.tolist(), strict=True)
+            table = [
+                {"learning_rate": s[0], "weight_decay": s[1], "held_out": h, "test": t}
+                for s, h, t in rows
+            ]
+            text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)
+            (workdir / "settings.json").write_text(text + "\n")
+
+        return observe
+
+    broken = BrokenImages(learnt, config.data.max_broken)
+    outcome = train(
+        experiment, observer, broken, config.seed, config.run, workdir, devices, console
+    )
+    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
+    if not outcome.unfinished:
+        console.say(f"done: read {workdir / 'report.md'}")
+    return outcome.exit_code

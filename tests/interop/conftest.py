@@ -1,0 +1,12 @@
+"""What timm needs to be imported."""
+
+import torch
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    # A torchvision built for another torch has no operators of its own, and then fails to describe
+    # those it misses. timm calls none of them: that they are named is enough.
+    _library = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
