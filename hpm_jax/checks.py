@@ -78,7 +78,17 @@ def check_report(config: Report) -> None:
         check_choice("config.probes.names", name, PROBES)
     _check_positive(
         config,
-        {"features": ("batch_size",), "probes": ("temperature", "draws", "epochs", "batch_size")},
+        {
+            "features": ("batch_size",),
+            "probes": (
+                "temperature",
+                "draws",
+                "epochs",
+                "attentive_epochs",
+                "attentive_heads",
+                "batch_size",
+            ),
+        },
     )
     for option in ("neighbors", "shots"):
         for value in getattr(config.probes, option):

@@ -273,8 +273,10 @@ class Probes:
     temperature: float = 0.07
     shots: tuple[int, ...] = (1, 5, 10)  # images a class
     draws: int = 5
-    epochs: int = 100  # of linear and attentive probes
-    batch_size: int = 1024
+    epochs: int = 100  # of the linear probe
+    attentive_epochs: int = 20
+    attentive_heads: int = 4
+    batch_size: int = 1024  # of both
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,14 +74,10 @@ class Evaluator:
         numbers = {"rank_me": rank_me(test)} | self.held_out(params)
         if self.labelled:
             bank = self.features(params, self.bank)
+            neighbors, temperature = self.options.neighbors, self.options.temperature
             numbers["knn"] = knn_accuracy(
-                bank,
-                self.bank_labels,
-                test,
-                self.labels,
-                self.options.neighbors,
-                self.options.temperature,
-            )
+                bank, self.bank_labels, test, self.labels, (neighbors,), temperature
+            )[neighbors]
         return numbers
 
     def features(self, params: Params, images: np.ndarray) -> np.ndarray:

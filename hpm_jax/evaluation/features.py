@@ -30,8 +30,10 @@ def pool(tokens: Array, how: str) -> Array:
     tokens = tokens.astype(jnp.float32)
     if how == "tokens":
         return tokens
-    cls, mean = tokens[:, 0], tokens[:, 1:].mean(axis=1)
-    return {"cls": cls, "mean": mean, "both": jnp.concatenate([cls, mean], axis=1)}[how]
+    if how == "cls":
+        return tokens[:, 0]
+    mean = tokens[:, 1:].mean(axis=1)
+    return mean if how == "mean" else jnp.concatenate([tokens[:, 0], mean], axis=1)
 
 
 def frozen_encoder(

@@ -86,8 +86,8 @@ def ridge_classifier(examples: np.ndarray, ridge: float) -> tuple[np.ndarray, np
     y = np.repeat(np.eye(classes), count, axis=0) - 1 / classes
     dual = len(x) < width
     system = x @ x.T if dual else x.T @ x
-    # the least positive number keeps features that are all the same, and so all 0, solvable
-    strength = max(ridge * np.trace(system) / len(system), np.finfo(np.float64).tiny)
+    # a least strength, so that features that are all the same, and then all 0, can be solved for
+    strength = max(ridge * np.trace(system) / len(system), 1e-30)
     system[np.diag_indices_from(system)] += strength
     if dual:
         kernel = x.T @ scipy.linalg.solve(system, y, assume_a="pos")

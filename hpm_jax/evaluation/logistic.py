@@ -10,9 +10,9 @@ import optax
 from jax import Array
 
 from hpm_jax.evaluation.checks import check_bank
+from hpm_jax.evaluation.splits import hold_out
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-HELD_OUT = 0.1  # of the bank
 LOGITS = 2**26  # computed at once, examples times classes: 256 MiB
 FLAT = 1e-5  # the largest slope at which a fit ends
 
@@ -61,8 +61,7 @@ def logistic_accuracy(
     classes = check_bank(bank, bank_labels, queries, query_labels)
     bank, queries = standardised(np.asarray(bank, np.float32), np.asarray(queries, np.float32))
     labels = jnp.asarray(bank_labels, jnp.int32)
-    held_out = np.random.default_rng(seed).permutation(len(bank))
-    held_out = held_out[: max(1, round(HELD_OUT * len(bank)))]
+    _, held_out = hold_out(len(bank), seed)
     everyone = jnp.ones(len(bank))
     rest = everyone.at[held_out].set(0.0)
 
@@ -119,8 +118,8 @@ def fit(
     def unfinished(carry):
         _, state = carry
         count, gradient = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
-        steepest = optax.tree.norm(gradient, ord="inf")
-        return (count == 0) | ((count < iterations) & (steepest > FLAT))
+        steep = optax.tree.norm(gradient, ord="inf") > FLAT
+        return (count < iterations) & (steep | (count == 0))  # there is no gradient at first
 
     def step(carry):
         classifier, state = carry

@@ -2,21 +2,23 @@
 
 import json
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from hpm_jax.convert.random import load_weights
 from hpm_jax.data.sources import SOURCES, Records
-from hpm_jax.evaluation.features import FeatureExtractor
+from hpm_jax.evaluation import heads
+from hpm_jax.evaluation.features import FeatureExtractor, pool
 from hpm_jax.evaluation.few_shot import few_shot_accuracy
 from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.logistic import logistic_accuracy
-from hpm_jax.evaluation.probes import ATTENTIVE, LINEAR, probe_accuracy
+from hpm_jax.evaluation.probe_features import probe_accuracy
 from hpm_jax.inherit import finetune_config
 from hpm_jax.options import Report
 from hpm_jax.tasks.finetune import check_labels, finetune
@@ -66,7 +68,7 @@ def report(config: Report, workdir: str | Path) -> int:
         f"{config.weights} weights of {config.init_from}: width {weights.architecture.width}, "
         f"{weights.architecture.depth} blocks",
         f"features: {config.features.pool} after block {config.features.block}, "
-        f"{config.data.image_size[0]} x {config.data.image_size[1]} pixels, {config.features.dtype}",
+        f"{' x '.join(map(str, config.data.image_size))} pixels, {config.features.dtype}",
         f"{len(splits.train)} training images, {len(splits.test)} test images, "
         f"{len(splits.classes)} classes, on {devices.count} x {jax.devices()[0].device_kind}",
     ]
@@ -74,47 +76,42 @@ def report(config: Report, workdir: str | Path) -> int:
     rows = _read(workdir)
     wanted = [name for name in config.probes.names if name not in {row.probe for row in rows}]
 
-    def extract(how: str) -> tuple[Split, Split]:
-        extractor = FeatureExtractor(config, weights, devices, how)
-        return encode(extractor, splits.train), encode(extractor, splits.test)
-
-    def encode(extractor: FeatureExtractor, records: Records) -> Split:
+    # --- frozen features, made once for all probes
+    def encode(records: Records) -> Split:
         began = time.perf_counter()
         features, labels, unread = extractor(records)
-        for name in unread:
-            console.say(f"cannot read {name}: left out")
         facts.extend(f"left out, unreadable: {name}" for name in unread)
         seconds = time.perf_counter() - began
         console.say(f"encoded {len(features)} images in {seconds:.0f} s")
         return Split(features, labels)
 
-    # --- frozen features, made once for all probes that read the same
-    for how, names in (("tokens", ["attentive"]), (config.features.pool, list(MEASURES))):
-        here = [
-            name for name in wanted if name in names and (how == "tokens") == (name == "attentive")
-        ]
-        if not here:
-            continue
-        train, test = extract(how)
-        for name in here:
-            began = time.perf_counter()
-            for row in MEASURES[name](config, train, test):
-                rows.append(row)
-                console.say(_line(row))
-            console.say(f"{name} took {time.perf_counter() - began:.0f} s")
-            _write(workdir, config, rows, facts)
+    def pooled(split: Split) -> Split:
+        return Split(np.asarray(pool(split.features, config.features.pool)), split.labels)
+
+    if wanted:
+        how = "tokens" if "attentive" in wanted else config.features.pool
+        extractor = FeatureExtractor(config, weights, devices, how)
+        everything = encode(splits.train), encode(splits.test)
+        vectors = tuple(map(pooled, everything)) if how == "tokens" else everything
+    for name in wanted:
+        began = time.perf_counter()
+        train, test = everything if name == "attentive" else vectors
+        for row in MEASURES[name](config, train, test):
+            rows.append(row)
+            console.say(_line(row))
+        console.say(f"{name} took {time.perf_counter() - began:.0f} s")
+        _write(workdir, config, rows, facts)
 
     # --- all weights
     if config.finetune.epochs:
         code = finetune(finetune_config(config), workdir / "finetune")
         if code:
             return code
-        lines = [
-            line for line in read_lines(workdir / "finetune" / "metrics.jsonl") if "top1" in line
-        ]
+        lines = read_lines(workdir / "finetune" / "metrics.jsonl")
+        top1 = [line["top1"] for line in lines if "top1" in line][-1]
         rows = [row for row in rows if row.probe != "finetune"]
         note = f"{config.finetune.epochs} epochs, the last one's"
-        rows.append(Row("finetune", "fine-tuning", lines[-1]["top1"], None, note))
+        rows.append(Row("finetune", "fine-tuning", top1, None, note))
     _write(workdir, config, rows, facts)
     console.say(f"done: read {workdir / 'report.md'}")
     return 0
@@ -146,22 +143,32 @@ def logistic(config: Report, train: Split, test: Split) -> Iterator[Row]:
 
 def linear(config: Report, train: Split, test: Split) -> Iterator[Row]:
     """One row: the setting that does best on held-out training images."""
-    yield from _probe(config, train, test, "linear", LINEAR)
+    yield _probe("linear", heads.linear, config.probes.epochs, config, train, test)
 
 
 def attentive(config: Report, train: Split, test: Split) -> Iterator[Row]:
     """One row, on all tokens."""
-    yield from _probe(config, train, test, "attentive", ATTENTIVE)
+    head = heads.attentive(config.probes.attentive_heads)
+    yield _probe("attentive", head, config.probes.attentive_epochs, config, train, test)
 
 
-def _probe(config: Report, train: Split, test: Split, name: str, protocol: Any) -> Iterator[Row]:
-    probes, key = config.probes, jax.random.key(config.seed)
-    found = probe_accuracy(*train, *test, protocol, probes.epochs, probes.batch_size, key)
+def _probe(
+    name: str, head: heads.Head, epochs: int, config: Report, train: Split, test: Split
+) -> Row:
+    found = probe_accuracy(
+        *train,
+        *test,
+        head,
+        epochs=epochs,
+        batch_size=config.probes.batch_size,
+        warmup_epochs=0.1 * epochs,
+        seed=config.seed,
+    )
     note = (
-        f"{probes.epochs} epochs, {len(found.held_out)} settings at once, chosen: "
+        f"{epochs} epochs, {len(found.held_out)} settings at once, chosen: {head.optimizer}, "
         f"learning rate {found.learning_rate:g}, weight decay {found.weight_decay:g}"
     )
-    yield Row(name, f"{name} probe", found.accuracy, None, note)
+    return Row(name, f"{name} probe", found.accuracy, None, note)
 
 
 MEASURES: dict[str, Callable[[Report, Split, Split], Iterator[Row]]] = {
@@ -214,8 +221,16 @@ def _line(row: Row) -> str:
 
 
 def _command(config: Report, probe: str, workdir: Path) -> str:
+    """The line that measures one row alone, in a workdir of its own."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word in ("--workdir", "--config.probes.names"):
+            next(words, None)
+        elif not word.startswith(("--workdir=", "--config.probes.names=", "--config.finetune")):
+            kept.append(word)
     names = "()" if probe == "finetune" else f"('{probe}',)"
-    parts = [f"--config.probes.names={names}"]
-    if probe != "finetune" and config.finetune.epochs:
-        parts.append("--config.finetune.epochs=0")
-    return f"{command()} {shlex.join([*parts, f'--workdir={workdir}_{probe}'])}"
+    epochs = config.finetune.epochs if probe == "finetune" else 0
+    kept += [f"--config.finetune.epochs={epochs}", f"--workdir={workdir}_{probe}"]
+    line = shlex.join(["python", "-m", "hpm_jax.main", *kept])
+    return f'{line} --config.probes.names="{names}"'
