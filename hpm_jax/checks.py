@@ -109,7 +109,7 @@ def check_probe(config: Probe) -> None:
             "features": ("batch_size",),
             "optimizer": ("epochs", "batch_size"),
             "evaluation": ("batch_size",),
-            "run": ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch"),
+            "run": RUN,
         },
     )
     if not (config.optimizer.base_learning_rates and config.optimizer.weight_decays):
@@ -145,6 +145,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
 }
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 DTYPES = ("float32", "bfloat16")
+RUN = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch", "fsdp")
 
 
 def _check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
@@ -190,7 +191,7 @@ def _check_common(config: Any) -> None:
         {
             "model": sizes,
             "optimizer": ("epochs", "batch_size", "base_learning_rate", "accumulation"),
-            "run": ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch"),
+            "run": RUN,
         },
     )
     _check_data(config)

@@ -11,6 +11,12 @@ from ml_collections import ConfigDict, config_flags
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single options follow, as --config.data.path=/data/images"
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where a launcher does not tell"
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are, likewise")
+_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0, likewise")
+_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the others")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes, and goes on from.")
 
 
@@ -30,12 +36,15 @@ def main(argv: list[str]) -> None:
     from hpm_jax.options import ConfigError
     from hpm_jax.training.checkpoints import CheckpointError
     from hpm_jax.training.journal import TrainingDiverged
+    from hpm_jax.training.processes import ProcessError, join
 
+    errors = (ConfigError, DataError, CheckpointError, WeightsError, TrainingDiverged, ProcessError)
     try:
+        join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _JOIN_TIMEOUT.value)
         config = freeze(inherit(_CONFIG.value))
         task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
         sys.exit(task(config, _WORKDIR.value))
-    except (ConfigError, DataError, CheckpointError, WeightsError, TrainingDiverged) as error:
+    except errors as error:
         sys.exit(f"error: {error}")
 
 

@@ -10,17 +10,12 @@ fail() {
   exit 1
 }
 
-# Prints the comment at the top of the script that was started.
-usage() {
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-}
-
 # need NAME=example ...: ends where one of these environment variables is not set.
 need() {
-  local item
+  local item variable
   for item; do
-    local name=${item%%=*}
-    [[ -n ${!name:-} ]] || fail "$name is not set; for example: export $item"
+    variable=${item%%=*}
+    [[ -n ${!variable:-} ]] || fail "$variable is not set; for example: export $item"
   done
 }
 
@@ -45,6 +40,10 @@ pack() {
     hpm_jax configs launch requirements.txt
 }
 
+if (($# == 0)); then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0" # the comment at the top of the script
+  exit 2
+fi
 need NAME=hpm ZONE=us-west4-a
 place=(--zone "$ZONE")
 [[ -z ${PROJECT:-} ]] || place+=(--project "$PROJECT")

@@ -22,10 +22,6 @@
 # Forgotten: every chip is billed by the hour from create to delete, at work or not.
 
 set -euo pipefail
-if (($# == 0)); then
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-  exit 2
-fi
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/tpu.sh"
 
@@ -62,7 +58,7 @@ run() {
   refuse_while_running
   on all "cd hpm_jax || exit; setsid flock --nonblock --no-fork ../hpm_jax.lock \
     ../hpm_jax_venv/bin/python -m hpm_jax.main $(printf '%q ' "$@") \
-    >> ../hpm_jax.log 2>&1 < /dev/null & echo \$! > hpm_jax.pid"
+    >> ../hpm_jax.log 2>&1 < /dev/null & echo \$! > ../hpm_jax.pid"
   echo "started on all workers of $NAME; follow it with: launch/tpu_vm.sh logs"
 }
 

@@ -7,7 +7,7 @@ import pytest
 from small import parts_of, small_config
 
 from hpm_jax.training.checkpoints import CheckpointError, checkpoints
-from hpm_jax.training.state import abstract_state
+from hpm_jax.training.state import abstract_state, on_one_device
 
 
 def states():
@@ -29,8 +29,8 @@ def restore(folder):
     said = []
     with checkpoints(folder, keep=2) as saved:
         first = next(states())
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        state = saved.restore(abstract_state(lambda key: first, place), said.append)
+        abstract = abstract_state(lambda: first, place=on_one_device)
+        state = saved.restore(abstract, said.append)
     return state, said
 
 

@@ -13,6 +13,7 @@ from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.logistic import Classifier, fit, logistic_accuracy, standardised
 from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.evaluation.splits import hold_out
+from hpm_jax.options import ConfigError
 
 
 def blobs(examples, width, classes, spread=1.0, seed=0):
@@ -256,6 +257,11 @@ def test_what_cannot_be_compared():
         check_bank(features, np.ones(20, int), features, labels)
     with pytest.raises(DataError, match=r"shape \(4,\), queries of \(3,\)"):
         check_bank(features, labels, features[:, :3], labels)
+    for wrong in ({"shots": (1, 0)}, {"draws": 0}):
+        with pytest.raises(ConfigError, match="expected at least 1 each"):
+            few_shot_accuracy(features, labels, features, labels, **wrong)
+    with pytest.raises(ConfigError, match=r"neighbors = \(20, 0\): expected at least 1 each"):
+        knn_accuracy(features, labels, features, labels, (20, 0))
     for score in (knn_accuracy, few_shot_accuracy, logistic_accuracy):
         with pytest.raises(DataError, match="queries: labels go from -1"):
             score(features, labels, features, labels - 1)

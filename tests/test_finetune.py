@@ -12,7 +12,7 @@ from hpm_jax.config import defaults, freeze
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
-from hpm_jax.data.pipeline import Shard, evaluation_batches
+from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Arrays, DataError, Splits
 from hpm_jax.evaluation.accuracy import scores
 from hpm_jax.inherit import inherit
@@ -191,9 +191,8 @@ def test_every_image_is_counted_once(processes, batch_size):
     images = np.zeros((31, 16, 16, 1), np.uint8)
     source = Arrays(images, np.arange(31))
     seen, batches = [], []
-    for process in range(processes):
-        shard = Shard(process, processes)
-        found = list(evaluation_batches(source, config.data, config.run, batch_size, shard))
+    for rows in np.arange(batch_size).reshape(processes, -1):
+        found = list(evaluation_batches(source, config.data, config.run, batch_size, rows))
         batches.append(len(found))
         for batch in found:
             assert batch["image"].shape[0] == batch_size // processes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpm_jax.data.sources import DataError
-from hpm_jax.evaluation.heads import attentive, linear
+from hpm_jax.evaluation.heads import Head, attentive, linear
 from hpm_jax.evaluation.probe_features import (
     SWEEPS,
     accuracies,
@@ -123,12 +123,19 @@ def test_lars_of_a_kernel_that_is_zero():
     np.testing.assert_allclose(update(gradients, settings)["kernel"], expected, rtol=1e-6)
 
 
+of_mean_token = Head(
+    lambda key, shape, classes: linear.init(key, shape[1:], classes),
+    lambda params, tokens: linear.apply(params, tokens.mean(axis=1)),
+    "sgd",
+)
+
+
 @pytest.mark.parametrize("shape", [(WIDTH,), (5, WIDTH)])
 def test_running_statistics_are_pytorchs(shape):
     """Over all axes but the last; momentum 0.1, the variance unbiased."""
     features = np.random.default_rng(0).normal(2.0, 3.0, (3, BATCH, *shape)).astype(np.float32)
     labels = np.zeros((3, BATCH), np.int32)
-    head = linear if len(shape) == 1 else attentive(2)
+    head = linear if len(shape) == 1 else of_mean_token
     state, _ = run(head, Sweep((0.1,)), "sgd", features, labels)
     mean, variance = np.zeros(WIDTH), np.ones(WIDTH)
     for batch in features.reshape(3, -1, WIDTH):
@@ -136,45 +143,6 @@ def test_running_statistics_are_pytorchs(shape):
         variance = 0.9 * variance + 0.1 * batch.var(axis=0, ddof=1)
     np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(state.variance, variance, rtol=1e-5)
-
-
-def numpy_attention(params, tokens, heads):
-    """Key, query and value of every token, head by head, with the softmax over the tokens."""
-    logits = []
-    for image in np.asarray(tokens, np.float64):
-        key = image @ params["key"]["kernel"]
-        value = image @ params["value"]["kernel"] + params["value"]["bias"]
-        parts = []
-        for of_head in np.split(np.arange(image.shape[1]), heads):
-            scores = key[:, of_head] @ params["query"][of_head] / np.sqrt(len(of_head))
-            weights = np.exp(scores - scores.max())
-            parts.append(weights / weights.sum() @ value[:, of_head])
-        out = np.concatenate(parts) @ params["projection"]["kernel"] + params["projection"]["bias"]
-        out = (out - out.mean()) / np.sqrt(out.var() + 1e-6)
-        out = out * params["norm"]["scale"] + params["norm"]["bias"]
-        logits.append(out @ params["classifier"]["kernel"] + params["classifier"]["bias"])
-    return np.stack(logits)
-
-
-def test_the_attentive_head_is_cross_attention():
-    head, shape = attentive(3), (7, 12)
-    params = head.init(jax.random.key(0), shape, CLASSES)
-    rng = np.random.default_rng(0)  # biases too, and a query that chooses
-    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
-    tokens = rng.normal(size=(4, *shape)).astype(np.float32)
-    expected = numpy_attention(params, tokens, heads=3)
-    np.testing.assert_allclose(head.apply(params, tokens), expected, rtol=2e-3, atol=2e-4)
-
-
-def test_heads_refuse_other_features():
-    key = jax.random.key(0)
-    with pytest.raises(ConfigError, match=r"features of shape \(7, 12\): a linear probe"):
-        linear.init(key, (7, 12), CLASSES)
-    for shape in ((12,), (7, 10)):
-        with pytest.raises(ConfigError, match="multiple of its 3 heads"):
-            attentive(3).init(key, shape, CLASSES)
-    with pytest.raises(ConfigError, match="optimizer 'adam' does not exist"):
-        init_probe(linear, SWEEP, "adam", (12,), CLASSES, key)
 
 
 @pytest.mark.parametrize("head", [linear, attentive(2)], ids=["linear", "attentive"])
@@ -233,9 +201,9 @@ def test_accuracies_count_every_example_once():
 
 
 def test_what_is_held_out_is_not_trained_on():
-    """Labels at random: 64 features of 180 images can be learnt by heart."""
+    """Labels at random: with 150 features, 180 images can be learnt by heart."""
     rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(200, 64)).astype(np.float32), rng.integers(0, 2, 200)
+    features, labels = rng.normal(size=(200, 150)).astype(np.float32), rng.integers(0, 2, 200)
     options = {"sweep": Sweep((0.5,)), "epochs": 20, "batch_size": 32, "warmup_epochs": 1}
     result = probe_accuracy(features, labels, features, labels, **options)
     assert result.held_out[0] < 0.75 < 0.85 < result.accuracy
@@ -282,17 +250,12 @@ def test_an_attentive_problem_is_learnt():
     """Which the mean of the tokens, and so a linear probe of it, tells much worse."""
     bank, bank_labels = one_token_of_many(600, 0)
     queries, labels = one_token_of_many(300, 1)
-    options = {"epochs": 15, "batch_size": 64, "warmup_epochs": 1}
+    options = {"epochs": 10, "batch_size": 64, "warmup_epochs": 1}
     result = probe_accuracy(
-        bank, bank_labels, queries, labels, attentive(1), sweep=Sweep((1e-2, 3e-2)), **options
+        bank, bank_labels, queries, labels, attentive(1), sweep=Sweep((3e-2,)), **options
     )
     pooled = probe_accuracy(
-        bank.mean(axis=1),
-        bank_labels,
-        queries.mean(axis=1),
-        labels,
-        sweep=Sweep((0.1, 0.5)),
-        **options,
+        bank, bank_labels, queries, labels, of_mean_token, sweep=Sweep((0.3,)), **options
     )
     assert result.accuracy > 0.95 and pooled.accuracy < 0.85
 

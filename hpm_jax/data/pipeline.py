@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
@@ -100,21 +100,30 @@ class BrokenImages:
         return [self.names[index] for index in fresh]
 
 
-class Shard(NamedTuple):
-    """This process among those that feed the run."""
+class Share(grain.MapDataset):
+    """The rows of each global batch that this process loads, one after the other."""
 
-    process: int
-    processes: int
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray | None):
+        """`rows` are indices into a batch; None for all of them."""
+        super().__init__(parent)
+        self.batch_size = batch_size
+        self.rows = np.arange(batch_size) if rows is None else rows
 
+    def __len__(self) -> int:
+        return len(self._parent) // self.batch_size * len(self.rows)
 
-ALONE = Shard(0, 1)
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        step, place = divmod(index, len(self.rows))
+        return self._parent[step * self.batch_size + int(self.rows[place])]
 
 
 def train_batches(
     records: Records,
     config: Any,
     start: int = 0,
-    shard: Shard = ALONE,
+    rows: np.ndarray | None = None,
     policy: Policy | None = None,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Endless batches from step `start` on: `image` `[B, H, W, C]`, `label` and `broken` `[B, 8]`.
@@ -124,31 +133,36 @@ def train_batches(
 
     Args:
         config: the options of a training task.
+        rows: which images of each global batch this process loads; None for all.
         policy: RandAugment, after crop and flip; None for none.
     """
     dataset = grain.MapDataset.range(len(records)).seed(config.seed)
     dataset = dataset.shuffle().repeat()
     dataset = dataset.random_map(LoadForTraining(records, config.data, policy))
-    dataset = dataset[shard.process :: shard.processes]
-    dataset = dataset.batch(config.optimizer.batch_size // shard.processes)[start:]
+    share = Share(dataset, config.optimizer.batch_size, rows)
+    dataset = share.batch(len(share.rows))[start:]
     batches = iter(_parallel(dataset, config.run))
     batches.start_prefetch()  # what is ready by the time that the step is compiled need not wait
     return batches
 
 
 def evaluation_batches(
-    records: Records, data: "Data", run: "Run", batch_size: int, shard: Shard = ALONE
+    records: Records,
+    data: "Data",
+    run: "Run",
+    batch_size: int,
+    rows: np.ndarray | None = None,
 ) -> grain.IterDataset:
     """Every record once, in batches `image`, `label`, `weight` and `broken` of one size.
 
     The last batch is filled up with images of weight 0, so that every process has as many batches
-    of as many images: B is this process's share of `batch_size`.
+    of as many images: of `batch_size`, this process loads `rows`.
     """
     count = -(-len(records) // batch_size) * batch_size
     indices = np.pad(np.arange(len(records)), (0, count - len(records)), constant_values=-1)
-    dataset = grain.MapDataset.source([int(i) for i in indices[shard.process :: shard.processes]])
-    dataset = dataset.map(LoadForTesting(records, data))
-    return _parallel(dataset.batch(batch_size // shard.processes), run)
+    dataset = grain.MapDataset.source([int(index) for index in indices])
+    share = Share(dataset.map(LoadForTesting(records, data)), batch_size, rows)
+    return _parallel(share.batch(len(share.rows)), run)
 
 
 def test_images(

@@ -53,7 +53,10 @@ class AccuracyMeter:
         sums: dict[str, float] = {}
         unread: list[int] = []
         config = self.config
-        for batch in evaluation_batches(self.records, config.data, config.run, self.batch_size):
+        rows = self.devices.rows(self.batch_size)
+        for batch in evaluation_batches(
+            self.records, config.data, config.run, self.batch_size, rows
+        ):
             arrays = [self.devices.put(batch[name]) for name in ("image", "label", "weight")]
             found = jax.device_get(self._score(params, *arrays))
             # summed in float64: float32 would lose single images after 16 million

@@ -86,7 +86,8 @@ class Evaluator:
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
             padded = np.concatenate([part, np.repeat(part[:1], self.batch_size - len(part), 0)])
-            parts.append(np.asarray(self._features(params, self.devices.put(padded)))[: len(part)])
+            found = np.asarray(self._features(params, self.devices.put_whole(padded)))
+            parts.append(found[: len(part)])
         return np.concatenate(parts)
 
     def held_out(self, params: Params) -> dict[str, float]:
@@ -95,7 +96,7 @@ class Evaluator:
         sums: dict[str, float] = {}
         starts = range(0, len(self.images) - size + 1, size) if size else ()
         for start in starts:
-            images = self.devices.put(self.images[start : start + size])
+            images = self.devices.put_whole(self.images[start : start + size])
             losses = self._masked_losses(params, images, start)
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in losses.items()}
         return {f"held_out/{name}": value / len(starts) for name, value in sums.items()}

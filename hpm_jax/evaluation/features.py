@@ -91,16 +91,21 @@ class FeatureExtractor:
         encode = make_encode(encoder, config, weights.architecture.patch_size, how)
         self.batch_size = devices.round_up(config.features.batch_size)
         self._params = jax.device_put(params, devices.replicated)
-        self._encode = jax.jit(encode, out_shardings=devices.replicated)
+        # labels and weights go along, so that every process has those of the whole batch
+        self._encode = jax.jit(
+            lambda params, images, *others: (encode(params, images), *others),
+            out_shardings=devices.replicated,
+        )
 
     def __call__(self, records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read."""
         features, labels, unread = [], [], []
         config = self.config
-        for batch in evaluation_batches(records, config.data, config.run, self.batch_size):
-            whole = batch["weight"] > 0
-            encoded = self._encode(self._params, self.devices.put(batch["image"]))
-            features.append(np.asarray(encoded)[whole])
-            labels.append(batch["label"][whole])
+        rows = self.devices.rows(self.batch_size)
+        for batch in evaluation_batches(records, config.data, config.run, self.batch_size, rows):
+            arrays = [self.devices.put(batch[name]) for name in ("image", "label", "weight")]
+            encoded, label, weight = jax.device_get(self._encode(self._params, *arrays))
+            features.append(encoded[weight > 0])
+            labels.append(label[weight > 0])
             unread += [records.name(int(index)) for index in batch["broken"] if index >= 0]
         return np.concatenate(features), np.concatenate(labels), unread

@@ -7,6 +7,7 @@ import scipy.linalg
 
 from hpm_jax.data.sources import DataError
 from hpm_jax.evaluation.checks import check_bank
+from hpm_jax.options import ConfigError
 
 RIDGE = 0.3  # of the mean eigenvalue
 
@@ -35,8 +36,11 @@ def few_shot_accuracy(
 
     Raises:
         DataError: see `check_bank`; for a class with fewer images in the bank than shots.
+        ConfigError: for shots or draws below 1.
     """
     classes = check_bank(bank, bank_labels, queries, query_labels)
+    if min(shots) < 1 or draws < 1:
+        raise ConfigError(f"shots = {tuple(shots)}, draws = {draws}: expected at least 1 each")
     bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
     accuracies: dict[int, list[float]] = {count: [] for count in shots}
     for number in range(draws):

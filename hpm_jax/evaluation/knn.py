@@ -30,6 +30,7 @@ def knn_accuracy(
 
     Raises:
         DataError: see `check_bank`.
+        ConfigError: for neighbours below 1.
     """
     classes = check_bank(bank, bank_labels, queries, query_labels)
     if min(neighbors) < 1:
@@ -83,6 +84,8 @@ def largest(values: Array, count: int) -> tuple[Array, Array]:
     return top, jnp.take_along_axis(best, place // BLOCK, axis=1) * BLOCK + place % BLOCK
 
 
+# Compiled apart from `nearest`: XLA on CPUs sorts whole rows, ten times slower, where a slice of
+# what top_k returns is taken in the same program.
 @functools.partial(jax.jit, static_argnames=("neighbors", "classes"))
 def vote(
     closest: Array, labels: Array, neighbors: tuple[int, ...], classes: int, temperature: float

@@ -74,10 +74,9 @@ def probe_accuracy(
     optimizer_name = optimizer_name or head.optimizer
     sweep = sweep or SWEEPS[optimizer_name]
     rest, held_out = hold_out(len(bank))
-    bank, bank_labels = jnp.asarray(bank), jnp.asarray(bank_labels, jnp.int32)
+    on_device = jnp.asarray(bank), jnp.asarray(bank_labels, jnp.int32)
     state = train_on_features(
-        bank,
-        bank_labels,
+        *on_device,
         classes,
         head,
         sweep,
@@ -89,7 +88,7 @@ def probe_accuracy(
         rest,
     )
     everyone = np.arange(len(queries))
-    on_held_out = accuracies(state, head, bank, bank_labels, held_out, batch_size)
+    on_held_out = accuracies(state, head, *on_device, held_out, batch_size)
     on_queries = accuracies(state, head, queries, query_labels, everyone, batch_size)
     best = int(np.argmax(on_held_out))
     return ProbeResult(
@@ -132,14 +131,14 @@ def train_on_features(
     if not warmup_epochs < epochs:
         raise ConfigError(f"warmup_epochs = {warmup_epochs}: expected fewer than {epochs} epochs")
     features, labels = jnp.asarray(features), jnp.asarray(labels, jnp.int32)
-    examples = jnp.arange(len(features)) if examples is None else jnp.asarray(examples, jnp.int32)
+    examples = np.arange(len(features)) if examples is None else examples
     steps = max(1, len(examples) // batch_size)
     init_key = random.stream(key, "init", 0)
     state = init_probe(head, sweep, optimizer_name, features.shape[1:], classes, init_key)
     for epoch in range(epochs):
         times = [epoch + step / steps for step in range(steps)]
         factors = [warmup_cosine(time, 1.0, 0.0, warmup_epochs, epochs) for time in times]
-        order = jax.random.permutation(random.stream(key, "order", epoch), examples)
+        order = jax.random.permutation(random.stream(key, "order", epoch), jnp.asarray(examples))
         batches = order[: steps * batch_size].reshape(steps, -1)
         state = _train_epoch(
             state,

@@ -28,6 +28,7 @@ from hpm_jax.training.finetune_step import make_finetune_step
 from hpm_jax.training.loop import Experiment, train
 from hpm_jax.training.metrics import MetricsWriter, read_lines
 from hpm_jax.training.optimizer import layer_scales, layerwise
+from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import FinetuneTimetable
 from hpm_jax.training.state import Params, TrainState, fresh_state, init_params
 from hpm_jax.training.workdir import open_workdir
@@ -54,14 +55,15 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     """
     console = Console()
     # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
-    devices = all_devices()
+    devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
     model = build_classifier(config, len(splits.classes))
     start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
-    (workdir / "classes.json").write_text(json.dumps(splits.classes, indent=0) + "\n")
+    if is_main():
+        (workdir / "classes.json").write_text(json.dumps(splits.classes, indent=0) + "\n")
     timetable = FinetuneTimetable(config, len(splits.train))
     facts = describe(config, splits, timetable, devices)
     console.say("\n".join(facts))

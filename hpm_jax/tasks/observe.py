@@ -13,6 +13,7 @@ from hpm_jax.options import Config
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.metrics import MetricsWriter
+from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import PretrainTimetable
 from hpm_jax.training.state import TrainState
 from hpm_jax.training.step import Method
@@ -51,6 +52,7 @@ def make_observer(
         if len(images):
             n_hard = timetable.at(min(step, timetable.steps - 1)).n_hard
             seen = jax.tree.map(np.asarray, view(state, images, n_hard))
+        if len(images) and is_main():
             title = f"epoch {epoch:.4g}: {n_hard} of {timetable.hidden} hidden patches are hard"
             png = draw(images, seen, title, note)
             (workdir / "pictures" / f"step_{step:07d}.png").write_bytes(png)

@@ -42,7 +42,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     """
     console = Console()
     # --- data, devices, workdir: whatever is wrong with them comes out before anything compiles
-    devices = all_devices()
+    devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
     start = load_start(config, console.say)

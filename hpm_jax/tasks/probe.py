@@ -33,6 +33,7 @@ from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.loop import Experiment, train
 from hpm_jax.training.metrics import MetricsWriter
+from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import ProbeTimetable
 from hpm_jax.training.state import Params
 from hpm_jax.training.workdir import open_workdir
@@ -72,7 +73,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     """
     console = Console()
     # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
-    devices = all_devices()
+    devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
@@ -142,8 +143,9 @@ def probe(config: Probe, workdir: str | Path) -> int:
     # --- how all settings are scored
     scores = make_probe_scores(head)
     score = jax.jit(
-        lambda state, images, labels, counted: scores(
-            state.probe, encode(state.encoder, images), labels, counted
+        lambda state, images, labels, counted: (
+            scores(state.probe, encode(state.encoder, images), labels, counted),
+            counted.sum(),
         ),
         out_shardings=devices.replicated,
     )
@@ -151,10 +153,10 @@ def probe(config: Probe, workdir: str | Path) -> int:
     def accuracies(state: ProbingState, records: Records) -> np.ndarray:
         correct, count = np.zeros(len(sweep.settings)), 0.0
         size = devices.round_up(config.evaluation.batch_size)
-        for batch in evaluation_batches(records, config.data, config.run, size):
+        for batch in evaluation_batches(records, config.data, config.run, size, devices.rows(size)):
             arrays = [devices.put(batch[name]) for name in ("image", "label", "weight")]
-            correct += np.asarray(score(state, *arrays))
-            count += float(batch["weight"].sum())
+            found, counted = jax.device_get(score(state, *arrays))
+            correct, count = correct + found, count + float(counted)
         return correct / max(count, 1.0)
 
     def observer(writer: MetricsWriter) -> Callable[[ProbingState], None]:
@@ -174,7 +176,8 @@ def probe(config: Probe, workdir: str | Path) -> int:
                 for s, h, t in rows
             ]
             text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)
-            (workdir / "settings.json").write_text(text + "\n")
+            if is_main():
+                (workdir / "settings.json").write_text(text + "\n")
 
         return observe
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from hpm_jax.training.processes import is_main, wait_for_all
 from hpm_jax.training.state import TrainState
 
 
@@ -71,13 +72,15 @@ class Checkpoints:
         return self.folder.parent / "damaged_checkpoints"
 
     def _set_aside(self, step: int) -> None:
-        self._aside.mkdir(parents=True, exist_ok=True)
-        target = self._aside / str(step)
-        number = 1
-        while target.exists():
-            number += 1
-            target = self._aside / f"{step}.{number}"
-        shutil.move(str(self.folder / str(step)), str(target))
+        if is_main():
+            self._aside.mkdir(parents=True, exist_ok=True)
+            target = self._aside / str(step)
+            number = 1
+            while target.exists():
+                number += 1
+                target = self._aside / f"{step}.{number}"
+            shutil.move(str(self.folder / str(step)), str(target))
+        wait_for_all(f"checkpoint {step} is set aside")
         self._manager.reload()
 
     def wait(self) -> None:

@@ -5,14 +5,16 @@ import time
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hpm_jax.training.processes import is_main
+
 QUIET_SECONDS = 15.0  # between lines where there is no terminal
 
 
 class Console:
-    """A progress bar over the steps of a run, with sentences above it."""
+    """A progress bar over the steps of a run, with sentences above it; one process speaks."""
 
     def __init__(self) -> None:
-        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        self.rich = RichConsole(highlight=False, soft_wrap=True, quiet=not is_main())
         self._progress: Progress | None = None
         self._last = 0.0
 

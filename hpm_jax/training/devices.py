@@ -1,13 +1,18 @@
-"""The devices of a run as a mesh with one axis, `data`, over which batches are split."""
+"""The devices of a run as a mesh with two axes: batches split over both, parameters over one."""
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hpm_jax.options import Config, ConfigError
+from hpm_jax.options import ConfigError
+
+SMALL = 2**16  # elements: to gather less would cost more time than it saves memory
+BATCH = PartitionSpec(("data", "fsdp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +24,87 @@ class Devices:
     @property
     def count(self) -> int:
         """How many devices share a batch."""
-        return self.mesh.shape["data"]
+        return self.mesh.size
 
     @property
     def replicated(self) -> NamedSharding:
-        """The same on every device: parameters, metrics."""
+        """The same on every device: metrics, and parameters where fsdp is 1."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def batch(self) -> NamedSharding:
         """Split along the first axis: images."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        return NamedSharding(self.mesh, BATCH)
+
+    def shardings(self, shapes: Any) -> Any:
+        """How a state lies: the rule of fully sharded data parallelism.
+
+        Of every array of at least `SMALL` elements the longest axis that divides is split over
+        `fsdp`; the rest is on every device. Teacher and optimizer lie as the parameters do.
+
+        Raises:
+            ConfigError: for an array that has no axis to split.
+        """
+        parts = self.mesh.shape["fsdp"]
+
+        def place(path, x):
+            if parts == 1 or math.prod(x.shape) < SMALL:
+                return self.replicated
+            divisible = [axis for axis, length in enumerate(x.shape) if length % parts == 0]
+            if not divisible:
+                raise ConfigError(
+                    f"config.run.fsdp = {parts} does not divide any axis of "
+                    f"{jax.tree_util.keystr(path)} with shape {x.shape}: use a number that "
+                    "divides the width, such as 2, 4 or 8."
+                )
+            longest = max(divisible, key=lambda axis: x.shape[axis])
+            axes: list[str | None] = [None] * len(x.shape)
+            axes[longest] = "fsdp"
+            return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+        return jax.tree_util.tree_map_with_path(place, shapes)
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which images of a global batch this process loads, in the order of its devices."""
+        places = self.batch.addressable_devices_indices_map((batch_size,)).values()
+        spans = {index[0].indices(batch_size)[:2] for index in places if index is not None}
+        return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
     def put(self, images: np.ndarray) -> Array:
-        """A batch from this process's host to the devices."""
+        """The rows of a batch that this process has loaded, to the devices."""
         return jax.make_array_from_process_local_data(self.batch, images)
+
+    def put_whole(self, images: np.ndarray) -> Array:
+        """A batch that every process has, to the devices, each its own part."""
+        return jax.make_array_from_callback(images.shape, self.batch, lambda part: images[part])
 
     def round_up(self, count: int) -> int:
         """The least multiple of the devices that is not below `count`."""
         return -(-count // self.count) * self.count
 
 
-def all_devices() -> Devices:
-    """Every device of the run."""
+def all_devices(fsdp: int = 1) -> Devices:
+    """Every device of the run, of all its processes.
+
+    Args:
+        fsdp: over how many devices parameters are split; the rest of the mesh is `data`.
+
+    Raises:
+        ConfigError: where the devices do not fill such a mesh.
+    """
+    count = jax.device_count()
+    if count % fsdp:
+        fitting = [str(n) for n in range(1, count + 1) if count % n == 0]
+        raise ConfigError(
+            f"config.run.fsdp = {fsdp} does not divide the {count} devices of this run: "
+            f"use {', '.join(fitting)}."
+        )
     # positional: the names of these arguments changed between the jax versions that we support
-    return Devices(jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)))
+    mesh = jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return Devices(mesh)
 
 
-def check_batch(config: Config, devices: Devices) -> None:
+def check_batch(config: Any, devices: Devices) -> None:
     """Raises a `ConfigError` where a batch cannot be split over the devices."""
     optimizer = config.optimizer
     part = optimizer.batch_size // optimizer.accumulation

@@ -10,7 +10,13 @@ from hpm_jax.config import freeze
 from hpm_jax.options import Config, Finetune
 from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import CheckpointError, checkpoints
-from hpm_jax.training.state import TrainState, abstract_state, fresh_state, init_params
+from hpm_jax.training.state import (
+    TrainState,
+    abstract_state,
+    fresh_state,
+    init_params,
+    on_one_device,
+)
 from hpm_jax.training.step import Method
 
 
@@ -52,8 +58,7 @@ def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
     def init(key):
         return fresh_state(init_params(model, key), build_optimizer(config), teacher)
 
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = abstract_state(init, jax.random.key(0), sharding=place)
+    abstract = abstract_state(init, jax.random.key(0), place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
         state = saved.restore(abstract, print)
     return Run(config, model, method, state)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from hpm_jax.data.pipeline import BrokenImages
 from hpm_jax.options import Run
@@ -14,7 +15,7 @@ from hpm_jax.training.checkpoints import checkpoints
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.journal import Journal
-from hpm_jax.training.metrics import MetricsWriter
+from hpm_jax.training.metrics import MetricsWriter, open_writer
 from hpm_jax.training.schedules import Timetable
 from hpm_jax.training.state import abstract_state
 from hpm_jax.training.stopping import StopRequest, stop_requests
@@ -29,7 +30,7 @@ class Experiment(NamedTuple):
     start: Any  # weights to start from, as `init` takes them; {} for none
     step: Callable[..., tuple[State, Any]]  # (state, *inputs, key, schedule) -> (state, metrics)
     inputs: dict[str, jax.ShapeDtypeStruct]  # the parts of a batch that the step takes, in order
-    batches: Callable[[int], Any]  # from a step on: an iterator that can be closed
+    batches: Callable[[int, np.ndarray], Any]  # of the first step and of this process's rows
     timetable: Timetable
     flops: Callable[[Any], float]  # schedule -> operations for one image
     summary: Callable[[dict[str, float], Any], str]  # a step's numbers, for the console
@@ -78,15 +79,16 @@ def train(
     with contextlib.ExitStack() as stack:
         # --- a state that may come from a checkpoint
         init, start = experiment.init, experiment.start
-        abstract = abstract_state(init, root, start, sharding=devices.replicated)
+        abstract = abstract_state(init, root, start, place=devices.shardings)
+        placement = jax.tree.map(lambda x: x.sharding, abstract)
         saved = stack.enter_context(checkpoints(workdir / "checkpoints", run.keep_checkpoints))
         state = saved.restore(abstract, console.say)
         if state is None:
-            state = jax.jit(init, out_shardings=devices.replicated)(root, start)
+            state = jax.jit(init, out_shardings=placement)(root, start)
         done = int(state.step)
 
         # --- the data starts to flow while the step is compiled
-        batches = experiment.batches(done)
+        batches = experiment.batches(done, devices.rows(timetable.batch_size))
         stack.callback(batches.close)
 
         # --- the step, compiled once: it cannot recompile, only refuse
@@ -95,12 +97,14 @@ def train(
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
             for x in experiment.inputs.values()
         ]
-        jitted = jax.jit(experiment.step, donate_argnums=0, out_shardings=devices.replicated)
+        jitted = jax.jit(
+            experiment.step, donate_argnums=0, out_shardings=(placement, devices.replicated)
+        )
         step = jitted.lower(abstract, *inputs, root, timetable.at(0)).compile()
         console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
 
         # --- what is written down and looked at on the way
-        writer = MetricsWriter(workdir, done)
+        writer = open_writer(workdir, done)
         stack.callback(writer.close)
         journal = Journal(
             timetable,
@@ -135,15 +139,16 @@ def train(
             done = index + 1
             journal.step(done, schedule, metrics)
 
-            if done in observed_at or done in saved_at or stopping.signal:
+            stop = stopping.asked(done)
+            if done in observed_at or done in saved_at or stop:
                 journal.read()  # nothing is measured or saved of a state that is not finite
             began = time.perf_counter()
             if done in observed_at:
                 observe(state)
-            if done in saved_at or stopping.signal:
+            if done in saved_at or stop:
                 saved.save(state)
             journal.meter.paused(time.perf_counter() - began)
-            if stopping.signal:
+            if stop:
                 break
         console.stop()
         saved.wait()

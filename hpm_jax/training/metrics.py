@@ -9,6 +9,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from hpm_jax.training.processes import is_main
+
 
 class MetricsWriter:
     """Appends numbers by step; a run that goes on from `step` rewrites what came after it."""
@@ -50,6 +52,27 @@ class MetricsWriter:
         """Everything to disk."""
         self._file.close()
         self._events.close()
+
+
+class NoWriter:
+    """What the other processes of a run have for a writer: they read, and write nothing."""
+
+    def __init__(self, workdir: str | Path):
+        self.path = Path(workdir) / "metrics.jsonl"
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Nothing."""
+
+    def write_picture(self, step: int, name: str, png: bytes) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def open_writer(workdir: str | Path, step: int = 0) -> MetricsWriter | NoWriter:
+    """The writer of this process: the main one of a run writes."""
+    return MetricsWriter(workdir, step) if is_main() else NoWriter(workdir)
 
 
 def read_lines(path: Path) -> list[dict]:

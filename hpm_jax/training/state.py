@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Sharding
+from jax.sharding import SingleDeviceSharding
 
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.tokens import Mask
@@ -60,7 +60,23 @@ def fresh_state(
     )
 
 
-def abstract_state(init: Callable[..., TrainState], *inputs: Any, sharding: Sharding) -> TrainState:
-    """Shapes and dtypes of `init(*inputs)`, to lie as `sharding` says; no memory yet."""
+def abstract_state(
+    init: Callable[..., TrainState], *inputs: Any, place: Callable[[Any], Any]
+) -> TrainState:
+    """Shapes and dtypes of `init(*inputs)`, each to lie where `place` says; no memory yet.
+
+    Args:
+        place: from the tree of shapes to a tree of shardings.
+    """
     shapes = jax.eval_shape(init, *inputs)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        place(shapes),
+    )
+
+
+def on_one_device(shapes: Any) -> Any:
+    """Everything on the first device of this process."""
+    place = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: place, shapes)

@@ -5,11 +5,21 @@ import signal
 from collections.abc import Iterator
 from signal import Signals
 
+import jax
+
+from hpm_jax.training.processes import preempted
+
 
 class StopRequest:
     """Whether, and by which signal, the run has been asked to stop."""
 
     signal: Signals | None = None
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after `step`; several processes agree on one step."""
+        if preempted(step):
+            self.signal = signal.SIGTERM
+        return self.signal is not None
 
     @property
     def exit_code(self) -> int:
@@ -19,8 +29,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Takes the signals while the block runs; a second Ctrl-C interrupts at once."""
+    """Takes the signals while the block runs; a second Ctrl-C interrupts at once.
+
+    With several processes SIGTERM is left to JAX, which tells all of them.
+    """
     request = StopRequest()
+    numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,)
 
     def take(number, _):
         if request.signal == number == signal.SIGINT:
@@ -28,9 +42,7 @@ def stop_requests() -> Iterator[StopRequest]:
         request.signal = Signals(number)
 
     try:
-        previous = {
-            number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        previous = {number: signal.signal(number, take) for number in numbers}
     except ValueError:  # not the main thread, as in some notebooks: nothing to take
         previous = {}
     try:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import hpm_jax
-from hpm_jax.options import FREE, Config, ConfigError
+from hpm_jax.options import FREE, ConfigError
+from hpm_jax.training.processes import check_agreement, is_main, wait_for_all
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
-def open_workdir(path: str | Path, config: Config) -> Path:
+def open_workdir(path: str | Path, config: Any) -> Path:
     """Makes the folder and writes `config.json` and `versions.json`, or checks what is there.
 
     Raises:
@@ -22,11 +23,15 @@ def open_workdir(path: str | Path, config: Config) -> Path:
     """
     workdir = Path(path)
     there = workdir / "config.json"
+    check_agreement(_flat(dataclasses.asdict(config)) | versions() | {"workdir": str(workdir)})
     if there.exists():
         _check_same(json.loads(there.read_text()), config, workdir)
-    (workdir / "pictures").mkdir(parents=True, exist_ok=True)
-    _write_json(there, dataclasses.asdict(config))
-    _write_json(workdir / "versions.json", versions())
+    wait_for_all("every process has checked the workdir")
+    if is_main():
+        (workdir / "pictures").mkdir(parents=True, exist_ok=True)
+        _write_json(there, dataclasses.asdict(config))
+        _write_json(workdir / "versions.json", versions())
+    wait_for_all("the workdir is there")
     return workdir
 
 
@@ -36,7 +41,7 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _check_same(old: dict[str, Any], config: Config, workdir: Path) -> None:
+def _check_same(old: dict[str, Any], config: Any, workdir: Path) -> None:
     old, new = _flat(old), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
     differences = [
         f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hpm_jax.training.metrics import read_lines
+from hpm_jax.training.processes import is_main
 from hpm_jax.visualize.curves import draw_curves
 
 # name, what it is, format, whether it should rise
@@ -24,6 +25,8 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
         facts: sentences on the data, the hardware and the time, one bullet each.
         explanation: how to read the numbers.
     """
+    if not is_main():
+        return
     lines = read_lines(workdir / "metrics.jsonl")
     evaluations = [line for line in lines if any(name in line for name, *_ in NUMBERS)]
     pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*.png"))

@@ -1,0 +1,87 @@
+"""The same update however the devices are arranged: one, many, sharded parameters, pmap."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from small import compiled_step, parts_of, schedule, small_config
+
+from hpm_jax.options import ConfigError
+from hpm_jax.training import devices as module
+from hpm_jax.training.devices import all_devices
+from hpm_jax.training.step import make_train_step
+
+CONFIG = small_config(mask={"hard_start": 0.5})
+
+
+@pytest.fixture
+def everything_is_split(monkeypatch):
+    """Small parameters too, so that a small model tests the rule."""
+    monkeypatch.setattr(module, "SMALL", 8)
+
+
+@functools.cache
+def expected():
+    """The update on one device."""
+    parts = parts_of(CONFIG)
+    return compiled_step(CONFIG)(parts.state, parts.images, parts.key, schedule(n_hard=6))
+
+
+def assert_same_update(found):
+    (state, metrics), (wanted, wanted_metrics) = found, expected()
+    for name, value in wanted_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+    # what AdamW remembers of the gradient: its update divides by that, rounding errors included
+    ours, theirs = (jax.tree.leaves(s.optimizer[1].mu) for s in (state, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        # a few gradients are zero but for rounding, as that of the key's bias
+        np.testing.assert_allclose(one, other, atol=2e-4 * np.abs(other).max() + 1e-8)
+
+
+def test_sharded_parameters(everything_is_split):
+    """Two by four devices."""
+    parts, devices = parts_of(CONFIG), all_devices(fsdp=4)
+    placement = devices.shardings(parts.state)
+    state = jax.device_put(parts.state, placement)
+    kernel = state.params["encoder"]["transformer"]["blocks"]["Dense_0"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+    adam = state.optimizer[1].mu["encoder"]["transformer"]["blocks"]["Dense_0"]["kernel"]
+    assert adam.sharding == kernel.sharding, "the optimizer lies as its parameter does"
+    step = make_train_step(parts.model, parts.method, parts.optimizer)
+    jitted = jax.jit(step, out_shardings=(placement, devices.replicated))
+    found = jitted(state, devices.put(parts.images), parts.key, schedule(n_hard=6))
+    assert_same_update(found)
+    assert jax.tree.map(lambda x: x.sharding, found[0]) == placement, "it can go on as it is"
+
+
+def test_the_step_can_be_pmapped():
+    """One program on two devices with the whole batch each: the step is pure."""
+    parts = parts_of(CONFIG)
+    step = make_train_step(parts.model, parts.method, parts.optimizer)
+    mapped = jax.pmap(step, in_axes=(0, None, None, None))
+    states = jax.tree.map(lambda x: np.stack([x, x]), parts.state)
+    found = mapped(states, parts.images, parts.key, schedule(n_hard=6))
+    for index in range(2):
+        assert_same_update(jax.tree.map(lambda x, index=index: np.asarray(x)[index], found))
+
+
+def test_rows_of_a_batch_cover_it():
+    for fsdp in (1, 2, 4):
+        devices = all_devices(fsdp)
+        np.testing.assert_array_equal(devices.rows(16), np.arange(16))  # one process has all
+        whole = np.arange(16, dtype=np.float32)
+        for put in (devices.put, devices.put_whole):
+            np.testing.assert_array_equal(put(whole), whole)
+
+
+def test_meshes_that_the_devices_do_not_fill():
+    with pytest.raises(ConfigError, match=r"config\.run\.fsdp = 3 does not divide the 8 devices"):
+        all_devices(3)
+
+
+def test_a_parameter_that_cannot_be_split(everything_is_split):
+    shapes = {"odd": jax.ShapeDtypeStruct((7, 9), np.float32)}
+    with pytest.raises(ConfigError, match=r"does not divide any axis of \['odd'\] with shape"):
+        all_devices(2).shardings(shapes)
+    assert all_devices(1).shardings(shapes)["odd"].spec == jax.sharding.PartitionSpec()
