@@ -4,6 +4,8 @@ import glob
 import importlib.util
 import json
 import os
+import socket
+import time
 from typing import Any
 
 import jax
@@ -54,6 +56,8 @@ def join(
     told = any(int(os.environ.get(name, 1)) > 1 for name in COUNTS)
     if coordinator is None and not told and not _on_tpu():
         return
+    if coordinator is not None and process:
+        _wait_for(coordinator, f"process {process} of {processes}", timeout)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -63,11 +67,25 @@ def join(
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
-        raise ProcessError(
-            f"process {process} of {processes} did not reach the coordinator at {coordinator} "
-            f"within {timeout} s: start all processes, check the address, and see that its port "
-            f"is open between the hosts (--coordinator, --join_timeout).\n{error}"
-        ) from None
+        raise ProcessError(f"the processes of this run do not find each other: {error}") from None
+
+
+def _wait_for(coordinator: str, who: str, timeout: int) -> None:
+    """Until the coordinator listens; JAX itself would abort with a stack trace if it never does."""
+    host, _, port = coordinator.rpartition(":")
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > until or isinstance(error, ValueError):
+                raise ProcessError(
+                    f"{who} did not reach the coordinator at {coordinator} within {timeout} s "
+                    f"({error}): start process 0, check the address, and see that its port is open "
+                    "between the hosts (--coordinator, --join_timeout)."
+                ) from None
+        time.sleep(0.5)
 
 
 def _on_tpu() -> bool:
