@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS[name].value is None:
             sys.exit(f"error: --{name} is missing, as in --{name} {_EXAMPLES[name]}")
 
+    # until the run can save: a container's first process would otherwise ignore SIGTERM
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
     from hpm_jax.config import freeze
     from hpm_jax.convert.weights import WeightsError

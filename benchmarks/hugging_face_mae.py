@@ -1,0 +1,115 @@
+"""Our MAE step against Hugging Face's `ViTMAEForPreTraining`, same shapes, in one run.
+
+    pip install torch transformers
+    python benchmarks/hugging_face_mae.py --size B --batch 256 --dtype bfloat16
+
+Forward, backward and AdamW, on images that lie on the device. PyTorch uses scaled-dot-product
+attention and autocast, and `torch.compile` where `--compile` asks for it. Prints images a second of
+both and their ratio; the two take turns, so that a machine that slows down slows both.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import numpy as np
+import torch
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+from hpm_jax.config import defaults, freeze
+from hpm_jax.models.sizes import SIZES
+from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.training.schedules import Schedule
+from hpm_jax.training.state import init_state
+from hpm_jax.training.step import make_train_step
+
+
+def ours(size: dict, side: int, batch: int, dtype: str):
+    """A function that takes one step and waits for it."""
+    config = defaults()
+    config.data.update(source="synthetic", image_size=(side, side))
+    config.model.update(size, dtype=dtype, unroll=0)
+    config.target = "normalized_pixels"
+    config.mask.strategy, config.ranking.loss, config.teacher.keep = "random", "none", False
+    config.optimizer.update(batch_size=batch, clip_norm=0.0)
+    frozen = freeze(config)
+    model, method = build_model(frozen), build_method(frozen)
+    optimizer = build_optimizer(frozen)
+    key = jax.random.key(0)
+    state = jax.jit(lambda k: init_state(model, optimizer, k, teacher=False))(key)
+    images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    images = jax.device_put(images)
+    step = jax.jit(make_train_step(model, method, optimizer), donate_argnums=0)
+    schedule = Schedule(np.float32(1e-4), np.float32(0), np.int32(0))
+
+    def take() -> None:
+        nonlocal state
+        state, metrics = step(state, images, key, schedule)
+        jax.block_until_ready(metrics)
+
+    return take
+
+
+def theirs(size: dict, side: int, batch: int, dtype: str, compiled: bool):
+    """The same in PyTorch."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = ViTMAEConfig(
+        hidden_size=size["width"],
+        num_hidden_layers=size["depth"],
+        num_attention_heads=size["heads"],
+        intermediate_size=4 * size["width"],
+        decoder_hidden_size=size["decoder_width"],
+        decoder_num_hidden_layers=size["decoder_depth"],
+        decoder_num_attention_heads=size["decoder_heads"],
+        decoder_intermediate_size=4 * size["decoder_width"],
+        image_size=side,
+        patch_size=size["patch_size"],
+        norm_pix_loss=True,
+        attn_implementation="sdpa",
+    )
+    model = ViTMAEForPreTraining(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.05)
+    forward = torch.compile(model) if compiled else model
+    images = torch.randn(batch, 3, side, side, device=device)
+    half = dtype == "bfloat16"
+
+    def take() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = forward(images).loss
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return take
+
+
+def main() -> None:
+    """Takes turns, and prints medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="S")
+    parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    shared = (size, options.side, options.batch, options.dtype)
+    takes = {"hpm_jax": ours(*shared), "transformers": theirs(*shared, options.compile)}
+    times: dict[str, list[float]] = {name: [] for name in takes}
+    for turn in range(options.steps + 2):
+        for name, take in takes.items():
+            began = time.perf_counter()
+            take()
+            if turn >= 2:  # compiled and warm
+                times[name].append(time.perf_counter() - began)
+    rates = {name: options.batch / statistics.median(found) for name, found in times.items()}
+    for name, rate in rates.items():
+        print(f"{name:<14} {rate:8.1f} images/s")
+    print(f"{'ratio':<14} {rates['hpm_jax'] / rates['transformers']:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
