@@ -1,7 +1,7 @@
 """From an ml_collections config to checked options, or to an error that says what to change.
 
 A config file starts from `defaults()` and changes what it wants; `freeze` turns the result into the
-dataclasses of `hpm_jax/options.py`, or names the nearest right key or value.
+dataclasses of `hpm_jax/options`, or names the nearest right key or value.
 """
 
 import dataclasses

@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # ml_collections: an option that does not exist
         found = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
         right, wrong = found.groups() if found else ("", error)
-        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/options.py"
+        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/options"
         sys.exit(f"error: the config has no option {wrong!s}{hint}")
     except flags.Error as error:  # where a config file raised, its traceback is part of the text
         lines = str(error).strip().splitlines()

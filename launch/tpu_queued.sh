@@ -137,7 +137,7 @@ watch() {
 
 logs() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker="${WORKER:-0}" \
-    --command="sudo tail -n 100 -F /root/hpm_jax.log"
+    --command="sudo tail -n 100 -F /var/log/hpm_jax.log"
 }
 
 delete() {

@@ -27,15 +27,26 @@ def small_options() -> ml_collections.ConfigDict:
     return config
 
 
+def task_options(task: str, init_from, **changes) -> ml_collections.ConfigDict:
+    """The options of another task, changed as `small_config` does; to be inherited and frozen."""
+    config = defaults(task)
+    config.init_from = str(init_from)
+    return changed(config, changes)
+
+
 def small_config(**changes) -> Config:
     """The small options, changed: whole sections by dictionaries, others by values."""
-    config = small_options()
+    return freeze(changed(small_options(), changes))
+
+
+def changed(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:
+    """The config itself, with whole sections changed by dictionaries, others by values."""
     for name, change in changes.items():
         if isinstance(change, dict):
             config[name].update(change)
         else:
             config[name] = change
-    return freeze(config)
+    return config
 
 
 MAE = {"mask": {"strategy": "random"}, "ranking": {"loss": "none"}, "teacher": {"keep": False}}

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import small_config
+from small import changed, small_config, task_options
 
-from hpm_jax.config import defaults, freeze
+from hpm_jax.config import freeze
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
@@ -22,21 +22,21 @@ from hpm_jax.training.build import build_classifier
 from hpm_jax.training.load import load_run
 from hpm_jax.training.metrics import read_lines
 
+RECIPE = {
+    "data": {"crop_scale": (0.7, 1.0)},
+    "augment": {"policy": "", "erase": 0.0, "mixup": 0.0, "cutmix": 0.0},
+    "optimizer": {
+        "epochs": 6,
+        "batch_size": 128,
+        "base_learning_rate": 2e-2,
+        "warmup_epochs": 1.0,
+    },
+    "evaluation": {"every_epochs": 3.0, "batch_size": 64},
+}
+
 
 def options(pretrained, **changes):
-    config = defaults("finetune")
-    config.init_from = str(pretrained)
-    config.data.crop_scale = (0.7, 1.0)
-    config.augment.policy = ""
-    config.augment.update(erase=0.0, mixup=0.0, cutmix=0.0)
-    config.optimizer.update(epochs=6, batch_size=128, base_learning_rate=2e-2, warmup_epochs=1.0)
-    config.evaluation.update(every_epochs=3.0, batch_size=64)
-    for name, change in changes.items():
-        if isinstance(change, dict):
-            config[name].update(change)
-        else:
-            config[name] = change
-    return config
+    return changed(task_options("finetune", pretrained, **RECIPE), changes)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from small import small_config
+from small import small_config, task_options
 
-from hpm_jax.config import defaults, freeze
+from hpm_jax.config import freeze
 from hpm_jax.convert.random import load_weights, random_weights
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data import pipeline
@@ -21,20 +21,9 @@ from hpm_jax.training.load import load_run
 from hpm_jax.training.metrics import read_lines
 
 
-def options(task, pretrained, **changes):
-    config = defaults(task)
-    config.init_from = str(pretrained)
-    for name, change in changes.items():
-        if isinstance(change, dict):
-            config[name].update(change)
-        else:
-            config[name] = change
-    return config
-
-
 @pytest.fixture(scope="module")
 def table(pretrained, tmp_path_factory):
-    config = freeze(inherit(options("report", pretrained, probes={"epochs": 4})))
+    config = freeze(inherit(task_options("report", pretrained, probes={"epochs": 4})))
     workdir = tmp_path_factory.mktemp("report")
     assert report(config, workdir) == 0
     return config, workdir
@@ -71,7 +60,7 @@ def test_what_has_been_measured_stays(table):
 
 def test_features_are_the_pre_trained_model_s(pretrained):
     """Through the run's own model, image by image, in the order of the split."""
-    config = freeze(inherit(options("report", pretrained)))
+    config = freeze(inherit(task_options("report", pretrained)))
     run, splits = load_run(pretrained), SOURCES["digits"](config.data)
     extractor = FeatureExtractor(config, read_weights(pretrained), all_devices(), "tokens")
     features, labels, unread = extractor(splits.test)
@@ -141,7 +130,7 @@ def test_weights_student_teacher_random(pretrained):
 
 
 def test_the_fine_tuning_of_a_report(pretrained):
-    config = freeze(inherit(options("report", pretrained, finetune={"epochs": 3})))
+    config = freeze(inherit(task_options("report", pretrained, finetune={"epochs": 3})))
     found = finetune_config(config)
     assert found.init_from == str(pretrained) and found.optimizer.epochs == 3
     assert found.data.image_size == (16, 16) and found.data.source == "digits"
@@ -160,7 +149,7 @@ def probed(pretrained, tmp_path_factory):
         "evaluation": {"every_epochs": 2.0, "batch_size": 64},
         "choose_on": 0.2,
     }
-    config = freeze(inherit(options("probe", pretrained, **changes)))
+    config = freeze(inherit(task_options("probe", pretrained, **changes)))
     workdir = tmp_path_factory.mktemp("probe")
     assert probe(config, workdir) == 0
     return config, workdir
@@ -200,4 +189,4 @@ def test_a_finished_sweep_is_left_as_it_is(probed):
 )
 def test_configs_that_cannot_run(pretrained, task, changes, message):
     with pytest.raises(ConfigError, match=message):
-        freeze(inherit(options(task, pretrained, **changes)))
+        freeze(inherit(task_options(task, pretrained, **changes)))

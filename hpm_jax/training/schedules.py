@@ -1,5 +1,6 @@
 """What changes from step to step: computed on the host in float64, handed over as scalars."""
 
+import abc
 import math
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ def teacher_decay(epoch: int, start: float, end: float, ramp_epochs: int) -> flo
     return start + min(epoch, ramp_epochs) / ramp_epochs * (end - start) if ramp_epochs else end
 
 
-class Timetable:
+class Timetable(abc.ABC):
     """Epochs and steps of a run over `images` training images, and its learning rate.
 
     Batches run on across the ends of epochs, so that every image is seen once in each; an epoch
@@ -79,9 +80,9 @@ class Timetable:
         count = math.floor(self.epoch(self.steps) / every)
         return {self.step_of(every * index) for index in range(1, count + 1)} | {self.steps}
 
+    @abc.abstractmethod
     def at(self, step: int) -> Any:
         """The scalars of `step`, which the compiled step takes."""
-        raise NotImplementedError
 
     def numbers(self, schedule: Any) -> dict[str, float]:
         """The scalars of a step as they are written down."""

@@ -1,0 +1,61 @@
+"""Every option of every task, with its default, as frozen dataclasses."""
+
+import dataclasses
+
+import ml_collections
+
+from hpm_jax.options.evaluation import Budget as Budget
+from hpm_jax.options.evaluation import Features as Features
+from hpm_jax.options.evaluation import Probe as Probe
+from hpm_jax.options.evaluation import ProbeOptimizer as ProbeOptimizer
+from hpm_jax.options.evaluation import Probes as Probes
+from hpm_jax.options.evaluation import Report as Report
+from hpm_jax.options.finetune import Accuracy as Accuracy
+from hpm_jax.options.finetune import Augment as Augment
+from hpm_jax.options.finetune import ClassifierModel as ClassifierModel
+from hpm_jax.options.finetune import Finetune as Finetune
+from hpm_jax.options.finetune import FinetuneOptimizer as FinetuneOptimizer
+from hpm_jax.options.finetune import Regularize as Regularize
+from hpm_jax.options.pretrain import Config as Config
+from hpm_jax.options.pretrain import Evaluation as Evaluation
+from hpm_jax.options.pretrain import MaskOptions as MaskOptions
+from hpm_jax.options.pretrain import Model as Model
+from hpm_jax.options.pretrain import Ranking as Ranking
+from hpm_jax.options.pretrain import Teacher as Teacher
+from hpm_jax.options.shared import ConfigError as ConfigError
+from hpm_jax.options.shared import Data as Data
+from hpm_jax.options.shared import OnGrid as OnGrid
+from hpm_jax.options.shared import Optimizer as Optimizer
+from hpm_jax.options.shared import Run as Run
+
+TASKS: dict[str, type] = {
+    "pretrain": Config,
+    "finetune": Finetune,
+    "report": Report,
+    "probe": Probe,
+}
+
+# What a task that starts from a pre-trained encoder takes over from it, unless it is given.
+INHERITED = {
+    "data": [field.name for field in dataclasses.fields(Data) if field.name != "crop_scale"],
+    "model": ["patch_size", "width", "depth", "heads"],
+}
+
+# Options that may differ when a workdir is gone on with: they change no result.
+FREE = ("run", "evaluation", "data.path", "data.max_broken", "model.remat", "model.unroll")
+
+
+def defaults(task: str = "pretrain") -> ml_collections.ConfigDict:
+    """Every option at its default, as the ConfigDict that config files start from.
+
+    Args:
+        task: a name in `TASKS`. All but "pretrain" start from a pre-trained encoder: what they
+            inherit from it (`INHERITED`) is None here, and stays so unless a config sets it.
+    """
+    config = ml_collections.ConfigDict(dataclasses.asdict(TASKS[task]()), convert_dict=True)
+    for section, names in INHERITED.items() if task != "pretrain" else ():
+        for name in names:
+            if name in config.get(section, {}):
+                kind = type(config[section][name])
+                config[section][name] = ml_collections.config_dict.placeholder(kind)
+    return config

@@ -1,0 +1,82 @@
+"""The options of fine-tuning."""
+
+import dataclasses
+
+from hpm_jax.options.shared import Data, OnGrid, Optimizer, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierModel:
+    """The vision transformer of fine-tuning; its sizes are those of the pre-trained one."""
+
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
+    drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
+    head_std: float = 2e-5  # of the head's first weights
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What fine-tuning does to images and labels, after the random crop and the flip."""
+
+    policy: str = "rand-m9-mstd0.5-inc1"  # RandAugment, in timm's words; "" for none
+    erase: float = 0.25  # how often a part of an image is replaced by noise
+    mixup: float = 0.8  # alpha of mixup; 0 for none
+    cutmix: float = 1.0  # alpha of CutMix; 0 for none
+    mix_probability: float = 1.0  # how often a batch is mixed at all
+    switch_probability: float = 0.5  # how often by CutMix, where both are there
+    label_smoothing: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularize:
+    """Extra terms of the fine-tuning loss; off as they stand."""
+
+    mask_sub: float = 0.0  # MaskSub: the share of patches hidden from a second pass, usually 0.5
+    max_sup_start: float = 0.0  # MaxSup: weight of max - mean of the logits in the first epoch
+    max_sup_end: float = 0.0  # and in the last; usually 0.1 to 0.2, without label smoothing
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptimizer(Optimizer):
+    """AdamW with a learning rate that shrinks towards the input."""
+
+    epochs: int = 100
+    batch_size: int = 1024
+    base_learning_rate: float = 5e-4
+    floor: float = 1e-6  # no layer's learning rate ends below it
+    warmup_epochs: float = 5.0
+    b2: float = 0.999
+    clip_norm: float = 0.0
+    layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """When the whole test split is scored."""
+
+    every_epochs: float = 1.0
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(OnGrid):
+    """A fine-tuning run: all weights, with labels."""
+
+    task: str = "finetune"
+    seed: int = 0
+    init_from: str = ""  # the workdir of a run, or a file of weights; see docs/weights.md
+    weights: str = "student"  # which of them: student, teacher, or "random" for fresh ones
+    data: Data = Data(crop_scale=(0.08, 1.0))
+    model: ClassifierModel = ClassifierModel()
+    augment: Augment = Augment()
+    regularize: Regularize = Regularize()
+    optimizer: FinetuneOptimizer = FinetuneOptimizer()
+    evaluation: Accuracy = Accuracy()
+    run: Run = Run()
