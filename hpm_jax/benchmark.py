@@ -13,11 +13,6 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A pre-training config")
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps that are timed, after two to warm up")
-_PIPELINE = flags.DEFINE_bool("pipeline", False, "Also with the config's own data")
-_JSON = flags.DEFINE_string("json", None, "A file for the numbers")
-
 
 def main(argv: list[str]) -> None:
     """Prints a table, and writes the numbers where `--json` says."""
@@ -25,15 +20,15 @@ def main(argv: list[str]) -> None:
     from hpm_jax.data.sources import DataError
     from hpm_jax.options import ConfigError
 
-    if _CONFIG.value is None:
+    if flags.FLAGS.config is None:
         sys.exit("error: --config is missing, as in --config configs/quickstart.py")
     try:
-        numbers = benchmark(freeze(_CONFIG.value), _STEPS.value, _PIPELINE.value)
+        numbers = benchmark(freeze(flags.FLAGS.config), flags.FLAGS.steps, flags.FLAGS.pipeline)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     print(table(numbers))
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n")
+    if flags.FLAGS.json:
+        Path(flags.FLAGS.json).write_text(json.dumps(numbers, indent=2) + "\n")
 
 
 def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str, Any]:
@@ -176,4 +171,8 @@ def table(numbers: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A pre-training config")
+    flags.DEFINE_integer("steps", 10, "Steps that are timed, after two to warm up")
+    flags.DEFINE_bool("pipeline", False, "Also with the config's own data")
+    flags.DEFINE_string("json", None, "A file for the numbers")
     app.run(main)

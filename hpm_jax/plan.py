@@ -14,11 +14,6 @@ from typing import Any, NamedTuple
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A pre-training config")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "A TPU slice, such as v5e:4x4 or v4:2x2x2")
-_MFU = flags.DEFINE_float("mfu", 0.4, "The share of the peak that is assumed for the time")
-_IMAGES = flags.DEFINE_integer("images", 1_281_167, "Training images; ImageNet's by default")
-
 GIB = 2**30
 # memory of a chip and its peak in bfloat16, by Google's documents
 CHIPS = {
@@ -58,14 +53,15 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config import freeze
     from hpm_jax.options import ConfigError
 
-    if _CONFIG.value is None:
+    options = flags.FLAGS
+    if options.config is None:
         sys.exit("error: --config is missing, as in --config configs/hpm_in1k.py:L")
     try:
-        config = freeze(_CONFIG.value)
-        devices = slice_of(_TOPOLOGY.value)
-        memory = CHIPS[chip_of(_TOPOLOGY.value)][0] * chips(_TOPOLOGY.value) // len(devices)
+        config = freeze(options.config)
+        devices = slice_of(options.topology)
+        memory = CHIPS[chip_of(options.topology)][0] * chips(options.topology) // len(devices)
         plan = make_plan(config, devices, memory)
-        print(table(plan, config, _TOPOLOGY.value, _MFU.value, _IMAGES.value))
+        print(table(plan, config, options.topology, options.mfu, options.images))
         if not plan.fits:
             sys.exit(1)
     except (ConfigError, PlanError) as error:
@@ -264,6 +260,10 @@ def advice(plan: Plan, config: Any) -> str:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A pre-training config")
+    flags.DEFINE_string("topology", "v5e:4x4", "A TPU slice, such as v5e:4x4 or v4:2x2x2")
+    flags.DEFINE_float("mfu", 0.4, "The share of the peak that is assumed for the time")
+    flags.DEFINE_integer("images", 1_281_167, "Training images; ImageNet's by default")
     # before a config file imports jax: no TPU is looked for, and none is asked what it is
     os.environ |= {
         "JAX_PLATFORMS": "cpu",

@@ -106,7 +106,8 @@ def test_accumulation_changes_no_mask_and_no_gradient():
 def test_any_number_of_devices(count):
     """As on one: the same masks, bit for bit, and the same update, up to the order of sums."""
     config = small_config()
-    devices = Devices(jax.sharding.Mesh(jax.devices()[:count], ("data",)))
+    grid = np.array(jax.devices()[:count]).reshape(-1, 1)
+    devices = Devices(jax.sharding.Mesh(grid, ("data", "fsdp")))
     where = {
         "put": lambda state: jax.device_put(state, devices.replicated),
         "put_images": devices.put,

@@ -14,14 +14,15 @@ from hpm_jax.visualize.report import NUMBERS
 
 def table(runs: dict[str, list[dict]]) -> str:
     """Markdown: a row for each run, with the numbers of its last evaluation."""
-    rows = [["run", "epoch", *(title for _, title, _, _ in NUMBERS)]]
+    everything = [line for lines in runs.values() for line in lines]
+    measured = [number for number in NUMBERS if any(number[0] in line for line in everything)]
+    rows = [["run", "epoch", *(title for _, title, _, _ in measured)]]
     rows.append(["---"] * len(rows[0]))
     for name, lines in runs.items():
-        last = [line for line in lines if "rank_me" in line][-1:] or [{}]
-        numbers = [f"{last[0]['epoch']:.4g}"] if last[0] else ["not yet"]
-        numbers += [
-            style.format(last[0][key]) if key in last[0] else "" for key, _, style, _ in NUMBERS
-        ]
+        evaluations = [line for line in lines if any(key in line for key, *_ in measured)]
+        last = evaluations[-1] if evaluations else {}
+        numbers = [f"{last['epoch']:.4g}"] if last else ["not yet"]
+        numbers += [style.format(last[key]) if key in last else "" for key, _, style, _ in measured]
         rows.append([name, *numbers])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
