@@ -166,8 +166,8 @@ def _import_torch(path: Path) -> Any:
         import torch
     except ImportError:
         raise WeightsError(
-            f"{path} is a PyTorch file, and PyTorch is not installed: pip install torch (its CPU "
-            'build does, with --index-url https://download.pytorch.org/whl/cpu), the extra "torch"'
+            f"{path} is a PyTorch file, and PyTorch is not installed: pip install torch "
+            '(its CPU build is enough), the extra "torch"'
         ) from None
     return torch
 
