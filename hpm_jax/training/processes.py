@@ -17,7 +17,8 @@ from hpm_jax.options import ConfigError
 # Seconds until a process that died is missed: the others then end too, for the launcher to restart.
 HEARTBEAT = 60
 # What launchers tell the processes of a job, where it has more than one.
-COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# (SLURM_NTASKS is also there in a shell that has been given machines, where one process starts.)
+COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 class ProcessError(RuntimeError):
