@@ -222,3 +222,10 @@ def test_a_tie_is_no_hit():
     tied = jnp.zeros((1, 3))
     found = scores(tied, jnp.zeros(1, jnp.int32), jnp.ones(1))
     assert float(found["top1"]) == 0, "a model that says the same of all classes knows nothing"
+
+
+def test_a_classifier_is_tuned_again_with_a_new_head(tuned, capsys):
+    _, workdir = tuned
+    config = freeze(inherit(options(workdir)))
+    start = load_start(config, build_classifier(config, 10), print)
+    assert set(start) == {"encoder"} and "head of their own" in capsys.readouterr().out

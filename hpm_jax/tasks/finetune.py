@@ -34,6 +34,7 @@ from hpm_jax.training.state import Params, TrainState, fresh_state, init_params
 from hpm_jax.training.workdir import open_workdir
 from hpm_jax.visualize.report import write_report
 
+HEAD = ("head", "norm")  # what fine-tuning always starts afresh
 EXPLANATION = (
     "Accuracy is over the whole test split, every image counted once. `checkpoints/` has the last "
     "state and `best/` the one with the highest top-1 accuracy, which was chosen on the images "
@@ -160,15 +161,16 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
         say(f"positions resized from {before[1]} x {before[2]} to {after[1]} x {after[2]}")
         encoder["positions"] = resize_positions(encoder["positions"], before, after)
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    given = weights.params | {"encoder": encoder}
-    parts = ("head", "norm", "decoder_input", "reconstructor", "predictor")
+    given = {name: part for name, part in weights.params.items() if name not in HEAD}
     start, matching = assign(
         shapes,
-        {"encoder": encoder} if "head" in given else given,
-        new=("head", "norm"),
-        dropped=(*parts, "encoder/transformer/norm"),
+        given | {"encoder": encoder},
+        new=HEAD,
+        dropped=("decoder_input", "reconstructor", "predictor", "encoder/transformer/norm"),
     )
     say(matching.sentence(config.init_from))
+    if "head" in weights.params:
+        say("these weights have a head of their own, which is left: a new one is trained")
     return start
 
 
