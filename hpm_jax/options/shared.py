@@ -67,6 +67,7 @@ class Run:
     workers: int = 0  # processes that decode images; 0 decodes in threads of this one
     threads: int = 4  # where there are no workers
     prefetch: int = 4  # batches held ready, for each worker
+    wandb: str = ""  # a project of Weights & Biases that gets all numbers too; "" for none
     fsdp: int = 1  # over how many devices parameters, teacher and optimizer are split
 
 

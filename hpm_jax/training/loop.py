@@ -104,7 +104,7 @@ def train(
         console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
 
         # --- what is written down and looked at on the way
-        writer = open_writer(workdir, done)
+        writer = open_writer(workdir, done, run.wandb)
         stack.callback(writer.close)
         journal = Journal(
             timetable,

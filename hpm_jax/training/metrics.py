@@ -4,18 +4,22 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from hpm_jax.options import ConfigError
 from hpm_jax.training.processes import is_main
 
 
 class MetricsWriter:
     """Appends numbers by step; a run that goes on from `step` rewrites what came after it."""
 
-    def __init__(self, workdir: str | Path, step: int = 0):
+    def __init__(self, workdir: str | Path, step: int = 0, wandb: str = ""):
+        """`wandb` is a project of Weights & Biases; "" for none."""
+        self._wandb = _start_wandb(wandb, Path(workdir)) if wandb else None
         self.path = Path(workdir) / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
         # written beside and moved into place: a kill in between loses nothing
@@ -39,6 +43,8 @@ class MetricsWriter:
             if isinstance(value, int | float)
         ]
         self._add_event(step=step, summary=Summary(value=values))
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
 
     def write_picture(self, step: int, name: str, png: bytes) -> None:
         """A PNG file, for TensorBoard."""
@@ -52,6 +58,21 @@ class MetricsWriter:
         """Everything to disk."""
         self._file.close()
         self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _start_wandb(project: str, workdir: Path) -> Any:
+    """A run of Weights & Biases named after the workdir, which a later start goes on with."""
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError(
+            f'config.run.wandb = {project!r} needs the extra "wandb": pip install wandb'
+        ) from None
+    name = workdir.resolve().name
+    config = json.loads((workdir / "config.json").read_text())
+    return wandb.init(project=project, id=name, name=name, config=config, resume="allow")
 
 
 class NoWriter:
@@ -70,9 +91,9 @@ class NoWriter:
         """Nothing."""
 
 
-def open_writer(workdir: str | Path, step: int = 0) -> MetricsWriter | NoWriter:
+def open_writer(workdir: str | Path, step: int, wandb: str) -> MetricsWriter | NoWriter:
     """The writer of this process: the main one of a run writes."""
-    return MetricsWriter(workdir, step) if is_main() else NoWriter(workdir)
+    return MetricsWriter(workdir, step, wandb) if is_main() else NoWriter(workdir)
 
 
 def read_lines(path: Path) -> list[dict]:
