@@ -44,12 +44,15 @@ def timm_differences(source: Weights, path: str | Path) -> dict[str, float]:
     """The same between our model and timm's, which loads the `.safetensors` or `.pth` strictly.
 
     Raises:
-        ImportError: where timm is not installed.
+        ImportError: where timm is not installed, or not as it should be.
         WeightsError: where timm does not take the file.
     """
-    import torch
-    from timm.models import load_checkpoint
-    from timm.models.vision_transformer import VisionTransformer
+    try:
+        import torch
+        from timm.models import load_checkpoint
+        from timm.models.vision_transformer import VisionTransformer
+    except Exception as error:  # a torchvision of another torch raises more than ImportError
+        raise ImportError(str(error)) from error
 
     a = source.architecture
     model = VisionTransformer(
