@@ -45,38 +45,26 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         and `update`, which is the rest.
     """
     from hpm_jax.models.flops import step_flops
-    from hpm_jax.training.build import build_method, build_model, build_optimizer
-    from hpm_jax.training.devices import all_devices, check_batch
+    from hpm_jax.training.build import build_sharded_step
+    from hpm_jax.training.devices import all_devices
     from hpm_jax.training.schedules import Schedule
-    from hpm_jax.training.state import abstract_state, init_state
-    from hpm_jax.training.step import choose_mask, make_train_step, masked_loss
+    from hpm_jax.training.step import choose_mask, masked_loss
     from hpm_jax.training.throughput import peak_flops
 
     devices = all_devices(config.run.fsdp)
-    check_batch(config, devices)
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    model, method, init, abstract, shape, jitted = build_sharded_step(config, devices)
     batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
     key = jax.random.key(config.seed)
     n_hard = config.hidden // 2 if method.strategy.asks_teacher else 0
     schedule = Schedule(np.float32(1e-6), np.float32(1e-3), np.int32(n_hard))
 
-    def init(key):
-        return init_state(model, optimizer, key, config.teacher.keep)
-
-    abstract = abstract_state(init, key, place=devices.shardings)
     placement = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(init, out_shardings=placement)(key)
-    shape = (batch, *config.data.image_size, config.data.channels)
-    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, shape.shape, dtype=np.uint8)
     images = devices.put(noise[devices.rows(batch)])
 
     # --- the whole step
     began = time.perf_counter()
-    jitted = jax.jit(
-        make_train_step(model, method, optimizer, parts),
-        donate_argnums=0,
-        out_shardings=(placement, devices.replicated),
-    )
     step = jitted.lower(abstract, images, key, schedule).compile()
     compiled = time.perf_counter() - began
 

@@ -118,11 +118,9 @@ def make_plan(config: Any, devices: list, memory: int) -> Plan:
     from jax.sharding import AxisType, Mesh
 
     from hpm_jax.models.flops import step_flops
-    from hpm_jax.training.build import build_method, build_model, build_optimizer
-    from hpm_jax.training.devices import Devices, check_batch
+    from hpm_jax.training.build import build_sharded_step
+    from hpm_jax.training.devices import Devices
     from hpm_jax.training.schedules import Schedule
-    from hpm_jax.training.state import abstract_state, init_state
-    from hpm_jax.training.step import make_train_step
 
     if len(devices) % config.run.fsdp:
         raise PlanError(
@@ -130,28 +128,14 @@ def make_plan(config: Any, devices: list, memory: int) -> Plan:
         )
     grid = np.array(devices).reshape(-1, config.run.fsdp)
     mesh = Devices(Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
-    check_batch(config, mesh)
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
-
-    def init(key):
-        return init_state(model, optimizer, key, config.teacher.keep)
-
+    model, method, _, state, images, step = build_sharded_step(config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh.replicated)
-    state = abstract_state(init, key, place=mesh.shardings)
-    placement = jax.tree.map(lambda x: x.sharding, state)
-    shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
-    images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=mesh.batch)
     scalars = Schedule(
         *(
             jax.ShapeDtypeStruct((), kind, sharding=mesh.replicated)
             for kind in (np.float32, np.float32, np.int32)
         )
-    )
-    step = jax.jit(
-        make_train_step(model, method, optimizer, config.optimizer.accumulation),
-        donate_argnums=0,
-        out_shardings=(placement, mesh.replicated),
     )
     flops = step_flops(model, config.hidden, method.strategy.asks_teacher).total
     whole = flops * config.optimizer.batch_size

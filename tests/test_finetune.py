@@ -17,7 +17,8 @@ from hpm_jax.data.sources import Arrays, DataError, Splits
 from hpm_jax.evaluation.accuracy import scores
 from hpm_jax.inherit import inherit
 from hpm_jax.options import ConfigError
-from hpm_jax.tasks.finetune import check_labels, finetune, load_start
+from hpm_jax.tasks.data import check_labels
+from hpm_jax.tasks.finetune import finetune, load_start
 from hpm_jax.training.build import build_classifier
 from hpm_jax.training.load import load_run
 from hpm_jax.training.metrics import read_lines

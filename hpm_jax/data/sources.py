@@ -123,16 +123,22 @@ def known_labels(records: Records) -> np.ndarray | None:
     return getattr(records, "labels", None)
 
 
+def set_apart(examples: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `range(examples)` at random into the rest and `count` of them, both sorted."""
+    order = np.random.default_rng(seed).permutation(examples)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
 def hold_out(records: Records, share: float) -> tuple[Records, Records]:
     """Splits off a fixed share for testing: the same images for every seed and every run."""
-    order = np.random.default_rng(0).permutation(len(records))
     count = round(share * len(records))
     if not 0 < count < len(records):
         raise DataError(
             f"{len(records)} images cannot be split with config.data.holdout = {share}: "
             "raise it, add images, or give a test split of their own."
         )
-    return Subset(records, np.sort(order[count:])), Subset(records, np.sort(order[:count]))
+    rest, apart = set_apart(len(records), count)
+    return Subset(records, rest), Subset(records, apart)
 
 
 def digits(data: "Data") -> Splits:

@@ -1,13 +1,14 @@
 """Accuracy over a whole split: every image counted once, for any batch size."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Records
+from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models import Classifier
 from hpm_jax.tokens import normalize, patchify
 from hpm_jax.training.devices import Devices
@@ -51,18 +52,14 @@ class AccuracyMeter:
     def __call__(self, params: Params) -> dict[str, float]:
         """`top1`, `top5` and `test_loss` over the images that can be read."""
         sums: dict[str, float] = {}
-        unread: list[int] = []
-        config = self.config
-        rows = self.devices.rows(self.batch_size)
-        for batch in evaluation_batches(
-            self.records, config.data, config.run, self.batch_size, rows
+        self.unread = []
+        score = functools.partial(self._score, params)
+        for found, unread in over_split(
+            score, self.records, self.config, self.batch_size, self.devices
         ):
-            arrays = [self.devices.put(batch[name]) for name in ("image", "label", "weight")]
-            found = jax.device_get(self._score(params, *arrays))
             # summed in float64: float32 would lose single images after 16 million
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
-            unread += [int(index) for index in batch["broken"] if index >= 0]
-        self.unread = [self.records.name(index) for index in unread]
+            self.unread += unread
         count = max(sums.pop("count"), 1.0)
         return {
             "top1": sums["top1"] / count,

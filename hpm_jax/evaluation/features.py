@@ -1,5 +1,6 @@
 """Frozen features of a pre-trained encoder: any block, pooling and resolution."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 from jax import Array
 
 from hpm_jax.convert.weights import Weights
-from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Records
+from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.positions import resize_positions
 from hpm_jax.options import ConfigError, Features
@@ -100,12 +101,11 @@ class FeatureExtractor:
     def __call__(self, records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read."""
         features, labels, unread = [], [], []
-        config = self.config
-        rows = self.devices.rows(self.batch_size)
-        for batch in evaluation_batches(records, config.data, config.run, self.batch_size, rows):
-            arrays = [self.devices.put(batch[name]) for name in ("image", "label", "weight")]
-            encoded, label, weight = jax.device_get(self._encode(self._params, *arrays))
+        encode = functools.partial(self._encode, self._params)
+        for (encoded, label, weight), left_out in over_split(
+            encode, records, self.config, self.batch_size, self.devices
+        ):
             features.append(encoded[weight > 0])
             labels.append(label[weight > 0])
-            unread += [records.name(int(index)) for index in batch["broken"] if index >= 0]
+            unread += left_out
         return np.concatenate(features), np.concatenate(labels), unread

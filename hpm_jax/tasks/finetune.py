@@ -13,13 +13,14 @@ from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.rand_augment import parse_policy
-from hpm_jax.data.sources import DataError, Splits, known_labels
+from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.accuracy import AccuracyMeter
 from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
 from hpm_jax.models.positions import resize_positions
 from hpm_jax.options import Finetune
-from hpm_jax.tasks.pretrain import command, load_data
+from hpm_jax.tasks.data import check_labels, load_data
+from hpm_jax.tasks.ending import end_run
 from hpm_jax.training.build import build_classifier, build_optimizer, build_recipe
 from hpm_jax.training.checkpoints import Checkpoints, checkpoints
 from hpm_jax.training.console import Console
@@ -30,9 +31,8 @@ from hpm_jax.training.metrics import MetricsWriter, read_lines
 from hpm_jax.training.optimizer import layer_scales, layerwise
 from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import FinetuneTimetable
-from hpm_jax.training.state import Params, TrainState, fresh_state, init_params
+from hpm_jax.training.state import Params, TrainState, fresh_state, init_params, param_shapes
 from hpm_jax.training.workdir import open_workdir
-from hpm_jax.visualize.report import write_report
 
 HEAD = ("head", "norm")  # what fine-tuning always starts afresh
 EXPLANATION = (
@@ -71,8 +71,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
 
     # --- the step and the state that it starts from
     optimizer = build_optimizer(config)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    scales = layer_scales(shapes, config.optimizer.layer_decay)
+    scales = layer_scales(param_shapes(model), config.optimizer.layer_decay)
     step = make_finetune_step(
         model,
         build_recipe(config),
@@ -117,33 +116,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         )
     if meter.unread:
         facts.append(f"left out of the test split, unreadable: {', '.join(meter.unread)}")
-    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
-    if not outcome.unfinished:
-        console.say(f"done: read {workdir / 'report.md'}")
-    return outcome.exit_code
-
-
-def check_labels(splits: Splits) -> None:
-    """Raises a `DataError` where there is nothing to classify, or nothing to measure it by."""
-    if len(splits.classes) < 2:
-        found = f"one class, {splits.classes[0]!r}" if splits.classes else "no labels"
-        raise DataError(
-            f"the training images have {found}, and telling classes apart needs two: put the "
-            "images into folders named after their classes, as in train/cat/1.jpg."
-        )
-    for name, records in (("training", splits.train), ("test", splits.test)):
-        labels = known_labels(records)
-        if labels is None:  # reading them all would take too long: one tells whether there are any
-            labels = np.array([records[0].label])
-        bad = np.flatnonzero((labels < 0) | (labels >= len(splits.classes)))
-        if len(bad):
-            label = int(labels[bad[0]])
-            what = "has no label" if label < 0 else f"has the label {label}"
-            raise DataError(
-                f"{records.name(int(bad[0]))} of the {name} split {what}: expected one of the "
-                f"{len(splits.classes)} classes of the training data, 0 to "
-                f"{len(splits.classes) - 1}."
-            )
+    return end_run(outcome, workdir, facts, EXPLANATION, console)
 
 
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:
@@ -160,10 +133,9 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
     if before != after:
         say(f"positions resized from {before[1]} x {before[2]} to {after[1]} x {after[2]}")
         encoder["positions"] = resize_positions(encoder["positions"], before, after)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     given = {name: part for name, part in weights.params.items() if name not in HEAD}
     start, matching = assign(
-        shapes,
+        param_shapes(model),
         given | {"encoder": encoder},
         new=HEAD,
         dropped=("decoder_input", "reconstructor", "predictor", "encoder/transformer/norm"),

@@ -1,8 +1,6 @@
 """Pre-training, from a config to a workdir: read it from top to bottom."""
 
 import functools
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,19 +12,21 @@ from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import masked_autoencoder_params
 from hpm_jax.data.pipeline import BrokenImages, train_batches
-from hpm_jax.data.sources import SOURCES, DataError, Splits
+from hpm_jax.data.sources import Splits
+from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.flops import step_flops
 from hpm_jax.options import Config
+from hpm_jax.tasks.data import load_data
+from hpm_jax.tasks.ending import end_run
 from hpm_jax.tasks.observe import make_observer
 from hpm_jax.training.build import build_method, build_model, build_optimizer
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.loop import Experiment, train
 from hpm_jax.training.schedules import PretrainTimetable, Schedule
-from hpm_jax.training.state import Params, fresh_state, init_params
+from hpm_jax.training.state import Params, fresh_state, init_params, param_shapes
 from hpm_jax.training.step import make_train_step
 from hpm_jax.training.workdir import open_workdir
-from hpm_jax.visualize.report import write_report
 
 
 def pretrain(config: Config, workdir: str | Path) -> int:
@@ -45,14 +45,15 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
-    start = load_start(config, console.say)
+    model = build_model(config)
+    start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
     timetable = PretrainTimetable(config, len(splits.train), config.hidden)
     facts = describe(config, splits, timetable, devices.count)
     console.say("\n".join(facts))
 
-    # --- model, method, state
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    # --- method and state
+    method, optimizer = build_method(config), build_optimizer(config)
 
     def init(root, start):
         params = overlay(init_params(model, random.stream(root, "init", 0)), start)
@@ -85,20 +86,17 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     )
 
     # --- what came out
-    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
-    if not outcome.unfinished:
-        console.say(f"done: read {workdir / 'report.md'}")
-    return outcome.exit_code
+    return end_run(outcome, workdir, facts, EXPLANATION, console)
 
 
-def load_start(config: Config, say: Callable[[str], None]) -> Params:
+def load_start(config: Config, model: MaskedAutoencoder, say: Callable[[str], None]) -> Params:
     """The parameters that `config.init_from` names, checked against the model; {} without one."""
     if not config.init_from:
         return {}
-    model = build_model(config)
-    fresh = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     given = masked_autoencoder_params(read_weights(config.init_from, config.weights))
-    params, matching = assign(fresh, given, new=("predictor",), dropped=("predictor",))
+    params, matching = assign(
+        param_shapes(model), given, new=("predictor",), dropped=("predictor",)
+    )
     say(matching.sentence(config.init_from))
     return params
 
@@ -109,32 +107,12 @@ def summarize(hidden: int, numbers: dict[str, float], schedule: Schedule) -> str
     return f"loss {numbers['loss']:.3f}  {ranked}hard {schedule.n_hard}/{hidden}"
 
 
-def command() -> str:
-    """The line that started this run."""
-    return shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]])
-
-
 EXPLANATION = (
     "kNN needs labels; the rest does not. A held-out loss that falls means that the model "
     "rebuilds images it has not seen better; its masks are random and fixed, so runs with "
     "different mask strategies can be compared by it, and the training losses cannot. RankMe "
     "counts the dimensions that the features use: a collapse shows as a fall towards 1."
 )
-
-
-def load_data(config: Config) -> Splits:
-    """The splits of a config's source.
-
-    Raises:
-        DataError: where there are fewer images than one batch needs.
-    """
-    splits = SOURCES[config.data.source](config.data)
-    if len(splits.train) < config.optimizer.batch_size:
-        raise DataError(
-            f"{len(splits.train)} training images are fewer than one batch: set "
-            f"--config.optimizer.batch_size={len(splits.train)} or less, or add images."
-        )
-    return splits
 
 
 def describe(

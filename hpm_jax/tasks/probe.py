@@ -14,7 +14,7 @@ from jax import Array
 
 from hpm_jax import random
 from hpm_jax.convert.random import load_weights
-from hpm_jax.data.pipeline import BrokenImages, evaluation_batches, train_batches
+from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Records, hold_out
 from hpm_jax.evaluation.features import frozen_encoder, make_encode
 from hpm_jax.evaluation.heads import attentive, linear
@@ -25,10 +25,11 @@ from hpm_jax.evaluation.probes import (
     make_probe_scores,
     make_probe_step,
 )
+from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.flops import transformer_flops
 from hpm_jax.options import Probe
-from hpm_jax.tasks.finetune import check_labels
-from hpm_jax.tasks.pretrain import command, load_data
+from hpm_jax.tasks.data import check_labels, load_data
+from hpm_jax.tasks.ending import end_run
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.loop import Experiment, train
@@ -37,7 +38,6 @@ from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import ProbeTimetable
 from hpm_jax.training.state import Params
 from hpm_jax.training.workdir import open_workdir
-from hpm_jax.visualize.report import write_report
 
 EXPLANATION = (
     "All settings of the sweep are trained at once, on the same features of the same augmented "
@@ -153,9 +153,8 @@ def probe(config: Probe, workdir: str | Path) -> int:
     def accuracies(state: ProbingState, records: Records) -> np.ndarray:
         correct, count = np.zeros(len(sweep.settings)), 0.0
         size = devices.round_up(config.evaluation.batch_size)
-        for batch in evaluation_batches(records, config.data, config.run, size, devices.rows(size)):
-            arrays = [devices.put(batch[name]) for name in ("image", "label", "weight")]
-            found, counted = jax.device_get(score(state, *arrays))
+        of_batch = functools.partial(score, state)
+        for (found, counted), _ in over_split(of_batch, records, config, size, devices):
             correct, count = correct + found, count + float(counted)
         return correct / max(count, 1.0)
 
@@ -185,7 +184,4 @@ def probe(config: Probe, workdir: str | Path) -> int:
     outcome = train(
         experiment, observer, broken, config.seed, config.run, workdir, devices, console
     )
-    write_report(workdir, command(), facts + outcome.facts, EXPLANATION)
-    if not outcome.unfinished:
-        console.say(f"done: read {workdir / 'report.md'}")
-    return outcome.exit_code
+    return end_run(outcome, workdir, facts, EXPLANATION, console)

@@ -21,8 +21,9 @@ from hpm_jax.evaluation.logistic import logistic_accuracy
 from hpm_jax.evaluation.probe_features import probe_accuracy
 from hpm_jax.inherit import finetune_config
 from hpm_jax.options import Report
-from hpm_jax.tasks.finetune import check_labels, finetune
-from hpm_jax.tasks.pretrain import command
+from hpm_jax.tasks.data import check_labels
+from hpm_jax.tasks.ending import command
+from hpm_jax.tasks.finetune import finetune
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices
 from hpm_jax.training.metrics import read_lines

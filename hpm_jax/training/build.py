@@ -1,16 +1,24 @@
 """From a config to the parts of a run."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import Array
 
 from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.options import Config, Finetune
 from hpm_jax.targets import TARGETS
+from hpm_jax.training.devices import Devices, check_batch
 from hpm_jax.training.finetune_step import Recipe
 from hpm_jax.training.optimizer import DECAYED, FINETUNE_DECAYED, make_optimizer
-from hpm_jax.training.step import Method
+from hpm_jax.training.state import TrainState, abstract_state, init_state
+from hpm_jax.training.step import Method, make_train_step
 
 
 def build_model(config: Config) -> MaskedAutoencoder:
@@ -83,3 +91,38 @@ def build_optimizer(config: Config | Finetune) -> optax.GradientTransformation:
     o = config.optimizer
     decayed = DECAYED if config.task == "pretrain" else FINETUNE_DECAYED
     return make_optimizer(o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None, decayed)
+
+
+class ShardedStep(NamedTuple):
+    """The pre-training step of a config as it lies on devices, before it is compiled."""
+
+    model: MaskedAutoencoder
+    method: Method
+    init: Callable[[Array], TrainState]  # of a key, to be jitted
+    state: TrainState  # shapes, dtypes and shardings
+    images: jax.ShapeDtypeStruct  # of a global batch
+    step: Any  # jitted: (state, images, key, schedule) -> (state, metrics)
+
+
+def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
+    """What a benchmark runs and a plan compiles; nothing of it needs the devices to be there.
+
+    Raises:
+        ConfigError: where the batch does not divide over the devices.
+    """
+    check_batch(config, devices)
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+
+    def init(key):
+        return init_state(model, optimizer, key, config.teacher.keep)
+
+    state = abstract_state(init, jax.random.key(0), place=devices.shardings)
+    placement = jax.tree.map(lambda x: x.sharding, state)
+    shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
+    step = jax.jit(
+        make_train_step(model, method, optimizer, config.optimizer.accumulation),
+        donate_argnums=0,
+        out_shardings=(placement, devices.replicated),
+    )
+    images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
+    return ShardedStep(model, method, init, state, images, step)

@@ -38,6 +38,11 @@ def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
     return model.init(key, patches, everything_but_one)["params"]
 
 
+def param_shapes(model: MaskedAutoencoder | Classifier) -> Params:
+    """Shapes and dtypes of the parameters of `model`, without computing them."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
 def init_state(
     model: MaskedAutoencoder, optimizer: optax.GradientTransformation, key: Array, teacher: bool
 ) -> TrainState:

@@ -1,0 +1,28 @@
+"""What every training task does last: a report, a line on the console, an exit code."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from hpm_jax.training.console import Console
+from hpm_jax.training.loop import Outcome
+from hpm_jax.visualize.report import write_report
+
+
+def command() -> str:
+    """The line that started this run."""
+    return shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]])
+
+
+def end_run(
+    outcome: Outcome, workdir: Path, facts: list[str], explanation: str, console: Console
+) -> int:
+    """Writes `report.md`, and gives the exit code of the command.
+
+    Args:
+        facts, explanation: as `write_report` takes them.
+    """
+    write_report(workdir, command(), facts + outcome.facts, explanation)
+    if not outcome.unfinished:
+        console.say(f"done: read {workdir / 'report.md'}")
+    return outcome.exit_code
