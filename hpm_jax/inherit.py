@@ -18,15 +18,15 @@ PLACE = ("source", "path", "name", "train_split", "test_split", "holdout", "synt
 def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy of `config` in which what is None is taken from `config.init_from`.
 
-    Where that is a workdir its `config.json` has the data and the sizes of the model; where it is
-    a file of weights, the weights themselves tell the sizes. What neither knows stays None, which
+    Where that is a workdir, or its `best` folder, `config.json` has the data and the sizes of the
+    model; else the weights themselves tell the sizes. What neither knows stays None, which
     `freeze` makes the default.
     """
     config = config.copy_and_resolve_references()
     source = Path(config.get("init_from", "") or "")
     if config.get("task", "pretrain") == "pretrain" or not config.init_from:
         return config
-    found = _of_workdir(source) if source.is_dir() else _of_weights(source)
+    found = _of_workdir(source) or _of_weights(source)
     place_given = config.data.source is not None
     for section, names in INHERITED.items():
         for name in names if section in config else ():
@@ -38,12 +38,10 @@ def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _of_workdir(path: Path) -> dict[str, Any]:
-    from hpm_jax.convert.weights import WeightsError
-
-    there = path / "config.json"
-    if not there.exists():
-        raise WeightsError(f"{path} is not the workdir of a run: it has no config.json")
-    return json.loads(there.read_text())
+    """The options of a run of this package; {} for a file, and for a folder of others."""
+    there = (path.parent if path.name == "best" else path) / "config.json"
+    options = json.loads(there.read_text()) if path.is_dir() and there.exists() else {}
+    return options if "task" in options else {}
 
 
 def _of_weights(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fine-tuning runs: what they start from, what they leave, and what they refuse."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import changed, small_config, task_options
+from small_weights import ENCODER, random_weights
 
 from hpm_jax.config import freeze
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
+from hpm_jax.convert.write import write_weights
 from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Arrays, DataError, Splits
 from hpm_jax.evaluation.accuracy import scores
@@ -230,3 +233,22 @@ def test_a_classifier_is_tuned_again_with_a_new_head(tuned, capsys):
     config = freeze(inherit(options(workdir)))
     start = load_start(config, build_classifier(config, 10), print)
     assert set(start) == {"encoder"} and "head of their own" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_inherited_from_as_its_run_is(tuned):
+    config, workdir = tuned
+    found = freeze(inherit(options(workdir / "best")))
+    assert (found.data.source, found.model) == (config.data.source, config.model)
+    assert set(load_start(found, build_classifier(found, 10), print)) == {"encoder"}
+
+
+def test_a_folder_of_hugging_face_tells_the_sizes_by_its_weights(tmp_path):
+    weights = random_weights(dataclasses.replace(ENCODER, grid=(1, 4, 4)))
+    write_weights(tmp_path / "model.safetensors", weights)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "vit", "num_attention_heads": 4})
+    )
+    found = inherit(options(tmp_path))
+    a = weights.architecture
+    assert (found.model.width, found.model.depth, found.model.heads) == (a.width, a.depth, a.heads)
+    assert found.data.image_size == tuple(side * a.patch_size for side in a.grid[1:])

@@ -129,12 +129,17 @@ def set_apart(examples: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def hold_out(records: Records, share: float) -> tuple[Records, Records]:
-    """Splits off a fixed share for testing: the same images for every seed and every run."""
+def hold_out(
+    records: Records, share: float, option: str = "config.data.holdout"
+) -> tuple[Records, Records]:
+    """Splits off a fixed share for testing: the same images for every seed and every run.
+
+    `option` is what a message calls the share.
+    """
     count = round(share * len(records))
     if not 0 < count < len(records):
         raise DataError(
-            f"{len(records)} images cannot be split with config.data.holdout = {share}: "
+            f"{len(records)} images cannot be split with {option} = {share}: "
             "raise it, add images, or give a test split of their own."
         )
     rest, apart = set_apart(len(records), count)

@@ -77,7 +77,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
-    learnt, chosen_on = hold_out(splits.train, config.choose_on)
+    learnt, chosen_on = hold_out(splits.train, config.choose_on, "config.choose_on")
     weights = load_weights(config.init_from, config.weights, config.seed)
     encoder, encoder_params = frozen_encoder(weights, config.data.image_size, config.features)
     workdir = open_workdir(workdir, config)
@@ -154,7 +154,9 @@ def probe(config: Probe, workdir: str | Path) -> int:
         correct, count = np.zeros(len(sweep.settings)), 0.0
         size = devices.round_up(config.evaluation.batch_size)
         of_batch = functools.partial(score, state)
-        for (found, counted), _ in over_split(of_batch, records, config, size, devices):
+        for (found, counted), unread in over_split(of_batch, records, config, size, devices):
+            for name in unread:
+                console.say(f"cannot read {name}: left out of the evaluation")
             correct, count = correct + found, count + float(counted)
         return correct / max(count, 1.0)
 
