@@ -35,9 +35,12 @@ TASKS: dict[str, type] = {
     "probe": Probe,
 }
 
+# How training images are cut differs from task to task.
+OWN_DATA = ("crop", "crop_scale", "clips")
+
 # What a task that starts from a pre-trained encoder takes over from it, unless it is given.
 INHERITED = {
-    "data": [field.name for field in dataclasses.fields(Data) if field.name != "crop_scale"],
+    "data": [field.name for field in dataclasses.fields(Data) if field.name not in OWN_DATA],
     "model": ["patch_size", "width", "depth", "heads"],
 }
 

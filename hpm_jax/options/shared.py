@@ -27,12 +27,19 @@ class Data:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, for pixels in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
+    crop: str = "resized"  # RandomResizedCrop; "multi_scale" for videos: corners at fixed sizes
     crop_scale: tuple[float, float] = (0.2, 1.0)  # RandomResizedCrop: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and width over height
     flip: float = 0.5  # how often an image is mirrored
     test_crop: float = 0.875  # centre crop for evaluation, after the short side is 1 / this larger
     max_broken: float = 0.01  # the share of unreadable images at which a run stops
     synthetic_images: int = 4096  # synthetic: how many
+    frames: int = 1  # of a clip; an image is a video of one frame
+    sampling: str = "dense"  # frames a stride apart, or one of each of as many "segments"
+    frame_stride: int = 4  # dense: every how many frames of the video
+    clips: int = 1  # clips of each video that is decoded for training, each with its own crop
+    test_clips: int = 1  # clips of a video, spread over its length, whose scores are averaged
+    test_crops: int = 1  # crops of each, spread along its longer side: 1, or usually 3
 
 
 @dataclasses.dataclass(frozen=True)
