@@ -44,18 +44,18 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         the step, each part compiled by itself: `teacher` (with the mask), `forward`, `backward`
         and `update`, which is the rest.
     """
-    from hpm_jax.models.flops import step_flops
-    from hpm_jax.training.build import build_sharded_step
+    from hpm_jax.training.build import build_flops, build_sharded_step
+    from hpm_jax.training.choose import choose_mask
     from hpm_jax.training.devices import all_devices
     from hpm_jax.training.schedules import Schedule
-    from hpm_jax.training.step import choose_mask, masked_loss
+    from hpm_jax.training.step import Masked, masked_loss
     from hpm_jax.training.throughput import peak_flops
 
     devices = all_devices(config.run.fsdp)
     model, method, init, abstract, shape, jitted = build_sharded_step(config, devices)
     batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
     key = jax.random.key(config.seed)
-    n_hard = config.hidden // 2 if method.strategy.asks_teacher else 0
+    n_hard = config.hidden_units // 2 if method.strategy.asks_teacher else 0
     schedule = Schedule(np.float32(1e-6), np.float32(1e-3), np.int32(n_hard))
 
     placement = jax.tree.map(lambda x: x.sharding, abstract)
@@ -74,7 +74,7 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         return metrics
 
     seconds = median_time(whole, steps)
-    flops = step_flops(model, config.hidden, method.strategy.asks_teacher)
+    flops = build_flops(config)
     peak, source = peak_flops()
     memory = step.memory_analysis()
     numbers: dict[str, Any] = {
@@ -92,14 +92,14 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
     # --- its parts, over one part of the batch where gradients are accumulated
     patches = method.patches(noise[: batch // parts])
-    mask = jax.jit(lambda s, p: choose_mask(model, method, s.teacher, p, key, schedule.n_hard))
+    mask = jax.jit(lambda s, p: choose_mask(model, method, s, p, key, schedule.n_hard))
     loss = masked_loss(model, method)
     forward = jax.jit(lambda s, b: loss(s.params, b, schedule)[0])
     gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(p, b, schedule)[0])(s.params))
     chosen = mask(state, patches)
     teacher = parts * median_time(lambda: mask(state, patches), steps)
-    ahead = parts * median_time(lambda: forward(state, (patches, chosen)), steps)
-    both = parts * median_time(lambda: gradient(state, (patches, chosen)), steps)
+    ahead = parts * median_time(lambda: forward(state, Masked(patches, chosen)), steps)
+    both = parts * median_time(lambda: gradient(state, Masked(patches, chosen)), steps)
     shares = {"teacher": teacher, "forward": ahead, "backward": both - ahead}
     shares["update"] = max(seconds - teacher - both, 0.0)
     total = sum(shares.values())
@@ -117,7 +117,7 @@ def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float
     from hpm_jax.training.schedules import PretrainTimetable
 
     records = SOURCES[config.data.source](config.data).train
-    schedule = PretrainTimetable(config, len(records), config.hidden).at(0)
+    schedule = PretrainTimetable(config, len(records), config.hidden_units).at(0)
     batches = train_batches(records, config, 0, devices.rows(config.optimizer.batch_size))
     next(batches)  # workers are up
     waited, began = 0.0, time.perf_counter()

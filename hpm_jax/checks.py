@@ -8,9 +8,12 @@ from typing import Any
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.losses import RANKING_LOSSES
+from hpm_jax.losses.pairs import PAIRS
 from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.masking.units import UNITS
 from hpm_jax.models.classifier import POOLS
 from hpm_jax.models.layers import REMAT_POLICIES
+from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.options import Config, ConfigError, Finetune, Probe, Report
 from hpm_jax.targets import TARGETS
 
@@ -36,14 +39,25 @@ def check_pretrain(config: Config) -> None:
         {
             "weights": ("student", "teacher"),
             "target": TARGETS,
+            "target_frames": ("all", "one"),
             "mask.strategy": STRATEGIES,
+            "mask.unit": UNITS,
             "mask.schedule": ("epoch", "step"),
             "ranking.loss": (*RANKING_LOSSES, "none"),
+            "ranking.pairs": PAIRS,
             "evaluation.pool": POOLS,
         },
     )
     evaluation = ("bank_images", "test_images", "neighbors", "temperature", "batch_size")
-    _check_positive(config, {"evaluation": evaluation})
+    _check_positive(
+        config,
+        {
+            "evaluation": evaluation,
+            "mask": ("views",),
+            "ranking": ("distances",),
+            "teacher": ("frame_stride", "every_steps"),
+        },
+    )
     _check_shares(config, "mask", ("hard_start", "hard_end"))
     _check_shares(config, "teacher", ("decay_start", "decay_end"))
     _check_common(config)
@@ -68,6 +82,7 @@ def check_finetune(config: Finetune) -> None:
         parse_policy(config.augment.policy)
     _check_common(config)
     _check_grid(config)
+    _check_pool(config, "model")
     _check_width(config, "")
 
 
@@ -145,6 +160,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
 }
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 DTYPES = ("float32", "bfloat16")
+CLIPS = ("frames", "frame_stride", "clips", "test_clips", "test_crops")
 RUN = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "prefetch", "fsdp")
 
 
@@ -182,6 +198,7 @@ def _check_common(config: Any) -> None:
             "data.source": SOURCES,
             "model.dtype": DTYPES,
             "model.remat": REMAT_POLICIES,
+            "model.layout": LAYOUTS,
         },
     )
     sizes = [field.name for field in dataclasses.fields(config.model) if field.type is int]
@@ -214,7 +231,10 @@ def _check_warmup(config: Any) -> None:
 
 
 def _check_data(config: Any) -> None:
-    _check_positive(config, {"data": ("channels", "synthetic_images", "test_crop")})
+    _check_positive(config, {"data": ("channels", "synthetic_images", "test_crop", *CLIPS)})
+    _check_choices(
+        config, {"data.sampling": ("dense", "segments"), "data.crop": ("resized", "multi_scale")}
+    )
     _check_shares(config, "data", ("holdout", "flip", "max_broken"))
     low, high = config.data.crop_scale
     if not 0 < low <= high <= 1:
@@ -233,6 +253,8 @@ def _check_data(config: Any) -> None:
 def _check_method(config: Config) -> None:
     """Options that are impossible together."""
     _check_grid(config)
+    _check_pool(config, "evaluation")
+    _check_teacher(config)
     try:
         hidden = config.hidden
     except ValueError as error:
@@ -265,6 +287,38 @@ def _check_grid(config: Any) -> None:
             f"config.data.image_size = {config.data.image_size}, config.model.patch_size = "
             f"{config.model.patch_size}: {error}"
         ) from None
+    layout = LAYOUTS[config.model.layout]
+    if config.grid[0] > 1 and "sincos" in (layout.positions, layout.classifier_positions):
+        raise ConfigError(
+            f"config.model.layout = {config.model.layout!r} has positions for one frame, and "
+            f"{config.data.frames} frames make {config.grid[0]}: --config.model.layout=videomae "
+            "or mae_st."
+        )
+
+
+def _check_pool(config: Any, section: str) -> None:
+    layout = config.model.layout
+    if getattr(config, section).pool == "cls" and not LAYOUTS[layout].cls_token:
+        raise ConfigError(
+            f"config.{section}.pool = 'cls', and the layout {layout!r} has no cls token: "
+            f"--config.{section}.pool=mean"
+        )
+
+
+def _check_teacher(config: Config) -> None:
+    """What a teacher that sees or looks less needs."""
+    frames, stride = config.grid[0], config.teacher.frame_stride
+    if frames % stride:
+        raise ConfigError(
+            f"config.teacher.frame_stride = {stride} does not divide the {frames} frames of the "
+            "grid (config.data.frames / config.model.tubelet)"
+        )
+    if config.ranking.pairs == "tubes" and config.mask.unit != "tube":
+        raise ConfigError(
+            "config.ranking.pairs = 'tubes' ranks tubes, and config.mask.unit = "
+            f"{config.mask.unit!r} hides patches one by one: set it to tube, or rank all, blocks "
+            "or sampled pairs."
+        )
 
 
 def _check_width(config: Any, part: str) -> None:

@@ -47,9 +47,12 @@ def _of_workdir(path: Path) -> dict[str, Any]:
 def _of_weights(path: Path) -> dict[str, Any]:
     from hpm_jax.convert.read import read_weights
 
-    model = dataclasses.asdict(read_weights(path).architecture)
-    size = [side * model["patch_size"] for side in model["grid"][1:]]
-    return {"model": model, "data": {"image_size": size, "channels": model["channels"]}}
+    architecture = read_weights(path).architecture
+    frames, *size = (
+        n * side for n, side in zip(architecture.grid, architecture.patch, strict=True)
+    )
+    data = {"image_size": size, "frames": frames, "channels": architecture.channels}
+    return {"model": dataclasses.asdict(architecture), "data": data}
 
 
 def finetune_config(report: Report) -> Finetune:

@@ -25,7 +25,8 @@ from hpm_jax.tokens import Mask, patchify
 from hpm_jax.training.optimizer import decay_mask, make_optimizer
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import Method, masked_loss, student_losses
+from hpm_jax.training.method import Method
+from hpm_jax.training.step import Masked, masked_loss, student_losses
 from hpm_jax.training.update import make_update
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
@@ -173,7 +174,7 @@ def test_steps(case):
         # later steps start from weights that AdamW has moved by noise, see below
         rtol = 1e-5 if step == 0 else 1e-3
         assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
-        state, metrics = update(state, (case.patches(step), case.mask(step)), schedule)
+        state, metrics = update(state, Masked(case.patches(step), case.mask(step)), schedule)
         for ours, theirs in (
             ("reconstruction", "loss_reconstruction"),
             ("ranking", "loss_relative"),

@@ -12,7 +12,8 @@ from hpm_jax.masking import select
 from hpm_jax.masking.strategies import STRATEGIES, Context
 from hpm_jax.models.flops import step_flops
 from hpm_jax.training.devices import Devices
-from hpm_jax.training.step import choose_mask, make_train_step
+from hpm_jax.training.choose import choose_mask
+from hpm_jax.training.step import make_train_step
 
 
 def run(config, n_hard=0, steps=1, accumulation=1, put=lambda x: x, put_images=lambda x: x):
@@ -29,7 +30,7 @@ def mask_of(config, n_hard, passes=1, put=lambda x: x, put_images=lambda x: x):
     def mask(state, images, key):
         patches = parts.method.patches(images)
         return choose_mask(
-            parts.model, parts.method, state.teacher, patches, key, jnp.int32(n_hard), passes
+            parts.model, parts.method, state, patches, key, jnp.int32(n_hard), passes
         )
 
     return jax.jit(mask)(put(parts.state), put_images(parts.images), parts.key)

@@ -15,15 +15,18 @@ def erase(key: Array, images: Array, probability: float) -> Array:
     """Replaces a box by standard normal noise, anew for each pixel and channel.
 
     Args:
-        images: `[B, H, W, C]` float32, normalised: the noise has their mean and deviation.
+        images: `[B, H, W, C]` float32, normalised: the noise has their mean and deviation. In
+            clips `[B, T, H, W, C]` the box is the same in every frame.
         probability: that an image is erased, drawn for each by itself; 0 turns erasing off.
     """
     if probability == 0:
         return images
     whether, box, noise = jax.random.split(key, 3)
     erased = jax.random.bernoulli(whether, probability, images.shape[:1])
-    inside = erased[:, None, None] & _boxes(box, *images.shape[:3])
-    return jnp.where(inside[..., None], jax.random.normal(noise, images.shape), images)
+    batch, *frames, height, width, _ = images.shape
+    inside = erased[:, None, None] & _boxes(box, batch, height, width)
+    inside = inside.reshape(batch, *[1] * len(frames), height, width, 1)
+    return jnp.where(inside, jax.random.normal(noise, images.shape), images)
 
 
 def _boxes(key: Array, batch: int, height: int, width: int) -> Array:

@@ -32,7 +32,7 @@ def mix(
     box is given back to lambda, so that targets are mixed as pixels are.
 
     Args:
-        images: `[B, H, W, C]` float32.
+        images: `[B, H, W, C]` float32, or clips `[B, T, H, W, C]`, every frame alike.
         targets: `[B, classes]` float32.
         mixup_alpha: of mixup; 0 turns it off.
         cutmix_alpha: of CutMix; 0 turns it off.
@@ -50,7 +50,7 @@ def mix(
     alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
     kept = jax.random.beta(how_much, alpha, alpha)
     kept = jnp.where(jax.random.bernoulli(whether, probability), kept, 1.0)
-    box = _cutmix_box(where, kept, *images.shape[1:3])
+    box = _cutmix_box(where, kept, *images.shape[-3:-1])
     # No cond: either way is a blend with weights [H, W], one pass over the pixels that XLA fuses.
     weights = jnp.where(cut, 1.0 - box, kept)[..., None]
     kept = jnp.where(cut, 1.0 - box.mean(), kept)  # exactly 1 for an empty box

@@ -104,18 +104,23 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
         "grid": tuple(model.grid),
         "patch_size": run.config.model.patch_size,
         "channels": data.channels,
+        "tubelet": run.config.model.tubelet,
+        "layout": run.config.model.layout,
         "width": model.width,
         "depth": model.depth,
         "heads": model.heads,
     }
     if run.config.task == "finetune":
         return Weights(Architecture(**sizes, classes=model.classes, pool=model.pool), params)
-    positions = {"positions": constant_positions(model.width, model.grid)}
+    encoder = params["encoder"]
+    if model.layout.classifier_positions == "learned":  # so far constants; they start from these
+        encoder |= {"positions": constant_positions(model.width, model.grid)}
     architecture = Architecture(
         **sizes,
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
         loss_predictor=model.loss_predictor,
+        target_values=model.target_values if model.target_values != model.values else 0,
     )
-    return Weights(architecture, params | {"encoder": params["encoder"] | positions})
+    return Weights(architecture, params | {"encoder": encoder})

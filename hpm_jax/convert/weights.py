@@ -1,11 +1,13 @@
 """What a checkpoint holds, whoever wrote it: an architecture, and parameters under our names."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.tokens import Grid
 from hpm_jax.training.state import Params
@@ -22,7 +24,7 @@ class Architecture:
     """The sizes that a checkpoint was made with; 0 for a part that it does not have."""
 
     grid: Grid
-    patch_size: int
+    patch_size: int  # rows and columns of a patch
     channels: int
     width: int
     depth: int
@@ -33,6 +35,19 @@ class Architecture:
     loss_predictor: bool = False
     classes: int = 0
     pool: str = "cls"  # of a classifier; see `hpm_jax/models/classifier.py`
+    tubelet: int = 1  # frames of a patch
+    layout: str = "mae"  # a name in `hpm_jax.models.layouts.LAYOUTS`
+    target_values: int = 0  # of the decoder, where it does not rebuild whole patches
+
+    @property
+    def of_layout(self) -> Layout:
+        """The layout itself."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def patch(self) -> Grid:
+        """(frames, rows, columns) of a patch."""
+        return (self.tubelet, self.patch_size, self.patch_size)
 
     @property
     def patches(self) -> int:
@@ -42,15 +57,15 @@ class Architecture:
     @property
     def values(self) -> int:
         """Values of one patch, P."""
-        return self.patch_size**2 * self.channels
+        return math.prod(self.patch) * self.channels
 
 
 class Weights(NamedTuple):
     """Parameters as float32 numpy arrays, nested as those of our models.
 
-    `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as the classifier's
-    encoder does; a masked autoencoder adds `decoder_input`, `reconstructor` and `predictor`, a
-    classifier `head` and, with mean pooling, `norm`.
+    In the layout of MAE `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as
+    the classifier's encoder does; a masked autoencoder adds `decoder_input`, `reconstructor` and
+    `predictor`, a classifier `head` and, with mean pooling, `norm`.
     """
 
     architecture: Architecture
@@ -68,6 +83,7 @@ def classifier(weights: Weights) -> Classifier:
         depth=a.depth,
         heads=a.heads,
         pool=a.pool,
+        layout=a.of_layout,
     )
 
 
@@ -87,6 +103,7 @@ def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
     return MaskedAutoencoder(
         grid=a.grid,
         values=a.values,
+        target_values=a.target_values,
         width=a.width,
         depth=a.depth,
         heads=a.heads,
@@ -94,6 +111,7 @@ def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
         decoder_depth=a.decoder_depth,
         decoder_heads=a.decoder_heads,
         loss_predictor=a.loss_predictor,
+        layout=a.of_layout,
     )
 
 
@@ -105,12 +123,13 @@ def masked_autoencoder_params(weights: Weights) -> Params:
     """
     a, encoder = weights.architecture, weights.params["encoder"]
     _check_decoder(a)
-    check_positions(
-        "pos_embed",
-        encoder["positions"],
-        constant_positions(a.width, a.grid),
-        "use the encoder alone, as --names timm does",
-    )
+    if "positions" in encoder:
+        check_positions(
+            "pos_embed",
+            encoder["positions"],
+            constant_positions(a.width, a.grid),
+            "use the encoder alone, as --names timm does",
+        )
     encoder = {name: value for name, value in encoder.items() if name != "positions"}
     return {**weights.params, "encoder": encoder}
 

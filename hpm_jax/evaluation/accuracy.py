@@ -34,6 +34,17 @@ def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
     return {name: jnp.sum(weights * value.astype(jnp.float32)) for name, value in values.items()}
 
 
+def average_views(logits: Array, count: int) -> Array:
+    """Logits `[count * V, classes]` of V views each to those of their averaged probabilities.
+
+    Gives `[count, classes]`: log probabilities, or the logits themselves where V is 1.
+    """
+    if len(logits) == count:
+        return logits
+    probabilities = jax.nn.softmax(logits).reshape(count, -1, logits.shape[-1])
+    return jnp.log(probabilities.mean(axis=1))
+
+
 class AccuracyMeter:
     """Holds the compiled classifier and scores parameters on a split."""
 
@@ -44,8 +55,10 @@ class AccuracyMeter:
 
         def score(params, images, labels, weights):
             pixels = normalize(images, config.data.mean, config.data.std)
+            if pixels.ndim == 6:  # several views of each video
+                pixels = pixels.reshape(-1, *pixels.shape[2:])
             logits = model.apply({"params": params}, patchify(pixels, config.patch_size))
-            return scores(logits, labels, weights)
+            return scores(average_views(logits, len(images)), labels, weights)
 
         self._score = jax.jit(score, out_shardings=devices.replicated)
 

@@ -1,5 +1,6 @@
 """What is measured of an encoder on the way: kNN, RankMe, and the held-out masked loss."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -11,13 +12,14 @@ from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.rank_me import rank_me
-from hpm_jax.masking import select
-from hpm_jax.masking.strategies import Context, random
+from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
+from hpm_jax.training.choose import mask_units
 from hpm_jax.training.devices import Devices
+from hpm_jax.training.method import Method
 from hpm_jax.training.state import Params
-from hpm_jax.training.step import Method, student_losses, total_loss
+from hpm_jax.training.step import pair_order, student_losses, total_loss
 
 
 class Evaluator:
@@ -50,16 +52,18 @@ class Evaluator:
         for name in broken:
             say(f"cannot read {name}: left out of the evaluation")
 
+        blind = dataclasses.replace(method, strategy=STRATEGIES["random"])
+
         def features(params, images):
             tokens = model.apply({"params": params}, method.patches(images), method="encode")
-            return pool(tokens, evaluation.pool)
+            return pool(tokens, evaluation.pool, model.layout.extra_tokens)
 
         def masked_losses(params, images, start):
             patches = method.patches(images)
-            context = Context(patches, model.grid, jnp.int32(0), None)
             key = jax.random.fold_in(jax.random.key(0), start)
-            mask = select(random(key, context), method.hidden)
-            return total_loss(method, student_losses(model, method, params, patches, mask))[1]
+            mask = mask_units(model, blind, patches, key, jnp.int32(0), None)
+            losses = student_losses(model, method, params, patches, mask)
+            return total_loss(method, losses, pair_order(method, mask, key))[1]
 
         self._features = jax.jit(features, out_shardings=devices.replicated)
         self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)

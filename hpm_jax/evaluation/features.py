@@ -12,35 +12,34 @@ from hpm_jax.convert.weights import Weights
 from hpm_jax.data.sources import Records
 from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.encoder import Encoder
-from hpm_jax.models.positions import resize_positions
+from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.options import ConfigError, Features
-from hpm_jax.tokens import grid_of, normalize, patchify
+from hpm_jax.tokens import Grid, grid_of, normalize, patchify
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.state import Params
 
 POOLS = ("cls", "mean", "both", "tokens")
 
 
-def pool(tokens: Array, how: str) -> Array:
-    """Features in float32 of tokens `[B, 1 + L, D]`, cls first.
+def pool(tokens: Array, how: str, extra: int = 1) -> Array:
+    """Features in float32 of tokens `[B, extra + L, D]`, cls first.
 
     Args:
         how: "cls" `[B, D]`, "mean" of the patches `[B, D]`, "both" side by side `[B, 2 D]`, or
-            "tokens" `[B, 1 + L, D]` as they are.
+            "tokens" `[B, extra + L, D]` as they are.
+        extra: how many tokens are no patches: 1, or 0 where there is no cls token.
     """
     tokens = tokens.astype(jnp.float32)
     if how == "tokens":
         return tokens
     if how == "cls":
         return tokens[:, 0]
-    mean = tokens[:, 1:].mean(axis=1)
+    mean = tokens[:, extra:].mean(axis=1)
     return mean if how == "mean" else jnp.concatenate([tokens[:, 0], mean], axis=1)
 
 
-def frozen_encoder(
-    weights: Weights, image_size: tuple[int, int], features: Features
-) -> tuple[Encoder, Params]:
-    """The encoder up to `features.block`, for images of `image_size`, and its parameters.
+def frozen_encoder(weights: Weights, size: Grid, features: Features) -> tuple[Encoder, Params]:
+    """The encoder up to `features.block`, for (frames, height, width) `size`, and its parameters.
 
     Positions are resized to the grid. The last norm follows the last block that is left, as usual
     for features from the middle.
@@ -56,28 +55,47 @@ def frozen_encoder(
             f"so 1 to {a.depth}, or -1 to -{a.depth} from the end."
         )
     try:
-        grid = grid_of((1, *image_size), (1, a.patch_size, a.patch_size))
+        grid = grid_of(size, a.patch)
     except ValueError as error:
-        raise ConfigError(f"config.data.image_size = {image_size}: {error}") from None
-    params = dict(weights.params["encoder"])
-    if grid != a.grid:
-        params["positions"] = resize_positions(params["positions"], a.grid, grid)
+        raise ConfigError(
+            f"config.data.frames = {size[0]}, config.data.image_size = {size[1:]}: {error}"
+        ) from None
+    if features.pool != "mean" and not a.of_layout.cls_token:
+        raise ConfigError(
+            f"config.features.pool = {features.pool!r}: this encoder has no cls token, so only "
+            "the mean of its patches is there: --config.features.pool=mean"
+        )
+    params = encoder_on_grid(weights.params["encoder"], a.grid, grid)
     transformer = dict(params["transformer"])
     transformer["blocks"] = jax.tree.map(lambda x: x[:blocks], transformer["blocks"])
     params["transformer"] = transformer
     # a classifier that pools by the mean has no norm of its own there
     stack = {"depth": blocks, "heads": a.heads, "norm": "norm" in transformer, "unroll": blocks}
     dtype = jnp.dtype(features.dtype)
-    return Encoder(grid, a.width, stack, dtype, learned_positions=True), params
+    layout = a.of_layout
+    encoder = Encoder(grid, a.width, stack, dtype, layout, layout.classifier_positions)
+    return encoder, params
 
 
-def make_encode(encoder: Encoder, config: Any, patch_size: int, how: str):
-    """Builds `(params, uint8 images [B, H, W, C]) -> features`, pooled as `how` says."""
+def make_encode(encoder: Encoder, config: Any, patch_size: Grid, how: str):
+    """Builds `(params, uint8 images [B, H, W, C]) -> features`, pooled as `how` says.
+
+    Of several views of a video `[B, V, T, H, W, C]` the features are averaged, and their tokens
+    stand one after the other.
+    """
+    extra = encoder.layout.extra_tokens
 
     def encode(params: Params, images: Array) -> Array:
+        count = len(images)
+        if images.ndim == 6:
+            images = images.reshape(-1, *images.shape[2:])
         pixels = normalize(images, config.data.mean, config.data.std)
-        patches = patchify(pixels, (1, patch_size, patch_size))
-        return pool(encoder.apply({"params": params}, patches), how)
+        found = pool(encoder.apply({"params": params}, patchify(pixels, patch_size)), how, extra)
+        if len(found) == count:
+            return found
+        if how == "tokens":
+            return found.reshape(count, -1, found.shape[-1])
+        return found.reshape(count, -1, found.shape[-1]).mean(axis=1)
 
     return encode
 
@@ -88,8 +106,9 @@ class FeatureExtractor:
     def __init__(self, config: Any, weights: Weights, devices: Devices, how: str):
         """`config` has `data`, `features` and `run`; `how` is a name in `POOLS`."""
         self.config, self.devices = config, devices
-        encoder, params = frozen_encoder(weights, config.data.image_size, config.features)
-        encode = make_encode(encoder, config, weights.architecture.patch_size, how)
+        size = (config.data.frames, *config.data.image_size)
+        encoder, params = frozen_encoder(weights, size, config.features)
+        encode = make_encode(encoder, config, weights.architecture.patch, how)
         self.batch_size = devices.round_up(config.features.batch_size)
         self._params = jax.device_put(params, devices.replicated)
         # labels and weights go along, so that every process has those of the whole batch

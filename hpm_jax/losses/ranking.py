@@ -6,27 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.losses.pairs import Pairs, every_pair
+
 RankingLoss = Callable[[Array, Array], Array]
 
 
-def _pairs(x: Array) -> tuple[Array, Array]:
-    """Every unordered pair of the M columns of `x` once: two arrays `[B, M (M - 1) / 2]`.
-
-    A pair is a column and the one `d` further round the circle, for `d` up to half way; rolls
-    differentiate into rolls, where indexing the upper triangle would differentiate into a scatter.
-    """
-    count = x.shape[1]
-    around = jnp.concatenate([x, x], axis=1)
-    first, second = [], []
-    for distance in range(1, count // 2 + 1):
-        # opposite columns meet twice when the count is even: half of the circle is enough
-        length = count // 2 if 2 * distance == count else count
-        first.append(x[:, :length])
-        second.append(around[:, distance : distance + length])
-    return jnp.concatenate(first, axis=1), jnp.concatenate(second, axis=1)
-
-
-def relative(predicted: Array, loss: Array) -> Array:
+def relative(predicted: Array, loss: Array, pairs: Pairs = every_pair) -> Array:
     """Binary cross entropy on which patch of each pair has the higher loss (HPM, relative loss).
 
     `-log(sigmoid(d) + 1e-6)` with `d` the predicted loss of the harder patch less that of the
@@ -36,12 +21,15 @@ def relative(predicted: Array, loss: Array) -> Array:
     Args:
         predicted: `[B, M]` float32.
         loss: `[B, M]` float32, the true losses; no gradient flows into them.
+        pairs: which pairs; see `hpm_jax/losses/pairs.py`.
     """
-    left, right = _pairs(predicted)
-    order = jnp.sign(jnp.subtract(*_pairs(jax.lax.stop_gradient(loss))))
-    cost = -jnp.log(jax.nn.sigmoid(order * (left - right)) + 1e-6)
-    counted = jnp.abs(order)
-    return jnp.sum(cost * counted) / jnp.maximum(jnp.sum(counted), 1.0)
+    return pairs(_cost, predicted, jax.lax.stop_gradient(loss))
+
+
+def _cost(predicted: Array, loss: Array) -> tuple[Array, Array]:
+    """Of the differences of pairs: what each costs, and whether it counts."""
+    order = jnp.sign(loss)
+    return -jnp.log(jax.nn.sigmoid(order * predicted) + 1e-6), jnp.abs(order)
 
 
 def absolute(predicted: Array, loss: Array) -> Array:
@@ -52,11 +40,13 @@ def absolute(predicted: Array, loss: Array) -> Array:
     return jnp.mean(jnp.square(predicted - standardised))
 
 
-def pairs_ranked_correctly(predicted: Array, loss: Array) -> Array:
+def pairs_ranked_correctly(predicted: Array, loss: Array, pairs: Pairs = every_pair) -> Array:
     """The share of pairs of patches whose order is predicted right: 0.5 is chance."""
-    said, true = (jnp.sign(jnp.subtract(*_pairs(x))) for x in (predicted, loss))
-    counted = jnp.abs(true)
-    return jnp.sum(jnp.where(said == true, counted, 0.0)) / jnp.maximum(jnp.sum(counted), 1.0)
+    return pairs(_right, predicted, loss)
 
 
-RANKING_LOSSES: dict[str, RankingLoss] = {"relative": relative, "absolute": absolute}
+def _right(predicted: Array, loss: Array) -> tuple[Array, Array]:
+    return (jnp.sign(predicted) == jnp.sign(loss)).astype(jnp.float32), jnp.abs(jnp.sign(loss))
+
+
+RANKING_LOSSES: dict[str, Callable[..., Array]] = {"relative": relative, "absolute": absolute}

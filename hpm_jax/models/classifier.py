@@ -8,13 +8,14 @@ from jax import Array
 
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.layers import layer_norm
+from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.tokens import Grid
 
 POOLS = ("cls", "mean")
 
 
 class Classifier(nn.Module):
-    """A vision transformer with learned positions and one linear layer for the classes.
+    """A vision transformer and one linear layer for the classes.
 
     Pooling "mean" averages the patch tokens, without cls, and has a norm of its own after that;
     "cls" takes the cls token of the normalised output (MAE, models_vit.py). The plain call gives
@@ -27,6 +28,7 @@ class Classifier(nn.Module):
         width, depth, heads: the encoder.
         pool: a name in `POOLS`.
         head_std: of the head's first weights, a truncated normal.
+        layout: cls token, positions and biases, see `hpm_jax/models/layouts.py`.
         dtype: of matrix products and of activations; parameters and logits are float32.
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in the scanned stack; 0 unrolls all.
@@ -40,6 +42,7 @@ class Classifier(nn.Module):
     heads: int = 12
     pool: str = "mean"
     head_std: float = 2e-5
+    layout: Layout = LAYOUTS["mae"]
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
@@ -52,7 +55,14 @@ class Classifier(nn.Module):
             "unroll": self.unroll or self.depth,
             "norm": self.pool == "cls",
         }
-        self.encoder = Encoder(self.grid, self.width, stack, self.dtype, learned_positions=True)
+        self.encoder = Encoder(
+            self.grid,
+            self.width,
+            stack,
+            self.dtype,
+            self.layout,
+            self.layout.classifier_positions,
+        )
         if self.pool == "mean":
             self.norm = layer_norm(jnp.float32)
         # PyTorch cuts its normal two units, not two deviations, from zero: nothing is cut
@@ -76,4 +86,5 @@ class Classifier(nn.Module):
         tokens = self.encoder(patches, keep, drop)
         if self.pool == "cls":
             return tokens[:, 0].astype(jnp.float32)
-        return self.norm(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
+        tokens = tokens[:, self.layout.extra_tokens :]
+        return self.norm(tokens.astype(jnp.float32).mean(axis=1))

@@ -7,18 +7,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.layers import Dense, Stack
-from hpm_jax.models.positions import sincos_2d
+from hpm_jax.models.layers import Dense, Stack, pytorch_init
+from hpm_jax.models.layouts import LAYOUTS, Layout
+from hpm_jax.models.positions import CONSTANT, sincos_2d
 from hpm_jax.tokens import Grid, gather
 
 token_init = nn.initializers.normal(0.02)
 
 
 class PatchEmbedding(nn.Module):
-    """A linear map from a patch to a token, initialised as PyTorch's convolution is in MAE."""
+    """A linear map from a patch to a token, initialised as MAE's or as PyTorch's convolution."""
 
     width: int
     dtype: Any = jnp.float32
+    pytorch_init: bool = False
 
     @nn.compact
     def __call__(self, patches: Array) -> Array:
@@ -27,22 +29,39 @@ class PatchEmbedding(nn.Module):
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        return Dense(self.width, dtype=self.dtype, bias_init=bias_init, name="projection")(patches)
+        start = {"kernel_init": pytorch_init} if self.pytorch_init else {}
+        dense = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name="projection", **start)
+        return dense(patches)
+
+
+def patch_positions(module: nn.Module, kind: str, width: int, grid: Grid) -> Array:
+    """Positions of all patches `[L, width]`: a constant, or the sum of two learned parameters.
+
+    "separable" learns one position for each place and one for each time (mae_st); they become
+    parameters of `module`.
+    """
+    if kind in CONSTANT:
+        return jnp.asarray(CONSTANT[kind](width, grid))
+    frames, height, columns = grid
+    time = module.param("positions_time", token_init, (frames, 1, width))
+    space = module.param("positions_space", token_init, (1, height * columns, width))
+    return (time + space).reshape(-1, width)
 
 
 class Encoder(nn.Module):
     """A vision transformer that sees only the patches it is given.
 
     Attributes:
-        learned_positions: whether positions are parameters `[1, 1 + L, D]`, cls first, as in
-            fine-tuning; else they are constants, and that of the cls token is zero.
+        positions: of the layout, or "learned": then they are a parameter `[1, 1 + L, D]`, cls
+            first, that starts as MAE's constants.
     """
 
     grid: Grid
     width: int
     stack: dict[str, Any]
     dtype: Any = jnp.float32
-    learned_positions: bool = False
+    layout: Layout = LAYOUTS["mae"]
+    positions: str = "sincos"
 
     @nn.compact
     def __call__(
@@ -50,22 +69,36 @@ class Encoder(nn.Module):
     ) -> Array:
         """Encodes patches `[B, L, P]`, all or those at `keep [B, K]`, to `[B, 1 + K, D]`.
 
-        `drop` `[B, depth, 2]` is from `drop_paths`.
+        A layout without a cls token gives `[B, K, D]`. `drop` `[B, depth, 2]` is from
+        `drop_paths`.
         """
-        cls_token = self.param("cls_token", token_init, (1, 1, self.width))
-        table = sincos_2d(self.width, self.grid)
-        if self.learned_positions:
-            shape = (1, 1 + len(table), self.width)
-            table = self.param("positions", _after_cls(table), shape)[0]
+        layout, cls_token = self.layout, None
+        if layout.cls_token:
+            cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        if self.positions == "learned":
+            table = sincos_2d(self.width, self.grid)
+            table = self.param("positions", _after_cls(table), (1, 1 + len(table), self.width))[0]
             cls_token, table = cls_token + table[:1], table[1:]
-        positions = jnp.asarray(table, self.dtype)
+        else:
+            table = patch_positions(self, self.positions, self.width, self.grid)
+        positions = table.astype(self.dtype)
         if keep is not None:
             # hidden patches are never embedded
             patches, positions = gather(patches, keep), positions[keep]
-        tokens = PatchEmbedding(self.width, self.dtype, name="patch_embedding")(patches) + positions
-        cls_token = jnp.broadcast_to(cls_token, (len(tokens), 1, self.width)).astype(self.dtype)
-        tokens = jnp.concatenate([cls_token, tokens], axis=1)
-        return Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens, drop)
+        embedding = PatchEmbedding(
+            self.width, self.dtype, layout.pytorch_init, name="patch_embedding"
+        )
+        tokens = embedding(patches) + positions
+        if cls_token is not None:
+            tokens = put_first(cls_token, tokens)
+        stack = Stack(**self.stack, dtype=self.dtype, key_bias=layout.key_bias, name="transformer")
+        return stack(tokens, drop)
+
+
+def put_first(token: Array, tokens: Array) -> Array:
+    """`[1, 1, D]` before `[B, N, D]`, in every row: `[B, 1 + N, D]`."""
+    token = jnp.broadcast_to(token, (len(tokens), 1, tokens.shape[-1])).astype(tokens.dtype)
+    return jnp.concatenate([token, tokens], axis=1)
 
 
 def _after_cls(table):

@@ -13,7 +13,7 @@ class StepFlops(NamedTuple):
     """Operations for one image, without recomputation."""
 
     student: float  # forward and backward
-    teacher: float  # one forward pass over the whole image, while any patch is hard
+    teacher: float  # a forward pass over all that the teacher sees, while any patch is hard
 
     @property
     def total(self) -> float:
@@ -26,31 +26,40 @@ def transformer_flops(tokens: int, width: int, depth: int) -> float:
     return 2 * depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
 
 
-def step_flops(model: MaskedAutoencoder, hidden: int, asks_teacher: bool) -> StepFlops:
+def step_flops(
+    model: MaskedAutoencoder, hidden: int, asks_teacher: bool, frame_stride: int = 1
+) -> StepFlops:
     """Operations of one training step for one image.
 
     Args:
         model: whose sizes count.
         hidden: patches hidden in the image, M.
         asks_teacher: whether the mask strategy has the teacher look.
+        frame_stride: it sees every so manieth frame of the grid.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
+    extra = model.layout.extra_tokens
 
     def encoder(patches):
         embedding = 2 * patches * model.values * model.width
-        return embedding + transformer_flops(patches + 1, model.width, model.depth)
+        return embedding + transformer_flops(patches + extra, model.width, model.depth)
 
     def decoder_input(patches):
-        return 2 * (patches + 1) * model.width * model.decoder_width
+        return 2 * (patches + extra) * model.width * model.decoder_width
 
-    decoder = transformer_flops(length + 1, model.decoder_width, model.decoder_depth)
-    reconstructor = decoder + 2 * hidden * model.decoder_width * model.values
-    # the head's averaged kernel makes it a product with one vector
-    predictor = (decoder + 2 * hidden * model.decoder_width) if model.loss_predictor else 0
-    student = encoder(length - hidden) + decoder_input(length - hidden) + reconstructor + predictor
-    teacher = 0
-    if asks_teacher:
-        teacher = encoder(length) + decoder_input(length) + predictor
+    def decoder(patches):
+        return transformer_flops(patches + extra, model.decoder_width, model.decoder_depth)
+
+    def predictor(patches, asked):
+        # the head's averaged kernel makes it a product with one vector
+        return decoder(patches) + 2 * asked * model.decoder_width if model.loss_predictor else 0
+
+    values = model.target_values or model.values
+    reconstructor = decoder(length) + 2 * hidden * model.decoder_width * values
+    visible = length - hidden
+    student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(length, hidden)
+    seen = length // frame_stride if asks_teacher else 0
+    teacher = encoder(seen) + decoder_input(seen) + predictor(seen, seen) if seen else 0
     return StepFlops(3 * student, teacher)
 
 
@@ -65,6 +74,7 @@ def classifier_flops(model: Classifier, mask_sub: float = 0.0) -> float:
     def forward(patches):
         embedding = 2 * patches * model.values * model.width
         head = 2 * model.width * model.classes
-        return embedding + transformer_flops(patches + 1, model.width, model.depth) + head
+        tokens = patches + model.layout.extra_tokens
+        return embedding + transformer_flops(tokens, model.width, model.depth) + head
 
     return 3 * (forward(length) + (forward(length * (1 - mask_sub)) if mask_sub else 0))

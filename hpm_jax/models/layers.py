@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+# PyTorch's own start of a linear layer: uniform within 1 / sqrt(inputs)
+pytorch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # What the backward pass may keep from the forward pass, by name in a config.
 REMAT_POLICIES = {
@@ -29,17 +31,26 @@ def gelu(x: Array) -> Array:
 
 
 class Attention(nn.Module):
-    """Self-attention with one fused projection for query, key and value (timm's layout)."""
+    """Self-attention with one fused projection for query, key and value (timm's layout).
+
+    Attributes:
+        key_bias: whether keys have a bias too; without it the parameter is `[2, D]`.
+    """
 
     heads: int
     dtype: Any = jnp.float32
+    key_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, length, width = x.shape
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
-        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, dtype=self.dtype, use_bias=self.key_bias, name="qkv")(x)
+        if not self.key_bias:
+            zeros = nn.initializers.zeros
+            query, value = self.param("query_value_bias", zeros, (2, width)).astype(self.dtype)
+            qkv = qkv + jnp.concatenate([query, jnp.zeros_like(query), value])
         qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, head width]
         scores = jnp.einsum("bhnd,bhmd->bhnm", query * (width // self.heads) ** -0.5, key)
@@ -60,11 +71,13 @@ class Block(nn.Module):
 
     heads: int
     dtype: Any = jnp.float32
+    key_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None) -> tuple[Array, None]:
         width = x.shape[-1]
-        attended = Attention(self.heads, self.dtype, name="attention")(layer_norm(self.dtype)(x))
+        attention = Attention(self.heads, self.dtype, self.key_bias, name="attention")
+        attended = attention(layer_norm(self.dtype)(x))
         x = x + (attended if drop is None else attended * _factor(drop[0], x))
         hidden = Dense(4 * width, dtype=self.dtype)(layer_norm(self.dtype)(x))
         mixed = Dense(width, dtype=self.dtype)(gelu(hidden))
@@ -93,6 +106,7 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: how many blocks the compiler sees at once; more runs faster and compiles slower.
         norm: whether there is a layer norm at the end.
+        key_bias: see `Attention`.
     """
 
     depth: int
@@ -101,6 +115,7 @@ class Stack(nn.Module):
     remat: str = "none"
     unroll: int = 1
     norm: bool = True
+    key_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None) -> Array:
@@ -117,5 +132,5 @@ class Stack(nn.Module):
         )
         # one slice [2, B] a block
         drop = None if drop is None else drop.transpose(1, 2, 0)
-        x, _ = blocks(self.heads, self.dtype, name="blocks")(x, drop)
+        x, _ = blocks(self.heads, self.dtype, self.key_bias, name="blocks")(x, drop)
         return layer_norm(self.dtype, name="norm")(x) if self.norm else x

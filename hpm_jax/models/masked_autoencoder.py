@@ -3,19 +3,20 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.encoder import Encoder, token_init
-from hpm_jax.models.layers import Dense, Stack
-from hpm_jax.models.positions import sincos_2d
+from hpm_jax.models.encoder import Encoder, patch_positions, put_first, token_init
+from hpm_jax.models.layers import Dense, Stack, pytorch_init
+from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.tokens import Grid, Mask
 
 
 class Prediction(NamedTuple):
     """What the student says of the hidden patches, in raster order."""
 
-    features: Array  # [B, 1 + K, D]: the encoder's output, cls first
+    features: Array  # [B, 1 + K, D]: the encoder's output, cls first where there is one
     values: Array  # [B, M, P] float32: the rebuilt target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
 
@@ -26,19 +27,45 @@ class DecoderInput(nn.Module):
     grid: Grid
     width: int
     dtype: Any = jnp.float32
+    layout: Layout = LAYOUTS["mae"]
 
     @nn.compact
-    def __call__(self, features: Array, mask: Mask | None = None) -> Array:
-        """From `[B, 1 + K, D]` to `[B, 1 + L, width]`; without a mask all patches are visible."""
-        mask_token = self.param("mask_token", token_init, (1, 1, self.width))
-        tokens = Dense(self.width, dtype=self.dtype, name="embedding")(features)
-        positions = jnp.asarray(sincos_2d(self.width, self.grid), self.dtype)
-        if mask is None:
-            return tokens.at[:, 1:].add(positions)
+    def __call__(
+        self, features: Array, keep: Array | None = None, hide: Array | None = None
+    ) -> Array:
+        """From `[B, 1 + K, D]` to `[B, 1 + K + M, width]`, without the 1 where there is no cls.
+
+        Args:
+            keep: `[B, K]` where the visible patches are; None where all are visible, in order.
+            hide: `[B, M]` where mask tokens are to stand; None for nowhere.
+        """
+        layout = self.layout
+        mask_token = self.param("mask_token", _mask_token_init(layout), (1, 1, self.width))
+        start = {"kernel_init": pytorch_init} if layout.pytorch_init else {}
+        if layout.decoder_cls_token:
+            features = features[:, 1:]
+        embedding = Dense(
+            self.width, layout.decoder_bias, dtype=self.dtype, name="embedding", **start
+        )
+        tokens = embedding(features)
+        if layout.decoder_cls_token:
+            cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+            tokens = put_first(cls_token, tokens)
+        positions = patch_positions(self, layout.positions, self.width, self.grid)
+        positions = positions.astype(self.dtype)
+        extra = layout.extra_tokens
         # attention does not mind the order, so nothing is shuffled back
-        visible = tokens[:, 1:] + positions[mask.keep]
-        hidden = mask_token.astype(self.dtype) + positions[mask.hide]
-        return jnp.concatenate([tokens[:, :1], visible, hidden], axis=1)
+        tokens = tokens.at[:, extra:].add(positions if keep is None else positions[keep])
+        if hide is None:
+            return tokens
+        return jnp.concatenate([tokens, mask_token.astype(self.dtype) + positions[hide]], axis=1)
+
+
+def _mask_token_init(layout: Layout):
+    """VideoMAE cuts its normal at one deviation."""
+    if not layout.pytorch_init:
+        return token_init
+    return lambda key, shape: 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
 
 
 class Reconstructor(nn.Module):
@@ -85,10 +112,12 @@ class MaskedAutoencoder(nn.Module):
 
     Attributes:
         grid: the grid of patches, `(t, h, w)`.
-        values: what a hidden patch becomes has this many values (for pixels, `P`).
+        values: of a patch, `P`.
+        target_values: what a hidden patch becomes has this many values; 0 where it is pixels, `P`.
         width, depth, heads: the encoder.
         decoder_width, decoder_depth, decoder_heads: each head.
         loss_predictor: whether there is one; plain MAE has none.
+        layout: cls token, positions and biases, see `hpm_jax/models/layouts.py`.
         dtype: of matrix products and of activations; parameters and outputs are float32.
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in each scanned stack; 0 unrolls all.
@@ -96,6 +125,7 @@ class MaskedAutoencoder(nn.Module):
 
     grid: Grid
     values: int
+    target_values: int = 0
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -103,34 +133,54 @@ class MaskedAutoencoder(nn.Module):
     decoder_depth: int = 8
     decoder_heads: int = 16
     loss_predictor: bool = True
+    layout: Layout = LAYOUTS["mae"]
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
 
     def setup(self):
+        layout = self.layout
+
         def stack(depth, heads):
             unroll = self.unroll or depth
             return {"depth": depth, "heads": heads, "remat": self.remat, "unroll": unroll}
 
-        decoder = stack(self.decoder_depth, self.decoder_heads)
-        self.encoder = Encoder(self.grid, self.width, stack(self.depth, self.heads), self.dtype)
-        self.decoder_input = DecoderInput(self.grid, self.decoder_width, self.dtype)
-        self.reconstructor = Reconstructor(self.values, decoder, self.dtype)
+        self.encoder = Encoder(
+            self.grid,
+            self.width,
+            stack(self.depth, self.heads),
+            self.dtype,
+            layout,
+            layout.positions,
+        )
+        self.decoder_input = DecoderInput(self.grid, self.decoder_width, self.dtype, layout)
+        decoder = stack(self.decoder_depth, self.decoder_heads) | {"key_bias": layout.key_bias}
+        target_values = self.target_values or self.values
+        self.reconstructor = Reconstructor(target_values, decoder, self.dtype)
         if self.loss_predictor:
-            self.predictor = LossPredictor(self.values, decoder, self.dtype)
+            self.predictor = LossPredictor(target_values, decoder, self.dtype)
 
     def __call__(self, patches: Array, mask: Mask) -> Prediction:
         """The student: encodes what is kept, rebuilds what is hidden, predicts its own loss."""
         features = self.encoder(patches, mask.keep)
-        tokens = self.decoder_input(features, mask)
+        tokens = self.decoder_input(features, mask.keep, mask.hide)
         count = mask.hide.shape[1]
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         return Prediction(features, self.reconstructor(tokens, count), loss)
 
     def encode(self, patches: Array) -> Array:
-        """Features of the whole image, `[B, 1 + L, D]`, cls first."""
+        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one."""
         return self.encoder(patches)
 
-    def predict_loss(self, patches: Array) -> Array:
-        """The teacher: the loss it expects at every patch of the whole image, `[B, L]`."""
-        return self.predictor(self.decoder_input(self.encoder(patches)), patches.shape[1])
+    def predict_loss(self, patches: Array, keep: Array | None = None) -> Array:
+        """The teacher: the loss it expects at every patch that it sees.
+
+        Args:
+            patches: `[B, L, P]`.
+            keep: `[B, K]` the patches that it sees; None for all of them.
+
+        Returns:
+            `[B, K]` float32, or `[B, L]`.
+        """
+        tokens = self.decoder_input(self.encoder(patches, keep), keep)
+        return self.predictor(tokens, patches.shape[1] if keep is None else keep.shape[1])

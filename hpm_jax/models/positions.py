@@ -1,4 +1,4 @@
-"""Frozen sine-cosine positions (MAE, appendix A.1): constants, never parameters."""
+"""Positions of patches: frozen sines and cosines, and how learned ones are resized."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def sincos_1d(width: int, positions: np.ndarray) -> np.ndarray:
 
 
 def sincos_2d(width: int, grid: Grid) -> np.ndarray:
-    """Positions of an image's patches, float32 `[L, width]`, in raster order.
+    """Positions of an image's patches (MAE, appendix A.1), float32 `[L, width]`, in raster order.
 
     The first half of the width encodes the column, the second half the row ("w first"). Computed
     in float64 and rounded once, as the official code does.
@@ -27,10 +27,28 @@ def sincos_2d(width: int, grid: Grid) -> np.ndarray:
         raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
     frames, height, columns = grid
     if frames != 1:
-        raise ValueError(f"two-dimensional positions are for one frame, not {frames}")
+        raise ValueError(
+            f"two-dimensional positions are for one frame, not {frames}: for videos use the "
+            "layout videomae or mae_st"
+        )
     row, column = np.meshgrid(np.arange(height), np.arange(columns), indexing="ij")
     halves = [sincos_1d(width // 2, axis.reshape(-1)) for axis in (column, row)]
     return np.concatenate(halves, axis=1).astype(np.float32)
+
+
+def sinusoid(width: int, grid: Grid) -> np.ndarray:
+    """Positions of a video's patches by their number alone (VideoMAE), float32 `[L, width]`.
+
+    `sin` at even, `cos` at odd places of `p / 10000^(2 floor(j / 2) / width)`, where p counts the
+    patches in the order (t, h, w).
+    """
+    place = np.arange(width)
+    position = np.arange(grid[0] * grid[1] * grid[2])[:, None]
+    angles = position / 10000.0 ** (2 * (place // 2) / width)
+    return np.where(place % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
+
+
+CONSTANT = {"sincos": sincos_2d, "sinusoid": sinusoid}
 
 
 def resize_positions(table: np.ndarray, before: Grid, after: Grid) -> np.ndarray:
@@ -38,8 +56,31 @@ def resize_positions(table: np.ndarray, before: Grid, after: Grid) -> np.ndarray
 
     PyTorch's bicubic interpolation without antialiasing, as MAE resizes them (util/pos_embed.py).
     """
-    patches = jnp.asarray(table[:, 1:]).reshape(1, before[1], before[2], -1)
-    shape = (1, after[1], after[2], patches.shape[-1])
+    patches = resize_map(table[:, 1:].reshape(*before, -1), after)
+    return np.concatenate([table[:, :1], patches.reshape(1, -1, table.shape[-1])], axis=1)
+
+
+def encoder_on_grid(params: dict, before: Grid, after: Grid) -> dict:
+    """The parameters of an encoder, its learned positions resized to another grid; a new dict.
+
+    Constant positions are no parameters, and follow the grid by themselves.
+    """
+    params = dict(params)
+    if before == after:
+        return params
+    if "positions" in params:
+        params["positions"] = resize_positions(params["positions"], before, after)
+    if "positions_time" in params:
+        width = params["positions_time"].shape[-1]
+        time = params["positions_time"].reshape(before[0], width)
+        space = params["positions_space"].reshape(*before[1:], width)
+        params["positions_time"] = resize_map(time, after[:1]).reshape(-1, 1, width)
+        params["positions_space"] = resize_map(space, after[1:]).reshape(1, -1, width)
+    return params
+
+
+def resize_map(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Positions `[*before, D]` to `[*size, D]`, by PyTorch's bicubic interpolation."""
     method = jax.image.ResizeMethod.CUBIC_PYTORCH
-    patches = jax.image.resize(patches, shape, method, antialias=False)
-    return np.concatenate([table[:, :1], np.asarray(patches).reshape(1, -1, shape[-1])], axis=1)
+    shape = (*size, values.shape[-1])
+    return np.asarray(jax.image.resize(jnp.asarray(values), shape, method, antialias=False))

@@ -41,7 +41,7 @@ OWN_DATA = ("crop", "crop_scale", "clips")
 # What a task that starts from a pre-trained encoder takes over from it, unless it is given.
 INHERITED = {
     "data": [field.name for field in dataclasses.fields(Data) if field.name not in OWN_DATA],
-    "model": ["patch_size", "width", "depth", "heads"],
+    "model": ["patch_size", "tubelet", "width", "depth", "heads", "layout"],
 }
 
 # Options that may differ when a workdir is gone on with: they change no result.

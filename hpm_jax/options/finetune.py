@@ -10,9 +10,11 @@ class ClassifierModel:
     """The vision transformer of fine-tuning; its sizes are those of the pre-trained one."""
 
     patch_size: int = 16
+    tubelet: int = 1  # frames of a patch
     width: int = 768
     depth: int = 12
     heads: int = 12
+    layout: str = "mae"  # see hpm_jax/models/layouts.py
     pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
     drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
     head_std: float = 2e-5  # of the head's first weights

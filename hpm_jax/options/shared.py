@@ -41,6 +41,17 @@ class Data:
     test_clips: int = 1  # clips of a video, spread over its length, whose scores are averaged
     test_crops: int = 1  # crops of each, spread along its longer side: 1, or usually 3
 
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Of one view of an image or a video: `(H, W, C)`, or `(T, H, W, C)`."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        return (*frames, *self.image_size, self.channels)
+
+    @property
+    def train_shape(self) -> tuple[int, ...]:
+        """Of what a batch of training holds of each: one view, or several `(R, T, H, W, C)`."""
+        return ((self.clips,) if self.clips > 1 else ()) + self.view_shape
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -87,14 +98,19 @@ class OnGrid:
     @property
     def patch_size(self) -> Grid:
         """(frames, rows, columns) of a patch."""
-        return (1, self.model.patch_size, self.model.patch_size)
+        return (self.model.tubelet, self.model.patch_size, self.model.patch_size)
 
     @property
     def grid(self) -> Grid:
-        """The grid of patches of one image."""
-        return grid_of((1, *self.data.image_size), self.patch_size)
+        """The grid of patches of one image, or of one clip."""
+        return grid_of((self.data.frames, *self.data.image_size), self.patch_size)
 
     @property
     def patches(self) -> int:
         """Patches of one image, L."""
         return math.prod(self.grid)
+
+    @property
+    def values(self) -> int:
+        """Values of one patch, P."""
+        return math.prod(self.patch_size) * self.data.channels

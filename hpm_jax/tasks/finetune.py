@@ -17,7 +17,7 @@ from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.accuracy import AccuracyMeter
 from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
-from hpm_jax.models.positions import resize_positions
+from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.options import Finetune
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
@@ -87,15 +87,13 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     # --- what the loop needs to know
     batch = config.optimizer.batch_size
     policy = parse_policy(config.augment.policy) if config.augment.policy else None
-    flops = classifier_flops(model, config.regularize.mask_sub)
+    flops = classifier_flops(model, config.regularize.mask_sub) * config.data.clips
     experiment = Experiment(
         init=init,
         start=start,
         step=step,
         inputs={
-            "image": jax.ShapeDtypeStruct(
-                (batch, *config.data.image_size, config.data.channels), np.uint8
-            ),
+            "image": jax.ShapeDtypeStruct((batch, *config.data.train_shape), np.uint8),
             "label": jax.ShapeDtypeStruct((batch,), np.int32),
         },
         batches=functools.partial(train_batches, splits.train, config, policy=policy),
@@ -128,11 +126,11 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
         say("weights: random")
         return {}
     weights = read_weights(config.init_from, config.weights)
-    encoder = dict(weights.params["encoder"])
     before, after = weights.architecture.grid, model.grid
     if before != after:
-        say(f"positions resized from {before[1]} x {before[2]} to {after[1]} x {after[2]}")
-        encoder["positions"] = resize_positions(encoder["positions"], before, after)
+        old, new = (" x ".join(map(str, grid[grid[0] == 1 :])) for grid in (before, after))
+        say(f"positions resized from {old} to {new}")
+    encoder = encoder_on_grid(weights.params["encoder"], before, after)
     given = {name: part for name, part in weights.params.items() if name not in HEAD}
     start, matching = assign(
         param_shapes(model),

@@ -12,11 +12,11 @@ from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
+from hpm_jax.training.method import Method
 from hpm_jax.training.metrics import MetricsWriter
 from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import PretrainTimetable
 from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import Method
 from hpm_jax.visualize.pictures import draw, make_view
 
 NORMALIZED = (

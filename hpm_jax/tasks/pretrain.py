@@ -14,12 +14,11 @@ from hpm_jax.convert.weights import masked_autoencoder_params
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Splits
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.models.flops import step_flops
 from hpm_jax.options import Config
 from hpm_jax.tasks.data import load_data
 from hpm_jax.tasks.ending import end_run
 from hpm_jax.tasks.observe import make_observer
-from hpm_jax.training.build import build_method, build_model, build_optimizer
+from hpm_jax.training.build import build_flops, build_method, build_model, build_optimizer
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import all_devices, check_batch
 from hpm_jax.training.loop import Experiment, train
@@ -48,7 +47,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     model = build_model(config)
     start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
-    timetable = PretrainTimetable(config, len(splits.train), config.hidden)
+    timetable = PretrainTimetable(config, len(splits.train), config.hidden_units)
     facts = describe(config, splits, timetable, devices.count)
     console.say("\n".join(facts))
 
@@ -57,11 +56,11 @@ def pretrain(config: Config, workdir: str | Path) -> int:
 
     def init(root, start):
         params = overlay(init_params(model, random.stream(root, "init", 0)), start)
-        return fresh_state(params, optimizer, config.teacher.keep)
+        return fresh_state(params, optimizer, config.teacher.keep, config.stored_scores)
 
     # --- what the loop needs to know
-    flops = step_flops(model, config.hidden, method.strategy.asks_teacher)
-    shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
+    flops = build_flops(config)
+    shape = (config.optimizer.batch_size, *config.data.train_shape)
     experiment = Experiment(
         init=init,
         start=start,
@@ -70,7 +69,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         batches=functools.partial(train_batches, splits.train, config),
         timetable=timetable,
         flops=lambda schedule: flops.student + (flops.teacher if schedule.n_hard else 0),
-        summary=functools.partial(summarize, config.hidden),
+        summary=functools.partial(summarize, config.hidden_units),
         observe_every=config.evaluation.every_epochs,
         observe_first=True,
     )

@@ -79,7 +79,9 @@ def probe(config: Probe, workdir: str | Path) -> int:
     check_labels(splits)
     learnt, chosen_on = hold_out(splits.train, config.choose_on, "config.choose_on")
     weights = load_weights(config.init_from, config.weights, config.seed)
-    encoder, encoder_params = frozen_encoder(weights, config.data.image_size, config.features)
+    encoder, encoder_params = frozen_encoder(
+        weights, (config.data.frames, *config.data.image_size), config.features
+    )
     workdir = open_workdir(workdir, config)
     timetable = ProbeTimetable(config.optimizer, len(learnt))
 
@@ -89,10 +91,8 @@ def probe(config: Probe, workdir: str | Path) -> int:
     sweep = Sweep(tuple(rates), optimizer.weight_decays)
     head = linear if config.head == "linear" else attentive(architecture.heads)
     how = config.features.pool if config.head == "linear" else "tokens"
-    encode = make_encode(encoder, config, architecture.patch_size, how)
-    images = jax.ShapeDtypeStruct(
-        (optimizer.batch_size, *config.data.image_size, config.data.channels), np.uint8
-    )
+    encode = make_encode(encoder, config, architecture.patch, how)
+    images = jax.ShapeDtypeStruct((optimizer.batch_size, *config.data.view_shape), np.uint8)
     shape = jax.eval_shape(encode, encoder_params, images).shape[1:]
     learn = make_probe_step(head, sweep, optimizer.kind, optimizer.momentum)
 
@@ -122,7 +122,9 @@ def probe(config: Probe, workdir: str | Path) -> int:
 
     # --- what the loop needs to know
     patches = math.prod(encoder.grid)
-    flops = transformer_flops(patches + 1, architecture.width, encoder.stack["depth"])
+    flops = transformer_flops(
+        patches + encoder.layout.extra_tokens, architecture.width, encoder.stack["depth"]
+    )
     flops += 2 * patches * architecture.values * architecture.width
     experiment = Experiment(
         init=init,

@@ -1,5 +1,6 @@
 """From a config to the parts of a run."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,16 +10,27 @@ import numpy as np
 import optax
 from jax import Array
 
-from hpm_jax.losses import RANKING_LOSSES
+from hpm_jax.losses import RANKING_LOSSES, pairs_ranked_correctly
+from hpm_jax.losses.pairs import (
+    Pairs,
+    every_pair,
+    pairs_in_blocks,
+    pairs_of_tubes,
+    some_pairs,
+)
+from hpm_jax.losses.ranking import relative
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models.flops import StepFlops, step_flops
+from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.options import Config, Finetune
-from hpm_jax.targets import TARGETS
+from hpm_jax.targets import TARGETS, one_frame
 from hpm_jax.training.devices import Devices, check_batch
 from hpm_jax.training.finetune_step import Recipe
-from hpm_jax.training.optimizer import DECAYED, FINETUNE_DECAYED, make_optimizer
+from hpm_jax.training.method import Method, whole
+from hpm_jax.training.optimizer import FINETUNE_DECAYED, make_optimizer
 from hpm_jax.training.state import TrainState, abstract_state, init_state
-from hpm_jax.training.step import Method, make_train_step
+from hpm_jax.training.step import make_train_step
 
 
 def build_model(config: Config) -> MaskedAutoencoder:
@@ -26,7 +38,8 @@ def build_model(config: Config) -> MaskedAutoencoder:
     model = config.model
     return MaskedAutoencoder(
         grid=config.grid,
-        values=model.patch_size**2 * config.data.channels,
+        values=config.values,
+        target_values=config.target_values,
         width=model.width,
         depth=model.depth,
         heads=model.heads,
@@ -34,6 +47,7 @@ def build_model(config: Config) -> MaskedAutoencoder:
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
         loss_predictor=config.ranking.loss != "none",
+        layout=LAYOUTS[model.layout],
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         unroll=model.unroll,
@@ -42,15 +56,52 @@ def build_model(config: Config) -> MaskedAutoencoder:
 
 def build_method(config: Config) -> Method:
     """The plugs of the training step."""
+    pairs = build_pairs(config)
+    ranking = RANKING_LOSSES.get(config.ranking.loss)
+    if config.ranking.loss == "relative":
+        ranking = functools.partial(relative, pairs=pairs)
+    part = whole
+    if config.target_frames == "one":
+        part = functools.partial(one_frame, grid=config.grid, patch_size=config.patch_size)
     return Method(
         patch_size=config.patch_size,
         mean=config.data.mean,
         std=config.data.std,
-        hidden=config.hidden,
+        hidden=config.hidden_units,
         strategy=STRATEGIES[config.mask.strategy],
         target=TARGETS[config.target],
-        ranking=RANKING_LOSSES.get(config.ranking.loss),
+        part=part,
+        ranking=ranking,
         ranking_weight=config.ranking.weight,
+        ranked=functools.partial(pairs_ranked_correctly, pairs=pairs),
+        shuffle=config.ranking.pairs == "sampled",
+        tubes=config.mask.unit == "tube",
+        views=config.mask.views,
+        frame_stride=config.teacher.frame_stride,
+        every_steps=config.teacher.every_steps if config.stored_scores else 1,
+    )
+
+
+def build_pairs(config: Config) -> Pairs:
+    """Over which pairs of hidden patches the ranking goes."""
+    return {
+        "all": every_pair,
+        "blocks": pairs_in_blocks,
+        "tubes": pairs_of_tubes(config.unit.size),
+        "sampled": some_pairs(config.ranking.distances),
+    }[config.ranking.pairs]
+
+
+def build_flops(config: Config) -> StepFlops:
+    """Operations of one training step for one image or video of a batch."""
+    method = build_method(config)
+    flops = step_flops(
+        build_model(config), config.hidden, method.strategy.asks_teacher, method.frame_stride
+    )
+    clips = config.data.clips
+    return StepFlops(
+        student=flops.student * clips * method.views,
+        teacher=flops.teacher * clips / method.every_steps,
     )
 
 
@@ -59,13 +110,14 @@ def build_classifier(config: Finetune, classes: int) -> Classifier:
     model = config.model
     return Classifier(
         grid=config.grid,
-        values=model.patch_size**2 * config.data.channels,
+        values=config.values,
         classes=classes,
         width=model.width,
         depth=model.depth,
         heads=model.heads,
         pool=model.pool,
         head_std=model.head_std,
+        layout=LAYOUTS[model.layout],
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         unroll=model.unroll,
@@ -89,7 +141,8 @@ def build_recipe(config: Finetune) -> Recipe:
 def build_optimizer(config: Config | Finetune) -> optax.GradientTransformation:
     """AdamW with clipping."""
     o = config.optimizer
-    decayed = DECAYED if config.task == "pretrain" else FINETUNE_DECAYED
+    pretrain = config.task == "pretrain"
+    decayed = LAYOUTS[config.model.layout].decayed if pretrain else FINETUNE_DECAYED
     return make_optimizer(o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None, decayed)
 
 
@@ -114,11 +167,11 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
 
     def init(key):
-        return init_state(model, optimizer, key, config.teacher.keep)
+        return init_state(model, optimizer, key, config.teacher.keep, config.stored_scores)
 
     state = abstract_state(init, jax.random.key(0), place=devices.shardings)
     placement = jax.tree.map(lambda x: x.sharding, state)
-    shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
+    shape = (config.optimizer.batch_size, *config.data.train_shape)
     step = jax.jit(
         make_train_step(model, method, optimizer, config.optimizer.accumulation),
         donate_argnums=0,

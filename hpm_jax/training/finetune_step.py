@@ -48,8 +48,14 @@ class Batch(NamedTuple):
 def prepare(
     model: Classifier, recipe: Recipe, images: Array, labels: Array, key: Array, step: Array
 ) -> Batch:
-    """uint8 images `[B, H, W, C]` and labels `[B]` to a `Batch`, drawn by `(key, step)`."""
+    """uint8 images `[B, H, W, C]` and labels `[B]` to a `Batch`, drawn by `(key, step)`.
+
+    Of videos `[B, R, T, H, W, C]` every clip counts as an example of its own.
+    """
     augment = recipe.augment
+    if images.ndim == 6:
+        labels = jnp.repeat(labels, images.shape[1])
+        images = images.reshape(-1, *images.shape[2:])
     count = len(images)
     pixels = normalize(images, recipe.mean, recipe.std)
     if augment.erase:

@@ -10,6 +10,7 @@ from hpm_jax.config import freeze
 from hpm_jax.options import Config, Finetune
 from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import CheckpointError, checkpoints
+from hpm_jax.training.method import Method
 from hpm_jax.training.state import (
     TrainState,
     abstract_state,
@@ -17,7 +18,6 @@ from hpm_jax.training.state import (
     init_params,
     on_one_device,
 )
-from hpm_jax.training.step import Method
 
 
 class Run(NamedTuple):
@@ -54,9 +54,10 @@ def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
         classes = json.loads((path / "classes.json").read_text())
         model, method = build_classifier(config, len(classes)), None
     teacher = config.task == "pretrain" and config.teacher.keep
+    scores = config.stored_scores if config.task == "pretrain" else None
 
     def init(key):
-        return fresh_state(init_params(model, key), build_optimizer(config), teacher)
+        return fresh_state(init_params(model, key), build_optimizer(config), teacher, scores)
 
     abstract = abstract_state(init, jax.random.key(0), place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:

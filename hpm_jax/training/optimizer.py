@@ -8,11 +8,12 @@ import numpy as np
 import optax
 from jax import Array
 
+from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.training.state import Params
 
 # Matrices and learned tokens decay; biases and norm scales do not (timm's rule, by name, because
 # the parameters of scanned blocks carry one axis more than those that the rule speaks of).
-DECAYED = ("kernel", "head_kernel", "cls_token", "mask_token")
+DECAYED = LAYOUTS["mae"].decayed
 # Fine-tuning spares the tokens and positions that it starts from (MAE, util/lr_decay.py).
 FINETUNE_DECAYED = ("kernel",)
 

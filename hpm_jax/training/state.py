@@ -24,6 +24,7 @@ class TrainState:
     params: Params  # float32: the student, both heads
     teacher: Params | None  # float32: its moving average, of the same shape; None where not kept
     optimizer: optax.OptState
+    scores: Array | None = None  # [B, U]: what a teacher that looks seldom said of this batch
 
 
 def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
@@ -44,24 +45,36 @@ def param_shapes(model: MaskedAutoencoder | Classifier) -> Params:
 
 
 def init_state(
-    model: MaskedAutoencoder, optimizer: optax.GradientTransformation, key: Array, teacher: bool
+    model: MaskedAutoencoder,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    teacher: bool,
+    scores: tuple[int, int] | None = None,
 ) -> TrainState:
     """A fresh state; the teacher starts as a copy of the student, everywhere the same.
 
     To be jitted with the shardings wanted, so that no device holds more than its own.
     """
-    return fresh_state(init_params(model, key), optimizer, teacher)
+    return fresh_state(init_params(model, key), optimizer, teacher, scores)
 
 
 def fresh_state(
-    params: Params, optimizer: optax.GradientTransformation, teacher: bool = False
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    teacher: bool = False,
+    scores: tuple[int, int] | None = None,
 ) -> TrainState:
-    """The state before the first step from `params`, a copy of which is the teacher, if any."""
+    """The state before the first step from `params`, a copy of which is the teacher, if any.
+
+    Args:
+        scores: clips and units of a batch, where what the teacher says is kept from step to step.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         teacher=jax.tree.map(jnp.copy, params) if teacher else None,
         optimizer=optimizer.init(params),
+        scores=jnp.full(scores, jnp.nan, jnp.float32) if scores else None,
     )
 
 

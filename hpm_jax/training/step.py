@@ -1,6 +1,5 @@
 """The training step: one pure function of (state, images, key, schedule), compiled once."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,37 +9,21 @@ import optax
 from jax import Array
 
 from hpm_jax import random
-from hpm_jax.losses import pairs_ranked_correctly, squared_error
-from hpm_jax.losses.ranking import RankingLoss
-from hpm_jax.masking import select
-from hpm_jax.masking.strategies import Context, Strategy
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.tokens import Grid, Mask, gather, normalize, patchify
+from hpm_jax.tokens import Mask, gather
+from hpm_jax.training.choose import mask_units, predicted_losses, remembered_losses
+from hpm_jax.training.method import Method
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import Params, TrainState
-from hpm_jax.training.update import Metrics, join, make_update, split
+from hpm_jax.training.update import Metrics, make_update
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """How the model is pre-trained: the plugs of the step.
+class Masked(NamedTuple):
+    """A batch, masked: what the loss is computed of."""
 
-    HPM is hard masks with a relative ranking loss; MAE is random masks and no ranking loss.
-    """
-
-    patch_size: Grid
-    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
-    std: tuple[float, ...]
-    hidden: int  # patches hidden in each image
-    strategy: Strategy
-    target: Callable[[Array], Array]
-    objective: Callable[[Array, Array], Array] = squared_error
-    ranking: RankingLoss | None = None
-    ranking_weight: float = 1.0
-
-    def patches(self, images: Array) -> Array:
-        """uint8 images `[B, H, W, C]` to normalised patches `[B, L, P]` float32, on the device."""
-        return patchify(normalize(images, self.mean, self.std), self.patch_size)
+    patches: Array  # [B, L, P] float32
+    mask: Mask
+    order: Array | None = None  # [B, M] int32: in which the hidden patches are paired
 
 
 class Losses(NamedTuple):
@@ -48,7 +31,7 @@ class Losses(NamedTuple):
 
     reconstruction: Array  # [B, M] float32
     predicted: Array | None  # [B, M] float32
-    values: Array  # [B, M, P] float32: the rebuilt target
+    values: Array  # [B, M, D] float32: the rebuilt target
     features: Array  # [B, 1 + K, D]
 
 
@@ -57,64 +40,51 @@ def student_losses(
 ) -> Losses:
     """Hides, rebuilds, and measures each hidden patch."""
     prediction = model.apply({"params": params}, patches, mask)
-    target = gather(jax.lax.stop_gradient(method.target(patches)), mask.hide)
+    target = gather(jax.lax.stop_gradient(method.target_of(patches)), mask.hide)
     losses = method.objective(prediction.values, target)
     return Losses(losses, prediction.loss, prediction.values, prediction.features)
 
 
-def total_loss(method: Method, losses: Losses) -> tuple[Array, Metrics]:
-    """`mean(reconstruction) + weight * ranking`, and all its parts."""
+def total_loss(method: Method, losses: Losses, order: Array | None = None) -> tuple[Array, Metrics]:
+    """`mean(reconstruction) + weight * ranking`, and all its parts.
+
+    Args:
+        order: `[B, M]` in which the hidden patches are paired; None for raster order.
+    """
     reconstruction = jnp.mean(losses.reconstruction)
     if method.ranking is None:
         return reconstruction, {"loss": reconstruction, "reconstruction": reconstruction}
-    ranking = method.ranking(losses.predicted, losses.reconstruction)
+    predicted, true = losses.predicted, losses.reconstruction
+    if order is not None:
+        predicted, true = (jnp.take_along_axis(x, order, axis=1) for x in (predicted, true))
+    ranking = method.ranking(predicted, true)
     loss = reconstruction + method.ranking_weight * ranking
-    ranked = pairs_ranked_correctly(losses.predicted, losses.reconstruction)
-    parts = {"reconstruction": reconstruction, "ranking": ranking, "ranked_correctly": ranked}
+    parts = {
+        "reconstruction": reconstruction,
+        "ranking": ranking,
+        "ranked_correctly": method.ranked(predicted, true),
+    }
     return loss, {"loss": loss} | parts
 
 
-def masked_loss(model: MaskedAutoencoder, method: Method) -> Callable[..., tuple[Array, Metrics]]:
-    """Builds `(params, (patches, mask), schedule) -> (loss, metrics)`."""
+def pair_order(method: Method, mask: Mask, key: Array) -> Array | None:
+    """The order in which hidden patches are paired `[B, M]`: random where some pairs stand for all.
 
-    def loss_of(params, batch, schedule):
-        return total_loss(method, student_losses(model, method, params, *batch))
+    None where every pair counts.
+    """
+    if not method.shuffle:
+        return None
+    return jnp.argsort(jax.random.uniform(key, mask.hide.shape), axis=1)
+
+
+def masked_loss(model: MaskedAutoencoder, method: Method) -> Callable[..., tuple[Array, Metrics]]:
+    """Builds `(params, masked, schedule) -> (loss, metrics)` of a `Masked` batch."""
+
+    def loss_of(params, masked, schedule):
+        losses = student_losses(model, method, params, masked.patches, masked.mask)
+        return total_loss(method, losses, masked.order)
 
     return loss_of
-
-
-def choose_mask(
-    model: MaskedAutoencoder,
-    method: Method,
-    teacher: Params | None,
-    patches: Array,
-    key: Array,
-    n_hard: Array,
-    passes: int = 1,
-) -> Mask:
-    """The teacher looks, then the strategy scores, then the highest scores are hidden.
-
-    The teacher is in the graph only for a strategy that asks it, and runs only while `n_hard` is
-    above 0.
-
-    Args:
-        passes: into how many parts the teacher's batch is cut, one after the other.
-    """
-    predicted_loss = None
-    if method.strategy.asks_teacher:
-
-        def predict(patches):
-            return model.apply({"params": teacher}, patches, method="predict_loss")
-
-        def look(patches):
-            return join(jax.lax.map(predict, split(patches, passes)))
-
-        def do_not_look(patches):
-            return jnp.zeros(patches.shape[:2], jnp.float32)
-
-        predicted_loss = jax.lax.cond(n_hard > 0, look, do_not_look, patches)
-    context = Context(patches, model.grid, n_hard, predicted_loss)
-    return select(method.strategy.scores(key, context), method.hidden)
 
 
 def make_train_step(
@@ -132,17 +102,24 @@ def make_train_step(
         accumulation: into how many parts, one after the other, a batch is cut; masks do not
             depend on it.
 
-    The step is pure. It takes uint8 images `[B, H, W, C]`, the root key of the run and the
-    scalars of this step; its metrics are float32 scalars.
+    The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Method.patches`), the
+    root key of the run and the scalars of this step; its metrics are float32 scalars.
     """
     update = make_update(masked_loss(model, method), optimizer, accumulation)
+    ask = predicted_losses if method.every_steps == 1 else remembered_losses
 
     def train_step(state, images, key, schedule):
         patches = method.patches(images)
-        key = random.stream(key, "mask", state.step)
-        mask = choose_mask(
-            model, method, state.teacher, patches, key, schedule.n_hard, passes=accumulation
-        )
-        return update(state, (patches, mask), schedule)
+        n_hard = schedule.n_hard
+        predicted = ask(model, method, state, patches, n_hard, accumulation)
+        if state.scores is not None:
+            state = state.replace(scores=predicted)
+        if method.views > 1:
+            patches = jnp.repeat(patches, method.views, axis=0)
+            predicted = None if predicted is None else jnp.repeat(predicted, method.views, axis=0)
+        mask_key = random.stream(key, "mask", state.step)
+        mask = mask_units(model, method, patches, mask_key, n_hard, predicted)
+        order = pair_order(method, mask, random.stream(key, "pairs", state.step))
+        return update(state, Masked(patches, mask, order), schedule)
 
     return train_step

@@ -57,7 +57,10 @@ def make_update(
         if teacher is not None:
             rate = schedule.teacher_rate
             teacher = jax.tree.map(lambda old, new: old + rate * (new - old), teacher, params)
-        return TrainState(state.step + 1, params, teacher, optimizer_state), metrics
+        state = state.replace(
+            step=state.step + 1, params=params, teacher=teacher, optimizer=optimizer_state
+        )
+        return state, metrics
 
     return update
 

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from hpm_jax import random
 from hpm_jax.masking.strategies import hardest
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.targets import normalized_pixels, patch_statistics
 from hpm_jax.tokens import unpatchify
+from hpm_jax.training.choose import choose_mask
+from hpm_jax.training.method import Method
 from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import Method, choose_mask, student_losses
+from hpm_jax.training.step import student_losses
 
 VISIBLE, RANDOM, HARD = 0, 1, 2  # what became of a patch
 
@@ -46,12 +47,12 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
     def view(state: TrainState, images: Array, n_hard: Array) -> View:
         patches = method.patches(images)
         key = random.stream(jax.random.key(0), "pictures", 0)
-        mask = choose_mask(model, method, state.teacher, patches, key, n_hard)
+        mask = choose_mask(model, method, state, patches, key, n_hard)
         losses = student_losses(model, method, state.params, patches, mask)
         values = losses.values
         rows = jnp.arange(len(patches))[:, None]
-        if method.target is normalized_pixels:
-            mean, deviation = patch_statistics(patches)
+        if method.target.statistics:
+            mean, deviation = method.target.statistics(patches, method.std)
             values = values * deviation[rows, mask.hide] + mean[rows, mask.hide]
         rebuilt = unpatchify(patches.at[rows, mask.hide].set(values), model.grid, method.patch_size)
         rebuilt = rebuilt[:, 0] * jnp.asarray(method.std) + jnp.asarray(method.mean)

@@ -1,0 +1,103 @@
+"""Means over pairs of patches: all of them, or, where they are millions, what memory allows.
+
+A pair is a patch and the one `d` further round the circle of the M patches, for `d` up to half way:
+slices differentiate into slices, where indexing the upper triangle would give a scatter.
+Every function here takes `terms`, of the differences of the predicted and of the true losses, to
+values and to weights of the same shape, and gives the weighted mean of the values.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Terms = Callable[[Array, Array], tuple[Array, Array]]
+Pairs = Callable[[Terms, Array, Array], Array]
+
+BLOCK = 16  # distances at once: 22 thousand pairs a clip with 1,408 hidden patches
+
+
+def every_pair(terms: Terms, predicted: Array, loss: Array) -> Array:
+    """Over every unordered pair of the M columns of `[B, M]` once."""
+    return _mean(*terms(_differences(predicted), _differences(loss)))
+
+
+def some_pairs(distances: int) -> Pairs:
+    """Over the pairs of each patch with its next ones on the circle.
+
+    Of patches in random order these are random pairs, in which every patch is as often as any
+    other, and their mean is that over all pairs in expectation.
+
+    Args:
+        distances: how many next ones; there are `distances * M` pairs.
+    """
+
+    def pairs(terms: Terms, predicted: Array, loss: Array) -> Array:
+        far = min(distances, predicted.shape[1] // 2)
+        return _mean(*terms(_differences(predicted, far), _differences(loss, far)))
+
+    return pairs
+
+
+def pairs_in_blocks(terms: Terms, predicted: Array, loss: Array) -> Array:
+    """Over every pair, a block of distances at a time: the same mean, with no array of all pairs.
+
+    The backward pass computes each block again.
+    """
+    count = predicted.shape[1]
+    half = count // 2
+    columns = jnp.arange(count) < count // 2
+
+    @jax.checkpoint
+    def block(sums, start):
+        def apart(x):
+            around = jnp.concatenate([x, x, x[:, :BLOCK]], axis=1)
+            window = jax.lax.dynamic_slice_in_dim(around, start, count + BLOCK - 1, axis=1)
+            further = [window[:, j : j + count] for j in range(BLOCK)]
+            return x[:, None] - jnp.stack(further, axis=1)
+
+        distance = start + jnp.arange(BLOCK)[:, None]
+        # opposite columns meet twice when the count is even: half of the circle is enough
+        once = (2 * distance < count) | ((2 * distance == count) & columns)
+        values, weights = terms(apart(predicted), apart(loss))
+        weights = weights * once.astype(weights.dtype)
+        return (sums[0] + jnp.sum(values * weights), sums[1] + jnp.sum(weights)), None
+
+    starts = jnp.arange(1, half + 1, BLOCK)
+    (total, weight), _ = jax.lax.scan(block, (jnp.float32(0), jnp.float32(0)), starts)
+    return total / jnp.maximum(weight, 1.0)
+
+
+def pairs_of_tubes(frames: int) -> Pairs:
+    """Over every pair of tubes, whose losses are the means over their `frames` patches each.
+
+    The patches `[B, M]` are in the order (frame, tube), as those of a mask of tubes are.
+    """
+
+    def pairs(terms: Terms, predicted: Array, loss: Array) -> Array:
+        def of_tubes(x):
+            return x.reshape(len(x), frames, -1).mean(axis=1)
+
+        return every_pair(terms, of_tubes(predicted), of_tubes(loss))
+
+    return pairs
+
+
+def _differences(x: Array, distances: int | None = None) -> Array:
+    """What each column of `[B, M]` has more than those up to `distances` further: `[B, pairs]`."""
+    count = x.shape[1]
+    around = jnp.concatenate([x, x], axis=1)
+    found = []
+    for distance in range(1, (distances or count // 2) + 1):
+        # opposite columns meet twice when the count is even: half of the circle is enough
+        length = count // 2 if 2 * distance == count else count
+        found.append(x[:, :length] - around[:, distance : distance + length])
+    return jnp.concatenate(found, axis=1)
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+PAIRS = ("all", "blocks", "tubes", "sampled")
