@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from hpm_jax.models.sizes import VIDEO_SIZES
 from hpm_jax.options import defaults
 
 MIXING_PAYS = 30  # epochs: a shorter run learns more from images as they are
@@ -17,4 +18,47 @@ def finetune_small(epochs: int, batch_size: int, base_learning_rate: float) -> C
     if epochs < MIXING_PAYS:
         config.augment.update(policy="", erase=0.0, mixup=0.0, cutmix=0.0)
         config.model.drop_path = 0.0
+    return config
+
+
+def videomae(size: str, epochs: int) -> ConfigDict:
+    """VideoMAE's pre-training of clips of 16 x 224 x 224, masked with random tubes."""
+    config = defaults()
+    config.data.source = "video_csv"
+    config.data.test_split = "val"
+    config.data.update(frames=16, sampling="dense", frame_stride=4, image_size=(224, 224))
+    config.data.update(crop="multi_scale", flip=0.0, test_crop=1.0)
+    config.model.update(VIDEO_SIZES[size], tubelet=2, layout="videomae", dtype="bfloat16")
+    config.target = "channel_normalized_pixels"
+    config.mask.update(strategy="random", unit="tube", ratio=0.9)
+    config.ranking.loss = "none"
+    config.teacher.keep = False
+    batch_size = 512 if size in ("L", "H") else 2048
+    config.optimizer.update(
+        epochs=epochs,
+        batch_size=batch_size,
+        base_learning_rate=1.5e-4,
+        floor=1e-5 * batch_size / 256,
+        warmup_epochs=40.0,
+        weight_decay=0.05,
+        b2=0.95,
+        clip_norm=0.0,
+    )
+    # every video of these is decoded again for each evaluation's bank: few will do
+    config.evaluation.update(every_epochs=20.0, bank_images=4000, test_images=1000, pool="mean")
+    config.evaluation.update(batch_size=64, pictures=3)
+    config.run.update(workers=16, log_every_steps=50)
+    return config
+
+
+def hpm_on_video(config: ConfigDict) -> ConfigDict:
+    """Hard tubes instead of random ones, with a teacher that sees every second frame of the grid.
+
+    The image recipe's teacher, schedule and clipping; the rest is as in `config`, which changes.
+    """
+    config.mask.update(strategy="hard", hard_start=0.0, hard_end=0.5)
+    config.ranking.update(loss="relative", pairs="tubes")
+    config.teacher.update(keep=True, decay_start=0.999, decay_end=0.9999, ramp_epochs=100)
+    config.teacher.frame_stride = 2
+    config.optimizer.clip_norm = 5.0
     return config

@@ -32,6 +32,10 @@ VARIANTS = {
     "quickstart": [None],
     "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600"],
     "mae_in1k": ["", "L,epochs=1600"],
+    "videomae_k400": ["", "L", "S,recipe=mae_st"],
+    "hpm_k400": ["", "B,masks=free", "H"],
+    "hpm_ssv2": ["", "L,epochs=2401", "B,method=videomae"],
+    "finetune_video": ["", "ssv2", "k400,size=L"],
     "hpm_folder": ["", "micro,epochs=10", "B,pixels=160"],
     "hpm_cifar10": ["", "random", "mae,size=micro,epochs=10", "hpm,size=micro,epochs=10"],
     "finetune": ["", "epochs=40,batch=64"],
@@ -108,10 +112,8 @@ KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
 def images_of(config):
-    data = config.data
-    return jax.ShapeDtypeStruct(
-        (config.optimizer.batch_size, *data.image_size, data.channels), jnp.uint8
-    )
+    shape = (config.optimizer.batch_size, *config.data.train_shape)
+    return jax.ShapeDtypeStruct(shape, jnp.uint8)
 
 
 def assert_steady(state, step, *inputs):

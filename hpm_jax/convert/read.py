@@ -121,6 +121,6 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
         loss_predictor=model.loss_predictor,
-        target_values=model.target_values if model.target_values != model.values else 0,
+        target_values=model.target_values,
     )
     return Weights(architecture, params | {"encoder": encoder})

@@ -20,3 +20,12 @@ SIZES: dict[str, dict[str, int]] = {
 }
 LARGE_IMAGE_SIZES = ("S", "B", "L", "H")
 SMALL_IMAGE_SIZES = ("micro", "tiny")
+
+# VideoMAE's decoders, for clips of 224 pixels; that of H is not in the published scripts: as L's.
+VIDEO_SIZES: dict[str, dict[str, int]] = {
+    "S": SIZES["S"] | {"decoder_width": 192, "decoder_depth": 4, "decoder_heads": 3},
+    "B": SIZES["B"] | {"decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6},
+    "L": SIZES["L"] | {"decoder_width": 512, "decoder_depth": 12, "decoder_heads": 8},
+    "H": SIZES["H"]
+    | {"patch_size": 16, "decoder_width": 640, "decoder_depth": 12, "decoder_heads": 8},
+}

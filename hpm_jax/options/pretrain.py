@@ -110,8 +110,8 @@ class Config(OnGrid):
 
     @property
     def target_values(self) -> int:
-        """Values that a hidden patch becomes, D."""
-        return self.values // (self.model.tubelet if self.target_frames == "one" else 1)
+        """Values that a hidden patch becomes, D; 0 where they are those of the whole patch."""
+        return self.values // self.model.tubelet if self.target_frames == "one" else 0
 
     @property
     def clips(self) -> int:
