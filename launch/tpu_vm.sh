@@ -2,6 +2,10 @@
 # A TPU VM slice, from its creation to its end; every worker runs the same command.
 #
 #   export NAME=hpm ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-16
+#   launch/tpu_vm.sh up -- --config configs/hpm_in1k.py:L --workdir gs://bucket/runs/hpm_l
+#
+# or one by one:
+#
 #   launch/tpu_vm.sh create
 #   launch/tpu_vm.sh install
 #   launch/tpu_vm.sh run -- --config configs/hpm_in1k.py:L --workdir gs://bucket/runs/hpm_l
@@ -9,6 +13,7 @@
 #   launch/tpu_vm.sh stop
 #   launch/tpu_vm.sh delete
 #
+# up       create (unless the slice is there), install and run in one.
 # create   Further arguments go to gcloud: create --spot --service-account=...
 # install  Copies the code and installs it; again after a change.
 # run      Starts `python -m hpm_jax.main` with what follows --, detached from this terminal. Where
@@ -62,6 +67,17 @@ run() {
   echo "started on all workers of $NAME; follow it with: launch/tpu_vm.sh logs"
 }
 
+# What stands before -- goes to gcloud, what stands behind it to the run.
+up() {
+  local options=()
+  while [[ $# -gt 0 && $1 != -- ]]; do options+=("$1") && shift; done
+  if ! gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" > "$temporary/slice" 2>&1; then
+    create "${options[@]}"
+  fi
+  install
+  run "$@"
+}
+
 logs() {
   on "${WORKER:-0}" "tail -n 100 -F hpm_jax.log"
 }
@@ -76,6 +92,6 @@ delete() {
 }
 
 case $1 in
-  create | install | run | logs | stop | delete) "$@" ;;
-  *) fail "there is no '$1'; expected create, install, run, logs, stop or delete" ;;
+  up | create | install | run | logs | stop | delete) "$@" ;;
+  *) fail "there is no '$1'; expected up, create, install, run, logs, stop or delete" ;;
 esac

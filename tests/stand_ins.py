@@ -51,11 +51,16 @@ elif "scp" in arguments:
     for worker in "01":
         (here / f"worker{worker}").mkdir(exist_ok=True)
         shutil.copy(arguments[arguments.index("scp") + 1], here / f"worker{worker}")
+elif "describe" in arguments:
+    sys.exit(0 if (here / "worker0").exists() else "ERROR: NOT_FOUND")
 elif "list" in arguments:
     answers = here / "states.txt"
     first, *rest = answers.read_text().splitlines()
     answers.write_text("\\n".join(rest or [first]))
     sys.exit(1) if first == "unreachable" else print(f"another\\tACTIVE\\n{first}")
+elif "create" in arguments and "tpu-vm" in arguments:
+    for worker in "01":
+        (here / f"worker{worker}").mkdir(exist_ok=True)
 elif "create" in arguments and "queued-resources" in arguments:
     shutil.copy(option("metadata-from-file").split("=", 1)[1], here / "booted.sh")
 """

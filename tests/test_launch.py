@@ -57,8 +57,6 @@ def test_a_slice_from_its_creation_to_its_end(machine):
     kind = ["--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"]
     assert machine.calls() == [[*vm, "create", "hpm", *PLACE, "--project", "p", *kind]]
 
-    for worker in "01":
-        (machine.here / f"worker{worker}").mkdir()
     tpu("install")
     (scp,) = machine.calls("scp")
     assert scp[5:] == [scp[5], "hpm:", *PLACE, "--worker=all"]
@@ -90,6 +88,29 @@ def test_a_slice_from_its_creation_to_its_end(machine):
     assert machine.calls("tail")[0] == ["tail", "-n", "100", "-F", "hpm_jax.log"]
     tpu("delete")
     assert machine.calls()[-1] == [*vm, "delete", "hpm", *PLACE, "--quiet"]
+
+
+def test_up_is_all_of_it_in_one(machine):
+    """Creates what is not there, installs and runs; asked again, it creates nothing."""
+    machine.stand_in("gcloud", GCLOUD)
+    machine.stand_in("uv", UV.format(python=RUN.format(python=sys.executable)))
+
+    def up(**options):
+        machine.run(LAUNCH / "tpu_vm.sh", "up", "--spot", "--", *ARGUMENTS, **TPU, **options)
+
+    def started():
+        log = machine.here / "worker1" / "hpm_jax.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    with contextlib.ExitStack() as stack:
+        for lines in (1, 2):
+            up()
+            until(lambda lines=lines: len(started()) == lines)
+            for worker in "01":
+                stack.callback(kill, machine.here / f"worker{worker}" / "hpm_jax.pid")
+                kill(machine.here / f"worker{worker}" / "hpm_jax.pid")
+    (created,) = machine.calls("create")
+    assert created[-1] == "--spot" and created[5] == "hpm"
 
 
 def kill(file):
@@ -142,7 +163,7 @@ def test_the_code_of_a_repository(machine):
         ("tpu_vm.sh", ["create"], {"NAME": "a", "ZONE": "b"}, "ACCELERATOR_TYPE is not set"),
         ("tpu_vm.sh", ["run", "--config", "x"], TPU, "arguments of hpm_jax.main after --"),
         ("tpu_vm.sh", ["run", "--"], TPU, "arguments of hpm_jax.main after --"),
-        ("tpu_vm.sh", ["start"], TPU, "no 'start'; expected create, install, run"),
+        ("tpu_vm.sh", ["start"], TPU, "no 'start'; expected up, create, install"),
         ("tpu_queued.sh", ["create", "--", "--config"], TPU, "WORKDIR is not set"),
         ("tpu_queued.sh", ["watch"], TPU | {"WORKDIR": "runs/x"}, "a gs:// path"),
         ("tpu_queued.sh", ["create"], TPU | {"WORKDIR": "gs://b/x"}, "hpm_jax.main after --"),
