@@ -119,6 +119,20 @@ def resize_kornia(image, box):
     return modules["kornia_rs"].imgproc.resize(pixels, (SIZE, SIZE), "bicubic", antialias=True)
 
 
+def resize_cykooz(image, box):
+    """Resize with cykooz_resizer, which knows boxes; its Catmull-Rom is Pillow's bicubic."""
+    cykooz, (left, top, right, bottom) = modules["cykooz_resizer"], box
+    options = cykooz.ResizeOptions(
+        resize_alg=cykooz.ResizeAlg.convolution(cykooz.FilterType.catmull_rom),
+        crop_box=cykooz.CropBox(left, top, right - left, bottom - top),
+    )
+    height, width, _ = image.shape
+    source = cykooz.ImageData(width, height, cykooz.PixelType.U8x3, image.tobytes())
+    target = cykooz.ImageData(SIZE, SIZE, cykooz.PixelType.U8x3)
+    cykooz.Resizer().resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(SIZE, SIZE, 3)
+
+
 def sample(data, crop, decode, margin=math.inf, scales=(1, 2, 4), resize=resize_pillow):
     """Make a crop, decoded at the least scale that leaves its sides `margin` targets or more."""
     side = min(crop.width, crop.height)
@@ -152,6 +166,8 @@ METHODS = {  # by name, which starts with the packages that the method needs
     "simplejpeg, any n/8 >= 1x": partial(jpeg, margin=1, scales=range(1, 8)),
     "simplejpeg+kornia_rs": partial(jpeg, resize=resize_kornia),
     "simplejpeg+kornia_rs, >= 1x": partial(jpeg, resize=resize_kornia, margin=1),
+    "simplejpeg+cykooz_resizer": partial(jpeg, resize=resize_cykooz),
+    "simplejpeg+cykooz_resizer, >= 2x": partial(jpeg, resize=resize_cykooz, margin=2),
     "tensorflow, decode_and_crop": partial(sample, decode=decode_tensorflow),
 }
 

@@ -261,10 +261,11 @@ def _check_method(config: Config) -> None:
         raise ConfigError(f"config.mask.ratio = {config.mask.ratio}: {error}") from None
     for part in ("", "decoder_"):
         _check_width(config, part)
-    if config.ranking.loss != "none" and hidden < 2:
+    tubes = config.ranking.pairs == "tubes"
+    if config.ranking.loss != "none" and (config.hidden_units if tubes else hidden) < 2:
         raise ConfigError(
-            f"config.mask.ratio = {config.mask.ratio} hides {hidden} patch, and a ranking needs "
-            "two: raise the ratio, or set config.ranking.loss=none."
+            f"config.mask.ratio = {config.mask.ratio} hides 1 {'tube' if tubes else 'patch'}, and "
+            "a ranking needs two: raise the ratio, or set config.ranking.loss=none."
         )
     if STRATEGIES[config.mask.strategy].asks_teacher:
         if config.ranking.loss == "none":

@@ -10,6 +10,7 @@ import ml_collections
 from hpm_jax.config import freeze
 from hpm_jax.options import INHERITED, Finetune, Report
 from hpm_jax.recipes import finetune_small
+from hpm_jax.storage import as_path
 
 # Where the images are: given by name or not at all, never half from one run and half from another.
 PLACE = ("source", "path", "name", "train_split", "test_split", "holdout", "synthetic_images")
@@ -23,7 +24,7 @@ def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     `freeze` makes the default.
     """
     config = config.copy_and_resolve_references()
-    source = Path(config.get("init_from", "") or "")
+    source = as_path(config.get("init_from", "") or "")
     if config.get("task", "pretrain") == "pretrain" or not config.init_from:
         return config
     found = _of_workdir(source) or _of_weights(source)
@@ -41,18 +42,23 @@ def _of_workdir(path: Path) -> dict[str, Any]:
     """The options of a run of this package; {} for a file, and for a folder of others."""
     there = (path.parent if path.name == "best" else path) / "config.json"
     options = json.loads(there.read_text()) if path.is_dir() and there.exists() else {}
-    return options if "task" in options else {}
+    if "task" not in options:
+        return {}
+    # the feature that the run itself was judged by: of kNN, or of its head
+    pools = [options.get(section, {}).get("pool") for section in ("model", "evaluation")]
+    return options | {"features": {"pool": pools[0] or pools[1]}}
 
 
 def _of_weights(path: Path) -> dict[str, Any]:
     from hpm_jax.convert.read import read_weights
 
-    architecture = read_weights(path).architecture
-    frames, *size = (
-        n * side for n, side in zip(architecture.grid, architecture.patch, strict=True)
-    )
-    data = {"image_size": size, "frames": frames, "channels": architecture.channels}
-    return {"model": dataclasses.asdict(architecture), "data": data}
+    a = read_weights(path).architecture
+    frames, *size = (count * side for count, side in zip(a.grid, a.patch, strict=True))
+    return {
+        "model": dataclasses.asdict(a),
+        "data": {"image_size": size, "frames": frames, "channels": a.channels},
+        "features": {"pool": "cls" if a.of_layout.cls_token else "mean"},
+    }
 
 
 def finetune_config(report: Report) -> Finetune:

@@ -84,15 +84,15 @@ def test_pooling():
 def test_blocks_and_resolutions(pretrained):
     weights = random_weights(read_weights(pretrained).architecture, seed=0)
     for block, depth in ((-1, 1), (1, 1)):
-        encoder, _ = frozen_encoder(weights, (16, 16), Features(block=block))
+        encoder, _ = frozen_encoder(weights, (1, 16, 16), Features(block=block))
         assert encoder.stack["depth"] == depth
     for block in (0, 2, -2):
         with pytest.raises(ConfigError, match=f"block = {block} does not exist"):
-            frozen_encoder(weights, (16, 16), Features(block=block))
-    encoder, params = frozen_encoder(weights, (24, 16), Features())
+            frozen_encoder(weights, (1, 16, 16), Features(block=block))
+    encoder, params = frozen_encoder(weights, (1, 24, 16), Features())
     assert encoder.grid == (1, 6, 4) and params["positions"].shape == (1, 25, 16)
     with pytest.raises(ConfigError, match="height 18 is not a multiple"):
-        frozen_encoder(weights, (18, 16), Features())
+        frozen_encoder(weights, (1, 18, 16), Features())
 
 
 def test_a_block_in_the_middle_is_what_the_next_one_reads():
@@ -104,13 +104,13 @@ def test_a_block_in_the_middle_is_what_the_next_one_reads():
     sizes = Architecture((1, 4, 4), 4, 1, width=16, depth=2, heads=2)
     weights = random_weights(sizes, seed=3)
     patches = np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
-    encoder, params = frozen_encoder(weights, (16, 16), Features(block=1))
+    encoder, params = frozen_encoder(weights, (1, 16, 16), Features(block=1))
     first = encoder.apply({"params": params}, patches)
     blocks = weights.params["encoder"]["transformer"]["blocks"]
     one = jax.tree.map(lambda x: x[:1], blocks)
     same = dict(params) | {"transformer": dict(params["transformer"]) | {"blocks": one}}
     np.testing.assert_array_equal(first, encoder.apply({"params": same}, patches))
-    last, _ = frozen_encoder(weights, (16, 16), Features())
+    last, _ = frozen_encoder(weights, (1, 16, 16), Features())
     whole = last.apply({"params": weights.params["encoder"]}, patches)
     assert np.abs(np.asarray(whole - first)).max() > 1e-2
 

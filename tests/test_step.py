@@ -11,8 +11,8 @@ from hpm_jax import random
 from hpm_jax.masking import select
 from hpm_jax.masking.strategies import STRATEGIES, Context
 from hpm_jax.models.flops import step_flops
-from hpm_jax.training.devices import Devices
 from hpm_jax.training.choose import choose_mask
+from hpm_jax.training.devices import Devices
 from hpm_jax.training.step import make_train_step
 
 

@@ -10,10 +10,11 @@ from small import MAE, parts_of, schedule, small_config
 
 from hpm_jax.tokens import patchify
 from hpm_jax.training import step as training_step
-from hpm_jax.visualize import pictures
+from hpm_jax.visualize import view as views
 from hpm_jax.visualize.compare import table
 from hpm_jax.visualize.curves import draw_curves
-from hpm_jax.visualize.pictures import HARD, RANDOM, VISIBLE, draw, make_view
+from hpm_jax.visualize.pictures import draw
+from hpm_jax.visualize.view import HARD, RANDOM, VISIBLE, make_view
 
 
 def view_of(config, n_hard=6):
@@ -45,7 +46,7 @@ def test_a_perfect_prediction_is_drawn_as_the_image_itself(monkeypatch, target):
         values = training_step.gather(method.target(patches), mask.hide)
         return honest(model, method, params, patches, mask)._replace(values=values)
 
-    monkeypatch.setattr(pictures, "student_losses", perfect)
+    monkeypatch.setattr(views, "student_losses", perfect)
     view = make_view(parts.model, parts.method)(parts.state, parts.images[:3], np.int32(0))
     np.testing.assert_allclose(view.rebuilt, parts.images[:3] / 255, atol=1e-4)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax
 from hpm_jax.convert.check import TOLERANCE, differences, timm_differences
 from hpm_jax.convert.files import READERS, WRITERS, check_target
 from hpm_jax.convert.read import WHICH, read_weights
-from hpm_jax.convert.state_dict import NAMES
+from hpm_jax.convert.state_dict import NAMES, OWN_NAMES
 from hpm_jax.convert.weights import Weights, WeightsError
 from hpm_jax.convert.write import write_weights
 from hpm_jax.training.checkpoints import CheckpointError
@@ -17,7 +18,8 @@ from hpm_jax.training.checkpoints import CheckpointError
 PARTS = ("encoder", "decoder_input", "reconstructor", "predictor", "norm", "head")
 _HELP = f"""\
 SOURCE is the workdir of a run, a file ({", ".join(READERS)}) with the
-names of MAE, HPM, timm or Hugging Face, or a folder of Hugging Face.
+names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face, or a folder of
+the last.
 TARGET ends in {", ".join(WRITERS)}; without it, what SOURCE holds is printed.
 
 examples:
@@ -50,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--names",
         choices=NAMES,
-        default="timm",
-        help="timm: the encoder, or the classifier; hpm: the whole pre-training model",
+        help="timm: the encoder, or the classifier; videomae, mae_st: what those load, with a "
+        "decoder where there is one; hpm: the whole pre-training model; default: by the layout",
     )
     parser.add_argument(
         "--weights", choices=WHICH, default="student", help="which, of a pre-training run"
@@ -61,7 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, likewise")
     parser.add_argument(
-        "--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of oblong images"
+        "--grid",
+        type=int,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="of patches, in oblong images, and in clips of VideoMAE that have not 224 pixels",
+    )
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="of a clip of VideoMAE, where it has not 16"
     )
     parser.add_argument(
         "--drop", nargs="+", default=(), metavar="NAME", help="beginnings of names to leave out"
@@ -84,6 +93,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.decoder_heads,
         options.grid,
         options.drop,
+        options.frames,
     )
     print(describe(source))
     if not options.target:
@@ -97,10 +107,12 @@ def _convert(options: argparse.Namespace) -> None:
 def describe(weights: Weights) -> str:
     """The architecture and the parts, a line each."""
     a = weights.architecture
-    _, rows, columns = a.grid
+    video = a.grid[0] * a.tubelet > 1
+    patch = a.patch if video else a.patch[1:]
+    size = (count * side for count, side in zip(a.grid[-len(patch) :], patch, strict=True))
     lines = [
-        f"images       {rows * a.patch_size} x {columns * a.patch_size}, {a.channels} channels, "
-        f"{a.patches} patches of {a.patch_size} x {a.patch_size}",
+        f"{'videos' if video else 'images':12} {_times(size)}, {a.channels} channels, "
+        f"{a.patches} patches of {_times(patch)}",
         f"encoder      width {a.width}, {a.depth} blocks, {a.heads} heads",
     ]
     if a.decoder_width:
@@ -118,11 +130,15 @@ def describe(weights: Weights) -> str:
     return "\n".join(lines)
 
 
-def _check(source: Weights, target: Path, names: str) -> None:
+def _times(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+def _check(source: Weights, target: Path, names: str | None) -> None:
     again = read_weights(target)
     found = {"read again": differences(source, again)}
-    by_timm = names == "timm" and target.suffix != ".npz"  # in which timm expects JAX's names
-    if by_timm:
+    names = names or OWN_NAMES[source.architecture.layout]
+    if names == "timm" and target.suffix != ".npz":  # in which timm expects JAX's names
         try:
             found["in timm"] = timm_differences(source, target)
         except ImportError as error:

@@ -30,7 +30,7 @@ _IMAGES = 2
 
 
 def differences(source: Weights, target: Weights) -> dict[str, float]:
-    """The largest difference of each output on random images, relative to its largest value.
+    """The largest difference of each output on random inputs, relative to its largest value.
 
     The outputs are those of what `target` has, which may be less than `source`: the encoder's
     always; logits with a head; reconstruction and predicted loss with a decoder.
@@ -70,7 +70,7 @@ def timm_differences(source: Weights, path: str | Path) -> dict[str, float]:
     except RuntimeError as error:
         raise WeightsError(f"timm does not load {path}: {error}") from None
     patches = random_patches(a)
-    images = unpatchify(patches, a.grid, (1, a.patch_size, a.patch_size))[:, 0]
+    images = unpatchify(patches, a.grid, a.patch)[:, 0]
     with torch.no_grad():
         tokens = model.forward_features(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))
         features = model.forward_head(tokens, pre_logits=True)
@@ -81,10 +81,10 @@ def timm_differences(source: Weights, path: str | Path) -> dict[str, float]:
 
 
 def random_patches(a: Architecture) -> Array:
-    """The patches `[2, L, P]` of random images, of unit variance as normalised images have."""
-    size = (a.grid[1] * a.patch_size, a.grid[2] * a.patch_size, a.channels)
-    images = jax.random.normal(jax.random.key(0), (_IMAGES, *size))
-    return patchify(images, (1, a.patch_size, a.patch_size))
+    """Patches `[2, L, P]` of random images or clips, of unit variance as normalised ones have."""
+    size = [count * side for count, side in zip(a.grid, a.patch, strict=True)]
+    videos = jax.random.normal(jax.random.key(0), (_IMAGES, *size, a.channels))
+    return patchify(videos, a.patch)
 
 
 def _outputs(like: Weights, weights: Weights, patches: Array) -> dict[str, Array]:

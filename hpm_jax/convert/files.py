@@ -10,19 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpm_jax.convert.sizes import Hints, hints_of
 from hpm_jax.convert.weights import WeightsError
 
-# Under which names a PyTorch checkpoint has its weights: MAE, HPM and timm; HPM, timm, DeiT.
-_STUDENT = ("model", "state_dict")
+# Under which names a PyTorch checkpoint has its weights: MAE, HPM and timm, VideoMAE's fine-tuning,
+# mae_st; HPM, timm, DeiT.
+_STUDENT = ("model", "state_dict", "module", "model_state")
 _TEACHER = ("ema_state_dict", "state_dict_ema", "model_ema")
 OURS = "hpm_jax"  # under which name our own files have the architecture beside the weights
 
 
 class File(NamedTuple):
-    """The arrays of a file, and what it says of their architecture."""
+    """The arrays of a file, and what it says of their architecture beside them."""
 
     state: dict[str, np.ndarray]
-    architecture: dict[str, Any]  # such as heads; empty for files that say nothing
+    hints: Hints
 
 
 def read_file(path: Path, which: str = "student") -> File:
@@ -75,7 +77,7 @@ def _read_torch(path: Path, which: str) -> File:
         if not isinstance(value, torch.Tensor):
             raise WeightsError(f"{path}: {name} is a {type(value).__name__}, expected a tensor")
     arrays = {name: value.detach().float().numpy() for name, value in state.items()}
-    return File(arrays, dict(content.get(OURS, {})))
+    return File(arrays, hints_of(content.get(OURS, {})))
 
 
 def _choose(path: Path, content: Any, which: str) -> Mapping[str, Any]:
@@ -121,7 +123,7 @@ def _read_safetensors(path: Path, which: str) -> File:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _unreadable(path, error) from None
-    return File(state, json.loads(metadata.get(OURS, "{}")))
+    return File(state, hints_of(json.loads(metadata.get(OURS, "{}"))))
 
 
 def _read_npz(path: Path, which: str) -> File:
@@ -131,7 +133,7 @@ def _read_npz(path: Path, which: str) -> File:
             state = dict(file)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise _unreadable(path, error) from None
-    return File(state, json.loads(str(state.pop(OURS, "{}"))))
+    return File(state, hints_of(json.loads(str(state.pop(OURS, "{}")))))
 
 
 def _expect_student(path: Path, which: str) -> None:

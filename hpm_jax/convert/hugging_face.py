@@ -1,11 +1,11 @@
-"""The parameter names of Hugging Face's ViT and ViT-MAE, to the official ones."""
+"""The parameter names of Hugging Face's ViT, ViT-MAE and VideoMAE, to the official ones."""
 
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from hpm_jax.convert.weights import WeightsError
+from hpm_jax.convert.names import State, fuse_attention
 
 # patterns of names, before and since transformers 5, in the order in which they are tried
 _NAMES = {
@@ -26,35 +26,43 @@ _IN_BLOCK = {
     r"(?:intermediate\.dense|mlp\.fc1)\.": "mlp.fc1.",
     r"(?:output\.dense|mlp\.fc2)\.": "mlp.fc2.",
 }
-_QKV = {"query": 0, "q_proj": 0, "key": 1, "k_proj": 1, "value": 2, "v_proj": 2}
+_VIDEO_NAMES = {
+    r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
+    r"(?:videomae\.)?(?:encoder\.layer|layers)\.": "blocks.",
+    r"(?:videomae\.)?layernorm\.": "norm.",
+    r"classifier\.": "head.",
+    r"decoder\.(?:decoder_layers|layers)\.": "decoder.blocks.",
+}
+# files have q_bias and v_bias; models in memory have had biases of query and value since 5
+_VIDEO_IN_BLOCK = {
+    r"attention\.(?:attention\.)?(?:q_bias|(?:query|q_proj)\.bias)": "attn.q_bias",
+    r"attention\.(?:attention\.)?(?:v_bias|(?:value|v_proj)\.bias)": "attn.v_bias",
+} | _IN_BLOCK
 
 
-def is_hugging_face(names: Mapping[str, np.ndarray]) -> bool:
-    """Whether these are names of Hugging Face's ViT or ViT-MAE."""
-    return any(re.fullmatch(r"(vit\.)?embeddings\.cls_token", name) for name in names)
+def is_hugging_face(names: State) -> bool:
+    """Whether these are names of Hugging Face's ViT, ViT-MAE or VideoMAE."""
+    pattern = r"((vit|videomae)\.)?embeddings\.(cls_token|patch_embeddings\.projection\.weight)"
+    return any(re.fullmatch(pattern, name) for name in names)
 
 
-def to_official_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_official_names(state: State) -> dict[str, np.ndarray]:
     """Renames, and fuses query, key and value; the pooler after the encoder is left out.
 
     Raises:
         WeightsError: where query, key and value do not fit together.
     """
+    image = any(name.endswith("embeddings.cls_token") for name in state)  # a video has none
+    names, in_block = (_NAMES, _IN_BLOCK) if image else (_VIDEO_NAMES, _VIDEO_IN_BLOCK)
     renamed: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[int, np.ndarray]] = {}  # of each fused tensor, by place
     for name, value in state.items():
         if re.match(r"(?:vit\.)?pooler\.", name):
             continue
-        name = _substitute(_NAMES, name)
-        if block := re.match(r"(?:decoder_)?blocks\.\d+\.", name):
-            name = block.group() + _substitute(_IN_BLOCK, name[block.end() :])
-        part = re.search(rf"\battn\.({'|'.join(_QKV)})\.", name)
-        if part:
-            fused = name.replace(part.group(1), "qkv")
-            parts.setdefault(fused, {})[_QKV[part.group(1)]] = value
-        else:
-            renamed[name] = value
-    return renamed | {name: _fuse(name, found) for name, found in parts.items()}
+        name = _substitute(names, name)
+        if block := re.match(r"(?:decoder[._])?blocks\.\d+\.", name):
+            name = block.group() + _substitute(in_block, name[block.end() :])
+        renamed[name] = value
+    return fuse_attention(renamed)
 
 
 def _substitute(patterns: Mapping[str, str], name: str) -> str:
@@ -62,16 +70,3 @@ def _substitute(patterns: Mapping[str, str], name: str) -> str:
         if found := re.match(pattern, name):
             return found.expand(replacement) + name[found.end() :]
     return name
-
-
-def _fuse(name: str, parts: Mapping[int, np.ndarray]) -> np.ndarray:
-    missing = [kind for kind, place in _QKV.items() if place not in parts]
-    if missing:
-        raise WeightsError(f"{name} is query, key and value in one, and {missing[0]} is missing")
-    shapes = {part.shape for part in parts.values()}
-    if len(shapes) > 1:
-        raise WeightsError(
-            f"{name} is query, key and value in one, and they have different shapes: "
-            + ", ".join(str(shape) for shape in sorted(shapes))
-        )
-    return np.concatenate([parts[place] for place in range(3)])

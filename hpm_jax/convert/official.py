@@ -1,46 +1,28 @@
 """The parameter names of the official PyTorch HPM and MAE, which timm shares, and ours."""
 
-import re
-from collections.abc import Mapping
-
 import numpy as np
 
-from hpm_jax.convert.weights import Architecture
+from hpm_jax.convert.names import (
+    ENCODER,
+    Names,
+    State,
+    block_names,
+    from_names,
+    layer_shapes,
+    to_names,
+)
+from hpm_jax.convert.sizes import (
+    Hints,
+    decoder_heads,
+    encoder_heads,
+    require,
+    rows_and_columns,
+)
+from hpm_jax.convert.weights import Architecture, WeightsError, constant_positions
 from hpm_jax.training.state import Params
 
-# one block: official name, our path, official shape in multiples of the width
-_BLOCK = {
-    "norm1.weight": (("LayerNorm_0", "scale"), (1,)),
-    "norm1.bias": (("LayerNorm_0", "bias"), (1,)),
-    "attn.qkv.weight": (("attention", "qkv", "kernel"), (3, 1)),
-    "attn.qkv.bias": (("attention", "qkv", "bias"), (3,)),
-    "attn.proj.weight": (("attention", "projection", "kernel"), (1, 1)),
-    "attn.proj.bias": (("attention", "projection", "bias"), (1,)),
-    "norm2.weight": (("LayerNorm_1", "scale"), (1,)),
-    "norm2.bias": (("LayerNorm_1", "bias"), (1,)),
-    "mlp.fc1.weight": (("Dense_0", "kernel"), (4, 1)),
-    "mlp.fc1.bias": (("Dense_0", "bias"), (4,)),
-    "mlp.fc2.weight": (("Dense_1", "kernel"), (1, 4)),
-    "mlp.fc2.bias": (("Dense_1", "bias"), (1,)),
-}
-# official name of the blocks of a stack, our name of the stack
-STACKS = {
-    "blocks": "encoder",
-    "decoder_blocks": "reconstructor",
-    "decoder_blocks_losspred": "predictor",
-}
-# everything else
-_REST = {
-    "cls_token": ("encoder", "cls_token"),
-    "pos_embed": ("encoder", "positions"),
-    "patch_embed.proj.weight": ("encoder", "patch_embedding", "projection", "kernel"),
-    "patch_embed.proj.bias": ("encoder", "patch_embedding", "projection", "bias"),
-    "norm.weight": ("encoder", "transformer", "norm", "scale"),
-    "norm.bias": ("encoder", "transformer", "norm", "bias"),
-    "fc_norm.weight": ("norm", "scale"),
-    "fc_norm.bias": ("norm", "bias"),
-    "head.weight": ("head", "kernel"),
-    "head.bias": ("head", "bias"),
+# everything in a decoder and in a loss predictor but their blocks
+DECODER = {
     "mask_token": ("decoder_input", "mask_token"),
     "decoder_embed.weight": ("decoder_input", "embedding", "kernel"),
     "decoder_embed.bias": ("decoder_input", "embedding", "bias"),
@@ -53,114 +35,100 @@ _REST = {
     "decoder_pred_losspred.weight": ("predictor", "head_kernel"),
     "decoder_pred_losspred.bias": ("predictor", "head_bias"),
 }
+NAMES = Names(
+    stacks={
+        "blocks": "encoder",
+        "decoder_blocks": "reconstructor",
+        "decoder_blocks_losspred": "predictor",
+    },
+    block=block_names({"attn.qkv.bias": (("attention", "qkv", "bias"), (3,))}),
+    rest=ENCODER
+    | DECODER
+    | {"cls_token": ("encoder", "cls_token"), "pos_embed": ("encoder", "positions")},
+)
+
+
+def architecture(state: State, hints: Hints) -> Architecture:
+    """The sizes that a few tensors show; the others are checked against them."""
+    needed = ["patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"]
+    has_decoder = any(name.startswith(("decoder_", "mask_token")) for name in state)
+    if has_decoder:
+        needed += ["decoder_embed.weight", "decoder_blocks.0.attn.qkv.weight"]
+    require(state, needed)
+    patch, positions = state["patch_embed.proj.weight"].shape, state["pos_embed"].shape
+    if len(patch) != 4 or patch[2] != patch[3]:
+        raise WeightsError(
+            f"patch_embed.proj.weight has shape {patch}: expected (width, channels, p, p), a "
+            "convolution over square patches of one image"
+        )
+    if len(positions) != 3:
+        raise WeightsError(f"pos_embed has shape {positions}: expected (1, 1 + patches, width)")
+    width, channels, patch_size, _ = patch
+    length = positions[1] - 1
+    found = f"pos_embed has {length} positions after that of the cls token"
+    decoder_width = state["decoder_embed.weight"].shape[0] if has_decoder else 0
+    head = state.get("head.weight")
+    return Architecture(
+        grid=(1, *rows_and_columns(length, found, hints.grid)),
+        patch_size=patch_size,
+        channels=channels,
+        width=width,
+        depth=NAMES.depth(state, "blocks"),
+        heads=encoder_heads(width, hints.heads),
+        decoder_width=decoder_width,
+        decoder_depth=NAMES.depth(state, "decoder_blocks"),
+        decoder_heads=decoder_heads(decoder_width, hints.decoder_heads),
+        loss_predictor=NAMES.depth(state, "decoder_blocks_losspred") > 0,
+        classes=0 if head is None else len(head),
+        pool="mean" if "fc_norm.weight" in state else "cls",
+    )
 
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
-    """Every official name of a model, with its shape; `decoder_pos_embed` is not among them."""
-    width, decoder, length = a.width, a.decoder_width, a.patches
+    """Every official name of a model, with its shape, but those of `constants`."""
+    width = a.width
     found = {
         "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + length, width),
-        "patch_embed.proj.weight": (width, a.channels, a.patch_size, a.patch_size),
-        "patch_embed.proj.bias": (width,),
-        **_stack_shapes("blocks", a.depth, width),
-        **_norm_shapes("fc_norm" if a.pool == "mean" else "norm", width),
+        "pos_embed": (1, 1 + a.patches, width),
+        **layer_shapes("patch_embed.proj", width, a.channels, a.patch_size, a.patch_size),
+        **NAMES.stack_shapes("blocks", a.depth, width),
+        **layer_shapes("fc_norm" if a.pool == "mean" else "norm", width),
     }
     if a.classes:
-        found |= {"head.weight": (a.classes, width), "head.bias": (a.classes,)}
-    if decoder:
-        found["mask_token"] = (1, 1, decoder)
-        found |= {"decoder_embed.weight": (decoder, width), "decoder_embed.bias": (decoder,)}
-        for suffix in ("", "_losspred") if a.loss_predictor else ("",):
-            found |= _stack_shapes(f"decoder_blocks{suffix}", a.decoder_depth, decoder)
-            found |= _norm_shapes(f"decoder_norm{suffix}", decoder)
-            found[f"decoder_pred{suffix}.weight"] = (a.values, decoder)
-            found[f"decoder_pred{suffix}.bias"] = (a.values,)
+        found |= layer_shapes("head", a.classes, width)
+    return found | decoder_shapes(a)
+
+
+def decoder_shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
+    """The names of decoder and loss predictor, with their shapes; {} where there is none."""
+    width = a.decoder_width
+    if not width:
+        return {}
+    found = {"mask_token": (1, 1, width), **layer_shapes("decoder_embed", width, a.width)}
+    for suffix in ("", "_losspred") if a.loss_predictor else ("",):
+        found |= NAMES.stack_shapes(f"decoder_blocks{suffix}", a.decoder_depth, width)
+        found |= layer_shapes(f"decoder_norm{suffix}", width)
+        found |= layer_shapes(f"decoder_pred{suffix}", a.rebuilt_values, width)
     return found
 
 
-def _stack_shapes(blocks: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
-    return {
-        f"{blocks}.{layer}.{name}": tuple(width * multiple for multiple in multiples)
-        for layer in range(depth)
-        for name, (_, multiples) in _BLOCK.items()
-    }
+def constants(a: Architecture) -> dict[str, np.ndarray]:
+    """Frozen positions that a file has and our parameters have not."""
+    if not a.decoder_width:
+        return {}
+    return {"decoder_pos_embed": constant_positions(a.decoder_width, a.grid)}
 
 
-def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def to_params(state: Mapping[str, np.ndarray]) -> Params:
-    """Official names to our nested parameters, float32.
-
-    Linear weights `[out, in]` become kernels `[in, out]`; the patch convolution `[D, C, p, p]`
-    becomes a kernel over patches in the order (row, column, channel); blocks are stacked.
-
-    Raises:
-        KeyError: at a name that is not official.
-    """
-    params: dict = {}
-    for name, value in state.items():
-        path, layer = _place(name)
-        node = params
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        value = _to_kernel(name, np.asarray(value, np.float32))
-        if layer is None:
-            node[path[-1]] = value
-        else:
-            node.setdefault(path[-1], _Layers())[layer] = value
-    return _stack_layers(params)
+def to_params(state: State) -> Params:
+    """Official names to our nested parameters, float32; see `from_names`."""
+    return from_names(state, NAMES)
 
 
 def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
-    """The inverse of `to_params`: the arrays that `shapes(a)` names, float32."""
-    state = {}
-    for name, shape in shapes(a).items():
-        path, layer = _place(name)
-        value = params
-        for key in path:
-            value = value[key]
-        value = np.asarray(value if layer is None else value[layer], np.float32)
-        state[name] = np.ascontiguousarray(_from_kernel(name, value, shape))
-    return state
+    """The inverse of `to_params`: the arrays that `shapes(a)` names, and `constants(a)`."""
+    return to_names(params, NAMES, shapes(a)) | constants(a)
 
 
-def from_official(weights: Mapping[str, np.ndarray]) -> Params:
+def from_official(weights: State) -> Params:
     """The parameters of a masked autoencoder, unchecked; its positions are left out."""
     return to_params({name: v for name, v in weights.items() if not name.endswith("pos_embed")})
-
-
-def _place(name: str) -> tuple[tuple[str, ...], int | None]:
-    """Our path of an official name, and the layer in a stacked parameter, or None."""
-    in_block = re.fullmatch(rf"({'|'.join(STACKS)})\.(\d+)\.(.+)", name)
-    if not in_block:
-        return _REST[name], None
-    blocks, layer, rest = in_block.groups()
-    return (STACKS[blocks], "transformer", "blocks", *_BLOCK[rest][0]), int(layer)
-
-
-class _Layers(dict):
-    """The arrays of a stack, by layer, before they become one."""
-
-
-def _stack_layers(node):
-    if isinstance(node, _Layers):
-        return np.stack([node[layer] for layer in range(len(node))])
-    if isinstance(node, dict):
-        return {key: _stack_layers(child) for key, child in node.items()}
-    return node
-
-
-def _to_kernel(name: str, value: np.ndarray) -> np.ndarray:
-    if name == "patch_embed.proj.weight":
-        return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
-    return value.T if value.ndim == 2 else value
-
-
-def _from_kernel(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if name == "patch_embed.proj.weight":
-        width, channels, rows, columns = shape
-        return value.reshape(rows, columns, channels, width).transpose(3, 2, 0, 1)
-    return value.T if value.ndim == 2 else value

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from hpm_jax.convert.files import File, read_file
+from hpm_jax.convert.sizes import Hints
 from hpm_jax.convert.state_dict import from_state_dict
 from hpm_jax.convert.weights import Architecture, Weights, WeightsError, constant_positions
+from hpm_jax.storage import as_path, is_local
 
 WHICH = ("student", "teacher")
 _BEST = "best"  # the folder of a fine-tuning run's best checkpoint
@@ -24,23 +26,24 @@ def read_weights(
     decoder_heads: int | None = None,
     grid: tuple[int, int] | None = None,
     drop: Sequence[str] = (),
+    frames: int | None = None,
 ) -> Weights:
     """The weights at `path`, whoever wrote them.
 
     A file is `.pth`, `.pt`, `.bin` (needs torch; nothing in it is executed), `.safetensors` or
-    `.npz`, with the names of MAE, HPM, timm or Hugging Face. A folder is the workdir of a run of
-    this package, of which the newest checkpoint is taken, or `best` in that of a fine-tuning run,
-    or a model of Hugging Face.
+    `.npz`, with the names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face. A folder is the
+    workdir of a run of this package, of which the newest checkpoint is taken, or `best` in that of
+    a fine-tuning run, or a model of Hugging Face.
 
     Args:
         which: "student", or "teacher": the moving average in HPM's checkpoints and in workdirs.
-        heads, decoder_heads, grid, drop: what a file does not tell, see `from_state_dict`.
+        heads, decoder_heads, grid, drop, frames: what a file does not tell, see `from_state_dict`.
 
     Raises:
         WeightsError: for what cannot be read, and for weights of another kind of model.
         CheckpointError: for a workdir without a checkpoint.
     """
-    path = Path(path)
+    path = as_path(path)
     if which not in WHICH:
         raise WeightsError(f"weights {which!r} do not exist: choose from {', '.join(WHICH)}")
     if not path.exists():
@@ -51,19 +54,20 @@ def read_weights(
         config = _config_of(path)
         if "model_type" not in config:
             return _read_workdir(path, which, "checkpoints")
-        state, known = _read_hugging_face(path, config, which)
+        state, known = _read_hugging_face(_on_disk(path), config, which)
     else:
-        state, known = read_file(path, which)
+        state, known = read_file(_on_disk(path), which)
+    hints = Hints(heads, decoder_heads, grid, frames).before(known)
     try:
-        return from_state_dict(
-            state,
-            heads or known.get("heads"),
-            decoder_heads or known.get("decoder_heads"),
-            grid or (tuple(known["grid"][1:]) if "grid" in known else None),
-            drop,
-        )
+        return from_state_dict(state, **hints._asdict(), drop=drop)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def _on_disk(path: Path) -> Path:
+    if not is_local(path):
+        raise WeightsError(f"{path}: files of weights are read from disk alone: copy it here")
+    return path
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -77,17 +81,30 @@ def _config_of(folder: Path) -> dict[str, Any]:
 
 
 def _read_hugging_face(folder: Path, config: dict[str, Any], which: str) -> File:
-    """A folder as `save_pretrained` writes it; its config tells the heads."""
+    """A folder as `save_pretrained` writes it; its config tells heads, and the size of clips."""
     if config.get("hidden_act", "gelu") != "gelu":
         raise WeightsError(f"{folder}: hidden_act is {config['hidden_act']!r}, expected 'gelu'")
     for name in _HUGGING_FACE_FILES:
         if (folder / name).exists():
-            known = {
-                "heads": config.get("num_attention_heads"),
-                "decoder_heads": config.get("decoder_num_attention_heads"),
-            }
-            return File(read_file(folder / name, which).state, known)
+            hints = Hints(
+                config.get("num_attention_heads"),
+                config.get("decoder_num_attention_heads"),
+                _grid_of_clips(config),
+                config.get("num_frames"),
+            )
+            return File(read_file(folder / name, which).state, hints)
     raise WeightsError(f"{folder} has neither {' nor '.join(_HUGGING_FACE_FILES)}")
+
+
+def _grid_of_clips(config: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of patches of VideoMAE; None for images, whose positions tell."""
+    if "num_frames" not in config:
+        return None
+    (height, width), (rows, columns) = (
+        side if isinstance(side, list) else (side, side)
+        for side in (config["image_size"], config["patch_size"])
+    )
+    return height // rows, width // columns
 
 
 def _read_workdir(path: Path, which: str, folder: str) -> Weights:

@@ -51,7 +51,7 @@ class Architecture:
 
     @property
     def patches(self) -> int:
-        """Patches of one image, L."""
+        """Patches of one image or clip, L."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
@@ -59,11 +59,16 @@ class Architecture:
         """Values of one patch, P."""
         return math.prod(self.patch) * self.channels
 
+    @property
+    def rebuilt_values(self) -> int:
+        """Values of one patch that the decoder gives, D."""
+        return self.target_values or self.values
+
 
 class Weights(NamedTuple):
     """Parameters as float32 numpy arrays, nested as those of our models.
 
-    In the layout of MAE `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as
+    In the layout "mae" `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as
     the classifier's encoder does; a masked autoencoder adds `decoder_input`, `reconstructor` and
     `predictor`, a classifier `head` and, with mean pooling, `norm`.
     """

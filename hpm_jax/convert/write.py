@@ -1,26 +1,24 @@
-"""Weights out: files that timm, detectron2, mmsegmentation and the official code load."""
+"""Weights out: files that timm, detectron2, mmsegmentation and the official codes load."""
 
 import dataclasses
 from pathlib import Path
 
 from hpm_jax.convert.files import write_file
-from hpm_jax.convert.state_dict import to_state_dict, without_decoder
+from hpm_jax.convert.state_dict import part_of, to_state_dict
 from hpm_jax.convert.weights import Weights
 
 
-def write_weights(path: str | Path, weights: Weights, names: str = "timm") -> None:
+def write_weights(path: str | Path, weights: Weights, names: str | None = None) -> None:
     """Writes `.safetensors`, `.npz`, or `.pth` (needs torch) with `{"model": state dict}`.
 
     Each carries the architecture beside the weights, so that reading it again asks for nothing.
 
     Args:
-        names: "timm", the encoder or classifier; "hpm", the whole pre-training model.
+        names: "timm" for images, "videomae" or "mae_st" for videos, "hpm" for a whole pre-training
+            model, see `part_of`; None goes by the layout.
 
     Raises:
-        WeightsError: for another ending, and for "hpm" without a decoder.
+        WeightsError: for another ending, and for names that do not fit.
     """
     state = to_state_dict(weights, names)
-    architecture = weights.architecture
-    if names == "timm":
-        architecture = without_decoder(architecture)
-    write_file(Path(path), state, dataclasses.asdict(architecture))
+    write_file(Path(path), state, dataclasses.asdict(part_of(weights.architecture, names)))

@@ -12,9 +12,9 @@ import numpy as np
 from absl import flags
 
 from hpm_jax.data.decoding import BrokenImage
-from hpm_jax.data.rand_augment import Policy, rand_augment
+from hpm_jax.data.rand_augment import Policy
 from hpm_jax.data.sources import DataError, Records
-from hpm_jax.data.transforms import test_crop, train_crop
+from hpm_jax.data.views import TestView, TrainView, test_shape, test_view, train_view
 
 if TYPE_CHECKING:
     from hpm_jax.options import Data, Run
@@ -24,46 +24,44 @@ ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
 
 @dataclasses.dataclass(frozen=True)
 class LoadForTraining(grain.transforms.RandomMap):
-    """Index to a random crop; a broken image gives way to another, drawn by the same key."""
+    """Index to a random view; a broken image gives way to another, drawn by the same key."""
 
     records: Records
-    data: "Data"
-    policy: Policy | None = None  # RandAugment
+    view: TrainView
+    shape: tuple[int, ...]  # of a view
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         broken = np.full(ATTEMPTS, -1, np.int64)
         for attempt in range(ATTEMPTS):
             try:
                 record = self.records[int(index)]
-                image = train_crop(record.image, rng, self.data)
-                if self.policy:
-                    fill = tuple(round(255 * mean) for mean in self.data.mean)
-                    image = rand_augment(image, rng, self.policy, fill)
+                image = self.view(record.image, rng)
                 return {"image": image, "label": np.array(record.label, np.int32), "broken": broken}
             except (BrokenImage, OSError):
                 broken[attempt] = index
                 index = int(rng.integers(len(self.records)))
-        image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
+        image = np.zeros(self.shape, np.uint8)
         return {"image": image, "label": np.array(-1, np.int32), "broken": broken}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadForTesting(grain.transforms.Map):
-    """Index to a centre crop and its label; a broken image becomes a black one of weight 0.
+    """Index to a fixed view and its label; a broken image becomes a black one of weight 0.
 
     So does index -1, which fills up the last batch.
     """
 
     records: Records
-    data: "Data"
+    view: TestView
+    shape: tuple[int, ...]  # of a view
 
     def map(self, index: int) -> dict[str, np.ndarray]:
-        image = np.zeros((*self.data.image_size, self.data.channels), np.uint8)
+        image = np.zeros(self.shape, np.uint8)
         label, weight, broken = -1, 0.0, -1
         try:
             if index >= 0:
                 record = self.records[int(index)]
-                image, label, weight = test_crop(record.image, self.data), record.label, 1.0
+                image, label, weight = self.view(record.image), record.label, 1.0
         except (BrokenImage, OSError):
             broken = index
         return {
@@ -125,8 +123,12 @@ def train_batches(
     start: int = 0,
     rows: np.ndarray | None = None,
     policy: Policy | None = None,
+    repeats: int = 1,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
-    """Endless batches from step `start` on: `image` `[B, H, W, C]`, `label` and `broken` `[B, 8]`.
+    """Endless batches from step `start` on: `image` uint8, `label` int32 `[B]`, `broken` `[B, 8]`.
+
+    `image` is `[B, H, W, C]`; of videos `[B, T, H, W, C]`, or `[B, R, T, H, W, C]` where
+    `config.data.clips` R is more than 1.
 
     A global batch depends on the seed and the step alone: not on the number of processes, workers
     or threads, nor on where a run was stopped. B is this process's share of it.
@@ -135,15 +137,33 @@ def train_batches(
         config: the options of a training task.
         rows: which images of each global batch this process loads; None for all.
         policy: RandAugment, after crop and flip; None for none.
+        repeats: how many steps in succession get each batch, which is loaded once for them.
     """
+    data = config.data
+    load = LoadForTraining(records, train_view(data, policy), data.train_shape)
     dataset = grain.MapDataset.range(len(records)).seed(config.seed)
     dataset = dataset.shuffle().repeat()
-    dataset = dataset.random_map(LoadForTraining(records, config.data, policy))
+    dataset = dataset.random_map(load)
     share = Share(dataset, config.optimizer.batch_size, rows)
-    dataset = share.batch(len(share.rows))[start:]
-    batches = iter(_parallel(dataset, config.run))
+    first, seen = divmod(start, repeats)
+    stream = _parallel(share.batch(len(share.rows))[first:], config.run)
+    if repeats > 1:
+        stream = grain.experimental.FlatMapIterDataset(stream, Repeat(repeats))
+    batches = iter(stream)
     batches.start_prefetch()  # what is ready by the time that the step is compiled need not wait
+    for _ in range(seen):
+        next(batches)
     return batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat(grain.experimental.FlatMapTransform):
+    """A batch to as many of the same."""
+
+    max_fan_out: int
+
+    def flat_map(self, element: Any) -> list[Any]:
+        return [element] * self.max_fan_out
 
 
 def evaluation_batches(
@@ -155,22 +175,31 @@ def evaluation_batches(
 ) -> grain.IterDataset:
     """Every record once, in batches `image`, `label`, `weight` and `broken` of one size.
 
+    `image` is uint8 `[B, H, W, C]`; of videos `[B, T, H, W, C]`, or `[B, V, T, H, W, C]` where
+    `data.test_clips * data.test_crops`, V, is more than 1.
+
     The last batch is filled up with images of weight 0, so that every process has as many batches
     of as many images: of `batch_size`, this process loads `rows`.
     """
     count = -(-len(records) // batch_size) * batch_size
     indices = np.pad(np.arange(len(records)), (0, count - len(records)), constant_values=-1)
     dataset = grain.MapDataset.source([int(index) for index in indices])
-    share = Share(dataset.map(LoadForTesting(records, data)), batch_size, rows)
+    views = (data, data.test_clips, data.test_crops)
+    load = LoadForTesting(records, test_view(*views), test_shape(*views))
+    share = Share(dataset.map(load), batch_size, rows)
     return _parallel(share.batch(len(share.rows)), run)
 
 
 def test_images(
     records: Records, indices: np.ndarray, config: Any
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Centre crops in memory: images uint8 `[N, H, W, C]`, labels int32 `[N]`, names left out."""
+    """Centre crops in memory: images uint8 `[N, H, W, C]`, labels int32 `[N]`, names left out.
+
+    Of videos it is the clip in the middle: `[N, T, H, W, C]`.
+    """
     dataset = grain.MapDataset.source([int(index) for index in indices])
-    dataset = dataset.map(LoadForTesting(records, config.data))
+    load = LoadForTesting(records, test_view(config.data), test_shape(config.data))
+    dataset = dataset.map(load)
     dataset = dataset.batch(config.evaluation.batch_size)
     batches = list(_parallel(dataset, config.run))
     image, label, broken = (

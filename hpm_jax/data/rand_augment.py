@@ -77,15 +77,15 @@ def parse_policy(text: str) -> Policy:
 def rand_augment(
     image: np.ndarray, rng: np.random.Generator, policy: Policy, fill: tuple[int, ...]
 ) -> np.ndarray:
-    """Changes an image by the operations that `rng` draws.
+    """Changes an image, or every frame of a clip alike, by the operations that `rng` draws.
 
     Args:
-        image: uint8 `[h, w, C]`, grey or colour; `Color` leaves grey as it is.
+        image: uint8 `[..., h, w, C]`, grey or colour; `Color` leaves grey as it is.
         fill: what comes in from outside when an image is moved, a value from 0 to 255 for each
             channel; MAE takes the mean of the data.
 
     Returns:
-        uint8 `[h, w, C]`; the image itself where nothing was applied.
+        uint8 `[..., h, w, C]`; the image itself where nothing was applied.
 
     Raises:
         ConfigError: for other counts of channels, and for a fill of another count.
@@ -101,11 +101,21 @@ def rand_augment(
     drawn = draw(rng, policy)
     if not drawn:
         return image
-    operations = INCREASING if policy.increasing else ORIGINAL
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    frames = image.reshape(-1, *image.shape[-3:])
+    changed = [_apply(frame, drawn, policy.increasing, fill) for frame in frames]
+    return np.stack(changed).reshape(image.shape)
+
+
+def _apply(
+    image: np.ndarray, drawn: list[tuple[str, float]], increasing: bool, fill: tuple[int, ...]
+) -> np.ndarray:
+    """One operation after the other on uint8 `[h, w, C]`."""
+    operations = INCREASING if increasing else ORIGINAL
+    grey = image.shape[-1] == 1
+    picture = Image.fromarray(image[..., 0] if grey else image)
     for name, strength in drawn:
-        picture = operations[name](picture, strength, fill if channels == 3 else fill[0])
-    return np.asarray(picture).reshape(image.shape)
+        picture = operations[name](picture, strength, fill[0] if grey else fill)
+    return np.asarray(picture)
 
 
 def draw(rng: np.random.Generator, policy: Policy) -> list[tuple[str, float]]:

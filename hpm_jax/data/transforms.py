@@ -1,6 +1,7 @@
-"""Host-side crops: RandomResizedCrop and flip for training, centre crop for evaluation."""
+"""Host-side crops: random ones and flips for training, along the middle for evaluation."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # A file is decoded at half, a quarter or an eighth of its size where the crop still has twice the
 # pixels that are wanted: 51 dB from the full decode, by measurement.
 MARGIN = 2
+SCALES = (1, 0.875, 0.75, 0.66)  # of the short side: heights and widths of multi-scale crops
 
 
 class Box(NamedTuple):
@@ -49,6 +51,30 @@ def random_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
+def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
+    """The box of TSN's multi-scale crop (Wang et al. 2016), with which VideoMAE pre-trains.
+
+    Height and width are each one of `SCALES` times the short side, at most one step apart. One of
+    13 places: on a grid of 5 x 5 from edge to edge, those of its points whose row and column are
+    both even or both odd.
+    """
+    sides = [int(min(height, width) * scale) for scale in SCALES]
+    pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
+    h, w = (max(1, sides[side]) for side in pairs[rng.integers(len(pairs))])
+    # every second of the 25 points, row by row, has row and column alike
+    row, column = divmod(2 * int(rng.integers(13)), 5)
+    return Box((height - h) // 4 * row, (width - w) // 4 * column, h, w)
+
+
+# From (rng, height, width, options) to the box of a training crop; config.data.crop.
+CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
+    "resized": lambda rng, height, width, data: random_box(
+        rng, height, width, data.crop_scale, data.crop_ratio
+    ),
+    "multi_scale": lambda rng, height, width, data: multi_scale_box(rng, height, width),
+}
+
+
 def resize(array: np.ndarray, size: tuple[int, int], box: tuple | None = None) -> np.ndarray:
     """Bicubic and antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
 
@@ -71,29 +97,39 @@ def train_crop(image: bytes | np.ndarray, rng: np.random.Generator, data: "Data"
     """
     encoded = EncodedImage(image) if isinstance(image, bytes) else None
     height, width = (encoded.height, encoded.width) if encoded else image.shape[:2]
-    box = random_box(rng, height, width, data.crop_scale, data.crop_ratio)
+    box = CROPS[data.crop](rng, height, width, data)
     flip = rng.random() < data.flip
     if encoded:
         needed = (MARGIN * data.image_size[0], MARGIN * data.image_size[1])
         eighths = encoded.smallest_scale(box.height, box.width, needed)
         image = encoded.pixels(data.channels, eighths)
         box = Box(*(edge * eighths / 8 for edge in box))
-    image = with_channels(image, data.channels)
+    crop = cut(with_channels(image, data.channels), box, data.image_size)
+    return crop[:, ::-1] if flip else crop
+
+
+def cut(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
     # first whole pixels, so that nothing outside the crop shines in, then the exact fraction
     top, left = math.floor(box.top), math.floor(box.left)
     bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
     part = np.ascontiguousarray(image[top:bottom, left:right])
     inner = (box.left - left, box.top - top)
-    exact = (*inner, inner[0] + box.width, inner[1] + box.height)
-    crop = resize(part, data.image_size, exact)
-    return crop[:, ::-1] if flip else crop
+    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height))
 
 
 def test_crop(image: bytes | np.ndarray, data: "Data") -> np.ndarray:
     """Resized so that the crop is `data.test_crop` of it, then the centre."""
     if isinstance(image, bytes):
         image = EncodedImage(image).pixels(data.channels)
-    image = np.ascontiguousarray(with_channels(image, data.channels))
+    return spread_crops(with_channels(image, data.channels), data, 1)[0]
+
+
+def spread_crops(image: np.ndarray, data: "Data", count: int) -> list[np.ndarray]:
+    """Resized as by `test_crop`, then `count` crops along the longer side, uint8 `[H, W, C]` each.
+
+    The first is at the left or top edge and the last at the other; one alone is in the centre.
+    """
     height, width = image.shape[:2]
     factor = max(
         wanted / data.test_crop / side
@@ -103,6 +139,14 @@ def test_crop(image: bytes | np.ndarray, data: "Data") -> np.ndarray:
         max(wanted, round(side * factor))
         for wanted, side in zip(data.image_size, (height, width), strict=True)
     )
-    image = resize(image, size)
-    top, left = (size[0] - data.image_size[0]) // 2, (size[1] - data.image_size[1]) // 2
-    return image[top : top + data.image_size[0], left : left + data.image_size[1]]
+    image = resize(np.ascontiguousarray(image), size)
+    room = (size[0] - data.image_size[0], size[1] - data.image_size[1])
+    crops = []
+    for number in range(count):
+        corner = [room[0] // 2, room[1] // 2]
+        if count > 1:
+            longer = int(room[1] >= room[0])
+            corner[longer] = room[longer] * number // (count - 1)
+        top, left = corner
+        crops.append(image[top : top + data.image_size[0], left : left + data.image_size[1]])
+    return crops

@@ -47,12 +47,12 @@ def pairs_in_blocks(terms: Terms, predicted: Array, loss: Array) -> Array:
     """
     count = predicted.shape[1]
     half = count // 2
-    columns = jnp.arange(count) < count // 2
+    columns = jnp.arange(count) < half
 
     @jax.checkpoint
     def block(sums, start):
         def apart(x):
-            around = jnp.concatenate([x, x, x[:, :BLOCK]], axis=1)
+            around = jnp.pad(x, ((0, 0), (0, half + BLOCK)), mode="wrap")
             window = jax.lax.dynamic_slice_in_dim(around, start, count + BLOCK - 1, axis=1)
             further = [window[:, j : j + count] for j in range(BLOCK)]
             return x[:, None] - jnp.stack(further, axis=1)

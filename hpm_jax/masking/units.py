@@ -1,6 +1,6 @@
 """What a mask hides as one: a patch, or a tube, the same place in every frame of a clip."""
 
-from typing import NamedTuple
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,8 @@ from hpm_jax.tokens import Grid, Mask
 UNITS = ("patch", "tube")
 
 
-class Unit(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Unit:
     """Patches or tubes of a grid; strategies score units and know nothing of the difference."""
 
     grid: Grid  # of the patches

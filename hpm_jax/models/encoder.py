@@ -76,9 +76,9 @@ class Encoder(nn.Module):
         if layout.cls_token:
             cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         if self.positions == "learned":
-            table = sincos_2d(self.width, self.grid)
-            table = self.param("positions", _after_cls(table), (1, 1 + len(table), self.width))[0]
-            cls_token, table = cls_token + table[:1], table[1:]
+            start = sincos_2d(self.width, self.grid)
+            learned = self.param("positions", _after_cls(start), (1, 1 + len(start), self.width))[0]
+            cls_token, table = cls_token + learned[:1], learned[1:]
         else:
             table = patch_positions(self, self.positions, self.width, self.grid)
         positions = table.astype(self.dtype)

@@ -42,6 +42,7 @@ OWN_DATA = ("crop", "crop_scale", "clips")
 INHERITED = {
     "data": [field.name for field in dataclasses.fields(Data) if field.name not in OWN_DATA],
     "model": ["patch_size", "tubelet", "width", "depth", "heads", "layout"],
+    "features": ["pool"],
 }
 
 # Options that may differ when a workdir is gone on with: they change no result.

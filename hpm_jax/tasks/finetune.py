@@ -19,6 +19,7 @@ from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
 from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.options import Finetune
+from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
 from hpm_jax.training.build import build_classifier, build_optimizer, build_recipe
@@ -64,7 +65,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
     if is_main():
-        (workdir / "classes.json").write_text(json.dumps(splits.classes, indent=0) + "\n")
+        write(workdir / "classes.json", json.dumps(splits.classes, indent=0) + "\n")
     timetable = FinetuneTimetable(config, len(splits.train))
     facts = describe(config, splits, timetable, devices)
     console.say("\n".join(facts))

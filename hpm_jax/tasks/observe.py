@@ -10,20 +10,26 @@ from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.evaluator import Evaluator
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
+from hpm_jax.storage import write
 from hpm_jax.training.console import Console
 from hpm_jax.training.devices import Devices
-from hpm_jax.training.method import Method
+from hpm_jax.training.method import Method, whole
 from hpm_jax.training.metrics import MetricsWriter
 from hpm_jax.training.processes import is_main
 from hpm_jax.training.schedules import PretrainTimetable
 from hpm_jax.training.state import TrainState
-from hpm_jax.visualize.pictures import draw, make_view
+from hpm_jax.visualize import clips, pictures
+from hpm_jax.visualize.view import View, make_view
 
 NORMALIZED = (
     "rebuilt: visible patches are pasted; hidden ones get their contrast and brightness back from "
     "the true patch, since the target is normalised patch by patch"
 )
 RAW = "rebuilt: visible patches are pasted, hidden ones are as the model says"
+ONE_FRAME = "one frame of each patch is rebuilt, and stands in all its frames"
+SELDOM = "of the times of the grid the teacher sees one in {}, and its word holds until the next"
+
+Draw = Callable[[np.ndarray, View, str, str], bytes]  # images, view, title, note to a file
 
 
 def make_observer(
@@ -37,11 +43,15 @@ def make_observer(
     writer: MetricsWriter,
     console: Console,
 ) -> Callable[[TrainState], None]:
-    """Builds `state -> None`, which measures, writes a line, draws a picture, and says so."""
+    """Builds `state -> None`, which measures, writes a line, draws pictures, and says so."""
     evaluate = Evaluator(config, model, method, splits, devices, console.say)
-    images = evaluate.images[: config.evaluation.pictures]
+    draw: dict[str, Draw] = {"png": pictures.draw}
+    count = config.evaluation.pictures
+    if config.data.frames > 1:
+        draw, count = {"png": clips.draw_strip, "gif": clips.animate}, min(count, clips.CLIPS)
+    images = evaluate.images[:count]
     view = jax.jit(make_view(model, method), out_shardings=devices.replicated)
-    note = NORMALIZED if config.target == "normalized_pixels" else RAW
+    note, units = explain(method), "tubes" if method.tubes else "patches"
 
     def observe(state: TrainState) -> None:
         step = int(state.step)
@@ -53,12 +63,23 @@ def make_observer(
             n_hard = timetable.at(min(step, timetable.steps - 1)).n_hard
             seen = jax.tree.map(np.asarray, view(state, images, n_hard))
         if len(images) and is_main():
-            title = f"epoch {epoch:.4g}: {n_hard} of {timetable.hidden} hidden patches are hard"
-            png = draw(images, seen, title, note)
-            (workdir / "pictures" / f"step_{step:07d}.png").write_bytes(png)
-            writer.write_picture(step, "pictures", png)
+            title = f"epoch {epoch:.4g}: {n_hard} of {timetable.hidden} hidden {units} are hard"
+            files = {kind: function(images, seen, title, note) for kind, function in draw.items()}
+            for kind, file in files.items():
+                write(workdir / "pictures" / f"step_{step:07d}.{kind}", file)
+            writer.write_picture(step, "pictures", files["png"])
 
     return observe
+
+
+def explain(method: Method) -> str:
+    """How the rebuilt patches of a picture, and what the teacher says of them, are to be read."""
+    notes = [NORMALIZED if method.target.statistics else RAW]
+    if method.part is not whole:
+        notes.append(ONE_FRAME)
+    if method.frame_stride > 1:
+        notes.append(SELDOM.format(method.frame_stride))
+    return "; ".join(notes)
 
 
 def summary(numbers: dict[str, float]) -> str:

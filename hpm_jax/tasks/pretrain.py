@@ -66,7 +66,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         start=start,
         step=make_train_step(model, method, optimizer, config.optimizer.accumulation),
         inputs={"image": jax.ShapeDtypeStruct(shape, np.uint8)},
-        batches=functools.partial(train_batches, splits.train, config),
+        batches=functools.partial(train_batches, splits.train, config, repeats=method.every_steps),
         timetable=timetable,
         flops=lambda schedule: flops.student + (flops.teacher if schedule.n_hard else 0),
         summary=functools.partial(summarize, config.hidden_units),

@@ -28,6 +28,7 @@ from hpm_jax.evaluation.probes import (
 from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.flops import transformer_flops
 from hpm_jax.options import Probe
+from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
 from hpm_jax.training.console import Console
@@ -180,7 +181,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
             ]
             text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)
             if is_main():
-                (workdir / "settings.json").write_text(text + "\n")
+                write(workdir / "settings.json", text + "\n")
 
         return observe
 

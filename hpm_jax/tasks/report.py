@@ -21,6 +21,7 @@ from hpm_jax.evaluation.logistic import logistic_accuracy
 from hpm_jax.evaluation.probe_features import probe_accuracy
 from hpm_jax.inherit import finetune_config
 from hpm_jax.options import Report
+from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels
 from hpm_jax.tasks.ending import command
 from hpm_jax.tasks.finetune import finetune
@@ -197,7 +198,7 @@ def _write(workdir: Path, config: Report, rows: list[Row], facts: list[str]) -> 
     commands = {row.probe: _command(config, row.probe, workdir) for row in rows}
     table = [row._asdict() | {"command": commands[row.probe]} for row in rows]
     document = {"init_from": config.init_from, "weights": config.weights, "facts": facts}
-    (workdir / "report.json").write_text(json.dumps(document | {"rows": table}, indent=2) + "\n")
+    write(workdir / "report.json", json.dumps(document | {"rows": table}, indent=2) + "\n")
     text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
     text += ["| | accuracy | |", "| --- | --: | --- |"]
     for row in rows:
@@ -211,7 +212,7 @@ def _write(workdir: Path, config: Report, rows: list[Row], facts: list[str]) -> 
         "Images are centre crops, without augmentation; fine-tuning augments.",
         "",
     ]
-    (workdir / "report.md").write_text("\n".join(text))
+    write(workdir / "report.md", "\n".join(text))
 
 
 def _percent(row: Row) -> str:

@@ -1,12 +1,19 @@
 """Checkpoints: Orbax saves the whole state in the background; the newest whole one is found."""
 
 import contextlib
+import errno
+import logging
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
+from hpm_jax.storage import StorageError, as_path, is_local, move, reported
 from hpm_jax.training.processes import is_main, wait_for_all
 from hpm_jax.training.state import TrainState
 
@@ -15,26 +22,46 @@ class CheckpointError(RuntimeError):
     """No checkpoint can be read where there should be one."""
 
 
+class SaveError(CheckpointError, StorageError):
+    """A checkpoint cannot be written; those before it are whole."""
+
+
 class Checkpoints:
     """The checkpoints of one run, by step, in `folder/<step>`."""
 
-    def __init__(self, folder: str | Path, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
         """`keep` is how many of the newest stay."""
-        self.folder = Path(folder)
-        self._manager = ocp.CheckpointManager(
-            self.folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                enable_async_checkpointing=True,
-                create=True,
-            ),
-        )
+        self.folder = as_path(folder)
+        _say_failures_once()
+        with reported(self.folder, SaveError):
+            self._manager = ocp.CheckpointManager(
+                self.folder.resolve() if is_local(self.folder) else self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                    enable_async_checkpointing=True,
+                    create=True,
+                ),
+            )
 
     def save(self, state: TrainState) -> None:
-        """Starts to write `state`; returns as soon as it has been copied off the devices."""
+        """Starts to write `state`; returns as soon as it has been copied off the devices.
+
+        Raises:
+            SaveError: where this state, or the one before in the background, cannot be written.
+        """
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+        with reported(self.folder, SaveError):
+            if step not in self._manager.all_steps():
+                self._check_room(state)
+                self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def _check_room(self, state: TrainState) -> None:
+        """Fails where the disk is too small, before half of a checkpoint has been written."""
+        if is_local(self.folder):
+            total, _, free = shutil.disk_usage(self.folder)
+            needed = sum(array.nbytes for array in jax.tree.leaves(state))
+            if total and free < needed:  # some network disks say nothing of their size
+                raise OSError(errno.ENOSPC, "")
 
     def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
         """The newest state that can be read, on the devices that `abstract` names; None at first.
@@ -73,23 +100,44 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if is_main():
-            self._aside.mkdir(parents=True, exist_ok=True)
             target = self._aside / str(step)
             number = 1
             while target.exists():
                 number += 1
                 target = self._aside / f"{step}.{number}"
-            shutil.move(str(self.folder / str(step)), str(target))
+            move(self.folder / str(step), target)
         wait_for_all(f"checkpoint {step} is set aside")
         self._manager.reload()
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Until everything is on disk; raises `SaveError` where that cannot be."""
+        with reported(self.folder, SaveError):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the background threads."""
-        self._manager.close()
+        """Waits likewise, and ends the background threads."""
+        with reported(self.folder, SaveError):
+            self._manager.close()
+
+
+def _say_failures_once() -> None:
+    """Leaves out the tracebacks, one for each array, from the threads of a save that fails.
+
+    What has gone wrong is raised as well.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and ("orbax" in record.pathname or "asyncio" in record.pathname))
+
+
+def _unraisable(found: Any) -> None:
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _first_line(error: Exception) -> str:
@@ -98,10 +146,13 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def checkpoints(folder: str | Path, keep: int):
+def checkpoints(folder: str | os.PathLike[str], keep: int):
     """`Checkpoints` that are closed, and so whole, however the block ends."""
     manager = Checkpoints(folder, keep)
     try:
         yield manager
-    finally:
-        manager.close()
+    except BaseException:
+        with contextlib.suppress(SaveError):  # the block's own error says more
+            manager.close()
+        raise
+    manager.close()

@@ -1,13 +1,13 @@
 """A finished or unfinished run, loaded from its workdir."""
 
 import json
-from pathlib import Path
+import os
 from typing import Any, NamedTuple
 
 import jax
 
-from hpm_jax.config import freeze
 from hpm_jax.options import Config, Finetune
+from hpm_jax.storage import as_path
 from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
 from hpm_jax.training.checkpoints import CheckpointError, checkpoints
 from hpm_jax.training.method import Method
@@ -18,6 +18,7 @@ from hpm_jax.training.state import (
     init_params,
     on_one_device,
 )
+from hpm_jax.training.workdir import read_config
 
 
 class Run(NamedTuple):
@@ -29,7 +30,7 @@ class Run(NamedTuple):
     state: TrainState
 
 
-def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
+def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Run:
     """The newest whole checkpoint of a workdir, with the model that it belongs to.
 
     Args:
@@ -38,12 +39,12 @@ def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
     Raises:
         CheckpointError: where there is none.
     """
-    path = Path(workdir)
+    path = as_path(workdir)
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is not the workdir of a run: it has no config.json")
     model: Any
     method: Method | None
-    config = freeze(json.loads((path / "config.json").read_text()))
+    config = read_config(path)
     if config.task not in ("pretrain", "finetune"):
         raise CheckpointError(f"{path} is the workdir of a {config.task}: it has no weights")
     if not any((path / folder).glob("[0-9]*")):
@@ -62,4 +63,6 @@ def load_run(workdir: str | Path, folder: str = "checkpoints") -> Run:
     abstract = abstract_state(init, jax.random.key(0), place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
         state = saved.restore(abstract, print)
+    if state is None:  # in a bucket, one that is not whole is there too
+        raise CheckpointError(f"{path} has no checkpoint yet")
     return Run(config, model, method, state)

@@ -2,32 +2,52 @@
 
 import json
 import os
+import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from hpm_jax.options import ConfigError
+from hpm_jax.storage import as_path, is_local, reported, write
 from hpm_jax.training.processes import is_main
+
+FLUSH_SECONDS = 60.0  # between copies to a bucket
 
 
 class MetricsWriter:
-    """Appends numbers by step; a run that goes on from `step` rewrites what came after it."""
+    """Appends numbers by step; a run that goes on from `step` rewrites what came after it.
 
-    def __init__(self, workdir: str | Path, step: int = 0, wandb: str = ""):
+    Nothing can be appended to in a bucket: there, the files grow in a temporary folder and are
+    copied as a whole now and then.
+
+    Every method raises `StorageError` where something cannot be written.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], step: int = 0, wandb: str = ""):
         """`wandb` is a project of Weights & Biases; "" for none."""
-        self._wandb = _start_wandb(wandb, Path(workdir)) if wandb else None
-        self.path = Path(workdir) / "metrics.jsonl"
+        self._workdir = as_path(workdir)
+        self._wandb = _start_wandb(wandb, self._workdir) if wandb else None
+        self.path = self._workdir / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
-        # written beside and moved into place: a kill in between loses nothing
-        beside = self.path.with_suffix(".new")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(beside, self.path)
-        self._file = self.path.open("a")
-        self._events = EventFileWriter(str(Path(workdir) / "tensorboard"))
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write(self.path, text)
+        self._spool = None if is_local(self._workdir) else tempfile.TemporaryDirectory()
+        self._folder = Path(self._spool.name) if self._spool else self._workdir
+        self._flushed = time.monotonic()
+        self._here = self._folder / "metrics.jsonl"
+        with reported(self._folder):
+            if self._spool:
+                self._here.write_text(text)
+            self._file = self._here.open("a")
+            (self._folder / "tensorboard").mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+            self._events = RecordWriter((self._folder / "tensorboard" / name).open("ab"))
+        self._add_event(file_version="brain.Event:2")
         if step:
             # tells TensorBoard to forget what a killed run had written after this step
             log = SessionLog(status=SessionLog.START)
@@ -35,8 +55,9 @@ class MetricsWriter:
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """One line `{"step": step, ...}`, and a scalar each."""
-        self._file.write(json.dumps({"step": step} | numbers) + "\n")
-        self._file.flush()
+        with reported(self._here):
+            self._file.write(json.dumps({"step": step} | numbers) + "\n")
+            self._file.flush()
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in numbers.items()
@@ -45,6 +66,8 @@ class MetricsWriter:
         self._add_event(step=step, summary=Summary(value=values))
         if self._wandb:
             self._wandb.log(numbers, step=step)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def write_picture(self, step: int, name: str, png: bytes) -> None:
         """A PNG file, for TensorBoard."""
@@ -52,12 +75,25 @@ class MetricsWriter:
         self._add_event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def _add_event(self, **fields) -> None:
-        self._events.add_event(Event(wall_time=time.time(), **fields))
+        with reported(self._folder / "tensorboard"):
+            self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            self._events.flush()
+
+    def flush(self) -> None:
+        """Everything so far to where it stays: in a bucket, each file is written anew."""
+        self._flushed = time.monotonic()
+        if self._spool:
+            for file in sorted(self._folder.rglob("*.*")):
+                write(self._workdir / file.relative_to(self._folder), file.read_bytes())
 
     def close(self) -> None:
-        """Everything to disk."""
-        self._file.close()
-        self._events.close()
+        """Everything to where it stays."""
+        self.flush()
+        with reported(self._here):
+            self._file.close()
+            self._events.close()
+        if self._spool:
+            self._spool.cleanup()
         if self._wandb:
             self._wandb.finish()
 
@@ -78,8 +114,8 @@ def _start_wandb(project: str, workdir: Path) -> Any:
 class NoWriter:
     """What the other processes of a run have for a writer: they read, and write nothing."""
 
-    def __init__(self, workdir: str | Path):
-        self.path = Path(workdir) / "metrics.jsonl"
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self.path = as_path(workdir) / "metrics.jsonl"
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Nothing."""
@@ -87,11 +123,14 @@ class NoWriter:
     def write_picture(self, step: int, name: str, png: bytes) -> None:
         """Nothing."""
 
+    def flush(self) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
 
-def open_writer(workdir: str | Path, step: int, wandb: str) -> MetricsWriter | NoWriter:
+def open_writer(workdir: str | os.PathLike[str], step: int, wandb: str) -> MetricsWriter | NoWriter:
     """The writer of this process: the main one of a run writes."""
     return MetricsWriter(workdir, step, wandb) if is_main() else NoWriter(workdir)
 

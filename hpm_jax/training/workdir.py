@@ -3,13 +3,14 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import hpm_jax
+from hpm_jax.config import freeze
 from hpm_jax.options import FREE, ConfigError
+from hpm_jax.storage import as_path, is_local, reported, write
 from hpm_jax.training.processes import check_agreement, is_main, wait_for_all
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -20,15 +21,20 @@ def open_workdir(path: str | Path, config: Any) -> Path:
 
     Raises:
         ConfigError: where the folder belongs to a run with another config; it is left untouched.
+        StorageError: where it cannot be written.
     """
-    workdir = Path(path)
+    workdir = as_path(path)
     there = workdir / "config.json"
     check_agreement(_flat(dataclasses.asdict(config)) | versions() | {"workdir": str(workdir)})
-    if there.exists():
-        _check_same(json.loads(there.read_text()), config, workdir)
+    with reported(workdir):
+        begun = there.exists()
+    if begun:
+        _check_same(read_config(workdir), config, workdir)
     wait_for_all("every process has checked the workdir")
     if is_main():
-        (workdir / "pictures").mkdir(parents=True, exist_ok=True)
+        if is_local(workdir):
+            with reported(workdir):
+                (workdir / "pictures").mkdir(parents=True, exist_ok=True)
         _write_json(there, dataclasses.asdict(config))
         _write_json(workdir / "versions.json", versions())
     wait_for_all("the workdir is there")
@@ -41,8 +47,23 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _check_same(old: dict[str, Any], config: Any, workdir: Path) -> None:
-    old, new = _flat(old), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+def read_config(workdir: Path) -> Any:
+    """The options of the run in `workdir`; those that came to the package later at their defaults.
+
+    Raises:
+        ConfigError: for options that this version of the package does not have, or cannot run.
+    """
+    try:
+        return freeze(json.loads((workdir / "config.json").read_text()))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{workdir / 'config.json'} is of another version of hpm_jax, where options were "
+            f"different: {error}. Its versions.json names the version that can go on with it."
+        ) from None
+
+
+def _check_same(there: Any, config: Any, workdir: Path) -> None:
+    old, new = _flat(dataclasses.asdict(there)), _flat(dataclasses.asdict(config))
     differences = [
         f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -67,6 +88,4 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(beside, path)
+    write(path, json.dumps(value, indent=2) + "\n")

@@ -5,8 +5,9 @@ Draws their curves into one picture, and prints a table of their last evaluation
 
 import argparse
 import sys
-from pathlib import Path
 
+from hpm_jax.options import ConfigError
+from hpm_jax.storage import StorageError, as_path
 from hpm_jax.training.metrics import read_lines
 from hpm_jax.visualize.curves import draw_curves
 from hpm_jax.visualize.report import NUMBERS
@@ -30,14 +31,18 @@ def table(runs: dict[str, list[dict]]) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="+", type=Path, help="of the runs to compare")
-    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture")
+    parser.add_argument("workdirs", nargs="+", help="of the runs to compare")
+    parser.add_argument("--out", default="compare.png", help="the picture")
     options = parser.parse_args()
-    for workdir in options.workdirs:
-        if not (workdir / "metrics.jsonl").exists():
-            sys.exit(f"error: {workdir} is not the workdir of a run: it has no metrics.jsonl")
-    runs = {path.name: read_lines(path / "metrics.jsonl") for path in options.workdirs}
-    draw_curves(runs, options.out)
+    try:
+        runs = {}
+        for workdir in map(as_path, options.workdirs):
+            if not (workdir / "metrics.jsonl").exists():
+                sys.exit(f"error: {workdir} is not the workdir of a run: it has no metrics.jsonl")
+            runs[workdir.name] = read_lines(workdir / "metrics.jsonl")
+        draw_curves(runs, as_path(options.out))
+    except (ConfigError, StorageError) as error:
+        sys.exit(f"error: {error}")
     print(table(runs))
 
 

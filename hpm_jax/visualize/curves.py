@@ -1,10 +1,13 @@
 """The curves of one run, or of several together."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from hpm_jax.storage import write
 
 CURVES = {
     "cross_entropy": "cross-entropy, augmented training images",
@@ -51,4 +54,6 @@ def draw_curves(
     if len(runs) > 1 and there:
         axes[0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, format="png")
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    write(path, file.getvalue())

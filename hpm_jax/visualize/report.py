@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hpm_jax.storage import write
 from hpm_jax.training.metrics import read_lines
 from hpm_jax.training.processes import is_main
 from hpm_jax.visualize.curves import draw_curves
@@ -29,7 +30,7 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
         return
     lines = read_lines(workdir / "metrics.jsonl")
     evaluations = [line for line in lines if any(name in line for name, *_ in NUMBERS)]
-    pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*.png"))
+    pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*"))
     draw_curves({"run": lines}, workdir / "pictures" / "curves.png")
     text = ["# Report", "", f"`{command}`", ""]
     text += [f"- {fact}" for fact in facts]
@@ -46,11 +47,13 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
     ]
     if pictures:
         text += ["## Pictures", ""]
-    for name in dict.fromkeys(pictures[:1] + pictures[-1:]):
-        text += [f"![{name}](pictures/{name})", ""]
+    steps = [name.split(".")[0] for name in pictures]
+    for step, name in zip(steps, pictures, strict=True):
+        if step in (steps[0], steps[-1]):
+            text += [f"![{name}](pictures/{name})", ""]
     if pictures:
         text += ["Visible patches of a rebuilt image are pasted from the input.", ""]
-    (workdir / "report.md").write_text("\n".join(text))
+    write(workdir / "report.md", "\n".join(text))
 
 
 def _table(evaluations: list[dict]) -> list[str]:

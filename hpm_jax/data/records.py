@@ -1,0 +1,102 @@
+"""Records with random access, what every source of images or videos is a list of."""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on; the message names the place and the remedy."""
+
+
+class Record(NamedTuple):
+    """One image or video as it is stored."""
+
+    image: bytes | np.ndarray  # an encoded file, or uint8 [h, w, channels], [t, h, w, channels]
+    label: int  # -1 without labels
+
+
+class Records(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def name(self, index: int) -> str:
+        """What a message calls the record: its path, or its place in the data set."""
+        ...
+
+
+class Splits(NamedTuple):
+    """What a run trains on and what it is measured on."""
+
+    train: Records
+    test: Records
+    classes: tuple[str, ...]  # names of the labels; empty without labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Images in memory, or videos."""
+
+    images: np.ndarray  # uint8 [N, h, w, channels] or [N, t, h, w, channels]
+    labels: np.ndarray  # int [N]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.images[index], int(self.labels[index]))
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some of the records of another source."""
+
+    records: Records
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[int(self.indices[index])]
+
+    def name(self, index: int) -> str:
+        return self.records.name(int(self.indices[index]))
+
+
+def known_labels(records: Records) -> np.ndarray | None:
+    """The labels `[N]` of records that have them at hand; None where each must be read."""
+    if isinstance(records, Subset):
+        labels = known_labels(records.records)
+        return None if labels is None else labels[records.indices]
+    return getattr(records, "labels", None)
+
+
+def set_apart(examples: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `range(examples)` at random into the rest and `count` of them, both sorted."""
+    order = np.random.default_rng(seed).permutation(examples)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def hold_out(
+    records: Records, share: float, option: str = "config.data.holdout"
+) -> tuple[Records, Records]:
+    """Splits off a fixed share for testing: the same images for every seed and every run.
+
+    `option` is what a message calls the share.
+    """
+    count = round(share * len(records))
+    if not 0 < count < len(records):
+        raise DataError(
+            f"{len(records)} examples cannot be split with {option} = {share}: "
+            "raise it, add some, or give a test split of their own."
+        )
+    rest, apart = set_apart(len(records), count)
+    return Subset(records, rest), Subset(records, apart)

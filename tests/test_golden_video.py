@@ -1,0 +1,198 @@
+"""Videos: VideoMAE's numbers, and HPM's once more with its images as clips of one frame.
+
+The cases of VideoMAE are every `*.npz` in `HPM_GOLDEN` that is one. Tolerances are relative to the
+largest magnitude of what is compared.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import small_config
+from test_golden import CASES as HPM_CASES
+from test_golden import FOLDER, Case, assert_close
+
+from hpm_jax.convert.state_dict import from_state_dict
+from hpm_jax.convert.weights import masked_autoencoder, masked_autoencoder_params
+from hpm_jax.losses import squared_error
+from hpm_jax.losses.ranking import absolute
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.options.shared import IMAGENET_STD
+from hpm_jax.targets import TARGETS
+from hpm_jax.tokens import Mask, gather, patchify
+from hpm_jax.training.build import build_method, build_model
+from hpm_jax.training.choose import choose_mask, look
+from hpm_jax.training.state import TrainState, param_shapes
+from hpm_jax.training.step import student_losses, total_loss
+
+
+def is_video_mae(path):
+    with np.load(path) as case:
+        return {"videos", "target_masked", "weights/encoder_to_decoder.weight"} <= set(case.files)
+
+
+VIDEO_CASES = sorted(path for path in FOLDER.glob("*.npz") if is_video_mae(path))
+
+
+def test_there_are_cases():
+    assert VIDEO_CASES, f"no golden file of VideoMAE in {FOLDER}"
+
+
+class VideoCase:
+    """One file: its model, its weights, its arrays."""
+
+    def __init__(self, path):
+        with np.load(path) as file:
+            self.arrays = dict(file)
+        config = json.loads(str(self.arrays["config"]))
+        _, channels, frames, height, width = self.arrays["videos"].shape
+        patch, tubelet = config["patch_size"], config["tubelet"]
+        self.patch_size = (tubelet, patch, patch)
+        self.heads = {"heads": config["num_heads"], "decoder_heads": config["decoder_num_heads"]}
+        self.model = MaskedAutoencoder(
+            grid=(frames // tubelet, height // patch, width // patch),
+            values=channels * tubelet * patch**2,
+            width=config["embed_dim"],
+            depth=config["depth"],
+            decoder_width=config["decoder_embed_dim"],
+            decoder_depth=config["decoder_depth"],
+            loss_predictor=False,
+            layout=LAYOUTS["videomae"],
+            **self.heads,
+        )
+        weights = {k[8:]: v for k, v in self.arrays.items() if k.startswith("weights/")}
+        self.weights = from_state_dict(
+            weights, **self.heads, grid=self.model.grid[1:], frames=frames
+        )
+        self.params = masked_autoencoder_params(self.weights)
+        self.patches = patchify(
+            jnp.asarray(self.arrays["videos"].transpose(0, 2, 3, 4, 1)), self.patch_size
+        )
+        self.mask = as_mask(self.arrays["mask"])
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+    def target(self):
+        """Videos are normalised by ImageNet's deviations, which the target divides by again."""
+        target = TARGETS["channel_normalized_pixels"](self.patches, IMAGENET_STD)
+        return gather(target, self.mask.hide)
+
+
+def as_mask(hidden):
+    """Indices in raster order of a boolean mask, True where hidden."""
+    order = np.argsort(hidden, axis=1, kind="stable").astype(np.int32)
+    kept = order.shape[1] - int(hidden[0].sum())
+    return Mask(jnp.asarray(order[:, :kept]), jnp.asarray(order[:, kept:]))
+
+
+@pytest.fixture(scope="module", params=VIDEO_CASES, ids=lambda path: path.stem)
+def video(request):
+    return VideoCase(request.param)
+
+
+def test_weights_are_those_of_the_model(video):
+    assert masked_autoencoder(video.weights) == video.model
+    expected = jax.tree.map(jnp.shape, param_shapes(video.model))
+    assert jax.tree.map(np.shape, video.params) == expected
+
+
+def test_video_mae(video):
+    prediction = jax.jit(video.model.apply)({"params": video.params}, video.patches, video.mask)
+    assert prediction.loss is None
+    assert_close(prediction.features, video["features"])
+    assert_close(prediction.values, video["prediction_masked"])
+    loss = squared_error(prediction.values, video.target()).mean()
+    assert_close(loss, video["loss"])
+
+
+def test_target(video):
+    """Tighter: that the 1e-6 beside the deviation is one of [0, 1] shows in the sixth digit."""
+    assert_close(video.target(), video["target_masked"], 1e-6)
+    loss = squared_error(jnp.asarray(video["prediction_masked"]), video.target())
+    assert_close(loss.mean(), video["loss"])
+
+
+# --- HPM, its images as clips of one frame, with tubes for units
+
+
+class ClipCase(Case):
+    """A case of images whose model and method come from a config for videos."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        file = self.config
+        _, channels, height, width = self["step0/images"].shape
+        hidden = self.method.hidden
+        config = small_config(
+            data={
+                "image_size": (height, width),
+                "channels": channels,
+                "frames": 1,
+                # so that pixels in [0, 255] are divided by one
+                "mean": (0.0,) * channels,
+                "std": (1 / 255,) * channels,
+            },
+            model={
+                "patch_size": file["patch_size"],
+                "tubelet": 1,
+                "width": file["embed_dim"],
+                "depth": file["depth"],
+                "heads": file["num_heads"],
+                "decoder_width": file["decoder_embed_dim"],
+                "decoder_depth": file["decoder_depth"],
+                "decoder_heads": file["decoder_num_heads"],
+            },
+            mask={"unit": "tube", "ratio": (hidden + 0.5) / self["step0/mask"].shape[1]},
+            ranking={"loss": "relative"},
+            target="normalized_pixels" if file["norm_pix"] else "pixels",
+        )
+        self.model, self.method = build_model(config), build_method(config)
+        assert self.method.tubes and self.method.hidden == hidden
+
+    def patches(self, step=0):
+        images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
+        return self.method.patches(images[:, None])
+
+
+@pytest.fixture(scope="module", params=HPM_CASES, ids=lambda path: path.stem)
+def clip(request):
+    return ClipCase(request.param)
+
+
+def test_one_frame_student(clip):
+    def forward(params, patches):
+        losses = student_losses(clip.model, clip.method, params, patches, clip.mask())
+        return losses, total_loss(clip.method, losses)[1]
+
+    losses, metrics = jax.jit(forward)(clip.params, clip.patches())
+    assert_close(losses.features, clip["step0/features"])
+    assert_close(losses.values, clip["step0/pixels_masked"])
+    assert_close(losses.predicted, clip["step0/predicted_loss_masked"])
+    assert_close(losses.reconstruction, clip["step0/patch_loss"])
+    assert_close(metrics["reconstruction"], clip["step0/loss_reconstruction"])
+    assert_close(metrics["ranking"], clip["step0/loss_relative"])
+    assert_close(absolute(losses.predicted, losses.reconstruction), clip["step0/loss_absolute"])
+
+
+def test_one_frame_teacher(clip):
+    """What it says of tubes of one frame, and the tubes that are hidden when all are to be hard."""
+    state = TrainState(step=jnp.int32(0), params=None, teacher=clip.teacher, optimizer=None)
+    patches, hidden = clip.patches(), clip.method.hidden
+    features = clip.apply(clip.teacher, patches, "encode")
+    assert_close(features, clip["step0/teacher_features"])
+    predicted = jax.jit(lambda x: look(clip.model, clip.method, clip.teacher, x))(patches)
+    expected = clip["step0/teacher_predicted_loss"]
+    assert_close(predicted, expected)
+    mask = jax.jit(
+        lambda x: choose_mask(
+            clip.model, clip.method, state, x, jax.random.key(0), jnp.int32(hidden)
+        )
+    )(patches)
+    hardest = np.sort(np.argsort(expected, axis=1)[:, -hidden:], axis=1)
+    np.testing.assert_array_equal(mask.hide, hardest)
+    both = np.sort(np.concatenate([mask.keep, mask.hide], axis=1), axis=1)
+    np.testing.assert_array_equal(both, np.tile(np.arange(both.shape[1]), (len(both), 1)))
