@@ -1,12 +1,23 @@
 """Checkpoints: bit for bit, and what happens when one is damaged."""
 
+import collections
+import shutil
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from full_disk import QUIET, no_file_larger_than
 from small import parts_of, small_config
 
-from hpm_jax.training.checkpoints import CheckpointError, checkpoints
+from hpm_jax.storage import StorageError
+from hpm_jax.training.checkpoints import (
+    CheckpointError,
+    SaveError,
+    _say_failures_once,
+    checkpoints,
+)
 from hpm_jax.training.state import abstract_state, on_one_device
 
 
@@ -86,3 +97,68 @@ def test_a_checkpoint_without_its_end_is_not_seen(tmp_path):
     half.mkdir()
     (half / "part").write_bytes(b"half")
     assert int(restore(tmp_path / "checkpoints")[0].step) == 9
+
+
+@QUIET
+def test_what_cannot_be_saved_is_said_and_leaves_the_others_whole(tmp_path, capfd, caplog):
+    """The error of the background comes out at the next call, whichever it is."""
+    folder = tmp_path / "checkpoints"
+    *_, last = save_three(folder)
+    later = last.replace(step=jnp.int32(12))
+    for then in ("save", "wait", "close"):
+        with no_file_larger_than(20_000), pytest.raises(SaveError) as caught:  # noqa: SIM117
+            with checkpoints(folder, keep=2) as saved:
+                saved.save(later)
+                if then == "save":
+                    saved.save(later.replace(step=jnp.int32(15)))
+                elif then == "wait":
+                    saved.wait()
+        assert f"cannot write {folder} (File too large)" in str(caught.value)
+        assert restore(folder)[0].step == 9
+    assert isinstance(caught.value, CheckpointError) and isinstance(caught.value, StorageError)
+    assert not any(record.exc_info for record in caplog.records)
+    assert "Traceback" not in capfd.readouterr().err
+    with checkpoints(folder, keep=2) as saved:
+        saved.save(later)
+    state, said = restore(folder)
+    assert state.step == 12 and not said
+    assert {path.name for path in folder.iterdir()} == {"9", "12"}, "nothing half-written stays"
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    state = next(states())
+    needed = sum(np.asarray(x).nbytes for x in jax.tree.leaves(state))
+    usage = collections.namedtuple("usage", "total used free")
+    with checkpoints(folder, keep=2) as saved:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 0, needed - 1))
+        with pytest.raises(SaveError, match=rf"cannot write {folder} \(No space left on device\)"):
+            saved.save(state)
+        assert list(folder.iterdir()) == []
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
+        saved.save(state)
+    assert restore(folder)[0].step == 3, "a disk that tells nothing of its size is tried"
+
+
+@QUIET
+def test_an_error_of_the_run_is_not_hidden_by_that_of_its_checkpoints(tmp_path):
+    with no_file_larger_than(20_000), pytest.raises(ZeroDivisionError):  # noqa: SIM117
+        with checkpoints(tmp_path / "checkpoints", keep=2) as saved:
+            saved.save(next(states()))
+            raise ZeroDivisionError
+
+
+def test_only_the_echo_of_a_failed_save_is_left_out(monkeypatch, capsys):
+    class Broken:
+        def __init__(self, message):
+            self.message = message
+
+        def __del__(self):
+            raise RuntimeError(self.message)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    _say_failures_once()
+    Broken("Event loop is closed")
+    assert capsys.readouterr().err == ""
+    Broken("something else")
+    assert "RuntimeError: something else" in capsys.readouterr().err

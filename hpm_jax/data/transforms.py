@@ -105,7 +105,12 @@ def train_crop(image: bytes | np.ndarray, rng: np.random.Generator, data: "Data"
         image = encoded.pixels(data.channels, eighths)
         box = Box(*(edge * eighths / 8 for edge in box))
     crop = cut(with_channels(image, data.channels), box, data.image_size)
-    return crop[:, ::-1] if flip else crop
+    return mirror(crop) if flip else crop
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+    """Left and right exchanged, `[..., w, C]`: whole pixels are copied, not one byte at a time."""
+    return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
 
 
 def cut(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.decoding import EncodedImage, with_channels
 from hpm_jax.data.rand_augment import Policy, rand_augment
-from hpm_jax.data.transforms import CROPS, Box, cut, spread_crops, test_crop, train_crop
+from hpm_jax.data.transforms import CROPS, Box, cut, mirror, spread_crops, test_crop, train_crop
 
 if TYPE_CHECKING:
     from hpm_jax.options import Data
@@ -93,7 +93,7 @@ def random_clips(
                 if here.any():
                     clip[here] = with_channels(cut(frame, draw.box, data.image_size), data.channels)
     changed = [
-        change(clip[:, :, ::-1] if draw.flip else clip, rng)
+        change(mirror(clip) if draw.flip else clip, rng)
         for clip, draw in zip(clips, draws, strict=True)
     ]
     return changed[0] if data.clips == 1 else np.stack(changed)

@@ -41,8 +41,8 @@ def average_views(logits: Array, count: int) -> Array:
     """
     if len(logits) == count:
         return logits
-    probabilities = jax.nn.softmax(logits).reshape(count, -1, logits.shape[-1])
-    return jnp.log(probabilities.mean(axis=1))
+    views = jax.nn.log_softmax(logits).reshape(count, -1, logits.shape[-1])
+    return jax.nn.logsumexp(views, axis=1) - jnp.log(jnp.float32(views.shape[1]))
 
 
 class AccuracyMeter:

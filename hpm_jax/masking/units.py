@@ -65,24 +65,16 @@ class Unit:
 
         return Mask(in_every_frame(mask.keep), in_every_frame(mask.hide))
 
-    def pool(self, losses: Array, slots: int) -> Array:
-        """What a teacher says `[B, slots * h * w]` of some frames, as units `[B, U]`.
-
-        The loss of a tube is the mean over the frames that were looked at; that of a patch whose
-        frame was not is the loss at the same place in the frame before.
-
-        Args:
-            slots: how many frames of the grid were looked at, evenly spaced from the first.
-        """
-        batch, (frames, height, width) = len(losses), self.grid
-        losses = losses.reshape(batch, slots, height * width)
-        if self.tube:
-            return losses.mean(axis=1)
-        times = frames // slots
-        return jnp.repeat(losses, times, axis=1).reshape(batch, -1)
+    def pool(self, losses: Array) -> Array:
+        """Losses of patches `[B, L]` as those of units `[B, U]`: of a tube the mean over time."""
+        if not self.tube:
+            return losses
+        return losses.reshape(len(losses), self.size, self.count).mean(axis=1)
 
 
-def seen_slots(grid: Grid, stride: int) -> np.ndarray:
-    """The patches in every `stride`-th frame of a grid, `[K]` int32, in raster order."""
+def every_frame_of(grid: Grid, stride: int) -> Mask:
+    """A mask `[L / stride]`, `[L - L / stride]` that keeps every `stride`-th frame of a grid."""
     t, h, w = grid
-    return np.arange(t * h * w, dtype=np.int32).reshape(t, h * w)[::stride].reshape(-1)
+    patches = np.arange(t * h * w, dtype=np.int32).reshape(t, h * w)
+    kept = np.arange(t) % stride == 0
+    return Mask(patches[kept].reshape(-1), patches[~kept].reshape(-1))

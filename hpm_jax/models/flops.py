@@ -59,7 +59,7 @@ def step_flops(
     visible = length - hidden
     student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(length, hidden)
     seen = length // frame_stride if asks_teacher else 0
-    teacher = encoder(seen) + decoder_input(seen) + predictor(seen, seen) if seen else 0
+    teacher = encoder(seen) + decoder_input(seen) + predictor(length, length) if seen else 0
     return StepFlops(3 * student, teacher)
 
 

@@ -172,15 +172,14 @@ class MaskedAutoencoder(nn.Module):
         """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one."""
         return self.encoder(patches)
 
-    def predict_loss(self, patches: Array, keep: Array | None = None) -> Array:
-        """The teacher: the loss it expects at every patch that it sees.
+    def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
+        """The teacher: the loss it expects at every patch, `[B, L]` float32.
 
         Args:
             patches: `[B, L, P]`.
-            keep: `[B, K]` the patches that it sees; None for all of them.
-
-        Returns:
-            `[B, K]` float32, or `[B, L]`.
+            mask: what the teacher does not see; None where it sees everything. The losses are then
+                in the order `[visible, hidden]`.
         """
-        tokens = self.decoder_input(self.encoder(patches, keep), keep)
-        return self.predictor(tokens, patches.shape[1] if keep is None else keep.shape[1])
+        keep, hide = mask or (None, None)
+        tokens = self.decoder_input(self.encoder(patches, keep), keep, hide)
+        return self.predictor(tokens, patches.shape[1])

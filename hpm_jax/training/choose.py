@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hpm_jax.masking import select
 from hpm_jax.masking.strategies import Context
-from hpm_jax.masking.units import seen_slots
+from hpm_jax.masking.units import every_frame_of
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.tokens import Mask
 from hpm_jax.training.method import Method
@@ -19,19 +20,23 @@ def look(
 ) -> Array:
     """The teacher looks: the loss it expects of every unit, `[B, U]` float32.
 
-    It sees every `method.frame_stride`-th frame of the grid.
+    It sees every `method.frame_stride`-th frame of the grid, and says what it expects of the
+    others as of patches that are hidden from it.
 
     Args:
         passes: into how many parts the teacher's batch is cut, one after the other.
     """
-    seen = seen_slots(model.grid, method.frame_stride)
+    seen = every_frame_of(model.grid, method.frame_stride)
+    in_raster_order = np.argsort(np.concatenate(seen))
 
     def predict(patches):
-        keep = None if method.frame_stride == 1 else jnp.tile(seen, (len(patches), 1))
-        return model.apply({"params": teacher}, patches, keep, method="predict_loss")
+        if method.frame_stride == 1:
+            return model.apply({"params": teacher}, patches, method="predict_loss")
+        mask = Mask(*(jnp.tile(x, (len(patches), 1)) for x in seen))
+        losses = model.apply({"params": teacher}, patches, mask, method="predict_loss")
+        return losses[:, in_raster_order]
 
-    predicted = join(jax.lax.map(predict, split(patches, passes)))
-    return method.unit(model).pool(predicted, model.grid[0] // method.frame_stride)
+    return method.unit(model).pool(join(jax.lax.map(predict, split(patches, passes))))
 
 
 def predicted_losses(

@@ -35,8 +35,7 @@ class View(NamedTuple):
 def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
     """Builds `(state, images, n_hard) -> View`, to be jitted: one training mask, looked at.
 
-    The teacher looks once; its word is drawn patch by patch, and the mask follows from it. A
-    teacher that sees every so manieth frame says nothing new of those in between.
+    The teacher looks once; its word is drawn patch by patch, and the mask follows from it.
 
     A target of normalised pixels is put back with the mean and deviation of the true patch, which
     the model never predicts; raw pixels are as the model says. Where one frame of each patch is
@@ -52,7 +51,7 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
         if model.loss_predictor:
             judge = state.params if state.teacher is None else state.teacher
             predicted = look(model, of_patches, judge, patches)
-            units = unit.pool(predicted, model.grid[0])
+            units = unit.pool(predicted)
         key = random.stream(jax.random.key(0), "pictures", 0)
         mask = mask_units(model, method, patches, key, n_hard, units)
         losses = student_losses(model, method, state.params, patches, mask)

@@ -1,6 +1,7 @@
 """Plans for real TPU slices, by the compiler that libtpu brings."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,24 +11,44 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def plan(topology):
+def plan(topology, *options):
     command = [sys.executable, "-m", "hpm_jax.plan", "--config=configs/quickstart.py"]
     return subprocess.run(
-        [*command, f"--topology={topology}"],
+        [*command, f"--topology={topology}", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=dict(os.environ),
     )
 
 
-@pytest.mark.parametrize(("topology", "devices"), [("v5e:2x2", 4), ("v4:2x2x1", 8)])
-def test_the_step_compiles_for_a_slice(topology, devices):
+@pytest.mark.parametrize(("topology", "memory"), [("v5e:2x2", "15.75"), ("v4:2x2x1", "30.75")])
+def test_the_step_compiles_for_a_slice(topology, memory):
     found = plan(topology)
     assert found.returncode == 0, found.stderr
-    assert f"{topology}: {devices} devices of 16 GiB" in found.stdout
-    assert "all-reduce" in found.stdout and "largest batch" in found.stdout
+    assert f"{topology}: 4 devices with {memory} GiB each" in found.stdout
+    assert "all-reduce" in found.stdout and "memory traffic" in found.stdout
+    assert "largest batch" in found.stdout
+
+
+def test_what_does_not_fit_comes_with_advice_that_fits():
+    too_much = "--config.optimizer.batch_size=1048576"
+    refused = plan("v5e:2x2", too_much)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "it does not fit; by arithmetic" in refused.stdout
+    advice = re.search(
+        r"(--config\.optimizer\.accumulation=\d+): about .* GiB$", refused.stdout, re.M
+    )
+    followed = plan("v5e:2x2", too_much, advice[1])
+    assert followed.returncode == 0, followed.stdout
+
+
+def test_the_largest_batch_is_searched():
+    found = plan("v5e:2x2", "--config.optimizer.batch_size=1048576", "--largest", "--compiles=2")
+    largest = re.search(r"largest batch +(\d+) fits, (\d+) does not", found.stdout)
+    assert largest, found.stdout + found.stderr
+    assert int(largest[1]) < int(largest[2]) <= 1048576
 
 
 def test_a_slice_that_does_not_exist():

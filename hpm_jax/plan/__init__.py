@@ -1,0 +1,5 @@
+"""What a run needs, before it is rented: `python -m hpm_jax.plan`.
+
+Read `compiled.py` first: the real step, compiled here for TPUs that are not here. `arithmetic.py`
+counts what no compiler tells where the devices are GPUs.
+"""

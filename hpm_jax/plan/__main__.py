@@ -1,0 +1,70 @@
+"""What a run needs, before it is rented: the real step, compiled here for chips that are not here.
+
+python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology v5e:4x4
+"""
+
+import os
+import sys
+
+from absl import app, flags
+
+# before a config file imports jax: no TPU is looked for, and none is asked what it is
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once
+}
+
+from hpm_jax.main import parse
+
+flags.DEFINE_string("topology", "v5e:4x4", "A TPU slice or GPUs, such as v4:2x2x4 or h100:8")
+flags.DEFINE_float("mfu", 0.4, "The share of the peak that is assumed for the time", 0.01, 1)
+flags.DEFINE_integer("images", 1_281_167, "Training images; ImageNet's by default", 1)
+flags.DEFINE_integer("compiles", 5, "How often --largest may compile", 1)
+flags.DEFINE_bool("largest", False, "Search the largest batch that fits by compiling")
+
+
+def main(argv: list[str]) -> None:
+    """Prints the plan, or what to change; ends with 1 where the step does not fit."""
+    from hpm_jax.config import freeze
+    from hpm_jax.options import ConfigError
+    from hpm_jax.plan.advice import advice
+    from hpm_jax.plan.compiled import make_plan
+    from hpm_jax.plan.largest import about, search
+    from hpm_jax.plan.machines import PlanError, devices_of, machine
+    from hpm_jax.plan.table import table
+
+    options = flags.FLAGS
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected {' '.join(argv[1:])!r}; every option starts with --")
+    if options.config is None:
+        sys.exit("error: --config is missing, as in --config configs/hpm_in1k.py:L")
+    task = options.config.get("task", "pretrain")
+    if task != "pretrain":
+        sys.exit(
+            f"error: config.task = {task!r} cannot be planned; expected a config of pre-training, "
+            "such as configs/hpm_in1k.py:L"
+        )
+    try:
+        config = freeze(options.config)
+        chosen = machine(options.topology)
+        devices = devices_of(chosen)
+        plan = make_plan(config, chosen, devices)
+        print(table(plan, config, chosen, options.mfu, options.images), flush=True)
+        if options.largest and chosen.chip.tpu:
+            found = search(config, plan, lambda c: make_plan(c, chosen, devices), options.compiles)
+            print(f"{'largest batch':<18} {found}")
+        else:
+            print(f"{'largest batch':<18} about {about(config, plan)} (arithmetic)")
+        if not plan.fits:
+            print(advice(config, plan, gpu=not chosen.chip.tpu))
+            sys.exit(1)
+    except (ConfigError, PlanError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

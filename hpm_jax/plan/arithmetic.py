@@ -1,0 +1,118 @@
+"""What a step needs beside its state where no compiler tells: counted from the traced step.
+
+The backward pass needs what the forward pass keeps for it, and that is written down when JAX
+differentiates. A compiler keeps less, because it computes some of it again, and adds what it
+works with. XLA for CPUs took 0.96 to 1.03 of this for ViT-B in float32, XLA for TPUs 0.63 to 1.07
+for ViT-B, L and H in bfloat16 (docs/performance.md); no compiler for GPUs has been asked.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+
+class Temporaries(NamedTuple):
+    """Bytes on one device at the peak of a step, without the state and the images."""
+
+    kept: int  # by the forward pass, for the backward pass
+    block: int  # likewise of the one block that remat has computed again, and may be 0
+    gradients: int  # one array a parameter; two where parts are accumulated
+    patches: int  # float32, of all parts
+
+    @property
+    def activations(self) -> int:
+        """What grows with the images of a part."""
+        return self.kept + self.block
+
+    @property
+    def fixed(self) -> int:
+        """The rest."""
+        return self.gradients + self.patches
+
+    @property
+    def total(self) -> int:
+        """All at once."""
+        return self.activations + self.fixed
+
+
+def temporaries(config: Any, devices: int) -> Temporaries:
+    """Counts the temporaries of a pre-training config on one of `devices`.
+
+    Gradients lie where their parameters do; what else is gathered of a block is small.
+    """
+    rows = math.ceil(config.clips * config.mask.views / devices)
+    part = math.ceil(rows / config.optimizer.accumulation)
+    copies = 1 if config.optimizer.accumulation == 1 else 2
+    return Temporaries(
+        kept=kept(config, part),
+        block=0 if config.model.remat == "none" else largest_block(config, part),
+        gradients=copies * param_bytes(_plain(config)) // config.run.fsdp,
+        patches=4 * rows * config.patches * config.values,
+    )
+
+
+def kept(config: Any, rows: int, **changes: Any) -> int:
+    """Bytes that the forward pass of `rows` images or clips keeps for the backward pass.
+
+    Args:
+        changes: fields of the model, where it is not to be the config's.
+    """
+    one, two = (_traced(_plain(config), n, tuple(changes.items())) for n in (1, 2))
+    return one + (rows - 1) * (two - one)
+
+
+def _plain(config: Any) -> Any:
+    """Without what does not count, so that one trace serves all that differ in it."""
+    return dataclasses.replace(config, optimizer=type(config.optimizer)(), run=type(config.run)())
+
+
+@functools.cache
+def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int:
+    """Bytes of the outputs of the traced forward pass that are neither parameters nor inputs."""
+    import jax
+    import jax.numpy as jnp
+
+    from hpm_jax.tokens import Mask
+    from hpm_jax.training.build import build_method, build_model
+    from hpm_jax.training.state import param_shapes
+    from hpm_jax.training.step import student_losses, total_loss
+
+    model, method = build_model(config).clone(**dict(changes)), build_method(config)
+    patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
+    counts = config.patches - config.hidden, config.hidden
+    mask = Mask(*(jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts))
+
+    def forward(params, patches, mask):
+        def loss(params):
+            return total_loss(method, student_losses(model, method, params, patches, mask))[0]
+
+        return jax.tree.leaves(jax.vjp(loss, params)[1])
+
+    traced = jax.make_jaxpr(forward)(param_shapes(model), patches, mask).jaxpr
+    given = {*map(id, traced.invars), *map(id, traced.constvars)}
+    outputs = {id(x): x.aval for x in traced.outvars if id(x) not in given}
+    return sum(x.size * x.dtype.itemsize for x in outputs.values())
+
+
+@functools.cache
+def param_bytes(config: Any) -> int:
+    """Bytes of all parameters."""
+    import jax
+
+    from hpm_jax.training.build import build_model
+    from hpm_jax.training.state import param_shapes
+
+    shapes = jax.tree.leaves(param_shapes(build_model(config)))
+    return sum(x.size * x.dtype.itemsize for x in shapes)
+
+
+def largest_block(config: Any, rows: int) -> int:
+    """Bytes that the block with the most to keep would keep without remat."""
+
+    def bytes_of(depth, decoder_depth):
+        return kept(config, rows, remat="none", depth=depth, decoder_depth=decoder_depth)
+
+    shallow = bytes_of(1, 1)
+    decoders = 1 if config.ranking.loss == "none" else 2
+    return max(bytes_of(2, 1) - shallow, (bytes_of(1, 2) - shallow) // decoders)

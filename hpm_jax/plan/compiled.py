@@ -1,0 +1,136 @@
+"""The plan: the training step, compiled for devices that are not there, and what that tells."""
+
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+from hpm_jax.plan.arithmetic import temporaries
+from hpm_jax.plan.machines import GIB, Machine, PlanError
+from hpm_jax.plan.program import work
+
+# what a compiler for CPUs may leave undone: only what is split over the devices is read
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class Plan(NamedTuple):
+    """What one device holds and does in a step; bytes unless said otherwise."""
+
+    devices: int
+    memory: int  # of one device, for programs
+    params: int
+    teacher: int
+    optimizer: int
+    images: int  # uint8, of a batch
+    temporaries: int  # as the compiler says, also where it refuses for want of memory
+    needed: int  # in all
+    fits: bool
+    compiled: bool  # whether temporaries and traffic are a compiler's; else they are arithmetic
+    flops: float  # analytic, of the whole step over all devices
+    traffic: int  # that memory reads and writes; 0 where nothing is known
+    collectives: dict[str, tuple[int, int]]  # how many a step, and bytes of their results
+
+    @property
+    def state(self) -> int:
+        """Parameters, teacher and optimizer."""
+        return self.params + self.teacher + self.optimizer
+
+
+def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
+    """Compiles the sharded training step of a pre-training config.
+
+    For TPUs all is the compiler's word. For GPUs it is compiled for as many virtual CPUs, which
+    tells what a device holds and what the devices exchange; the rest is arithmetic.
+
+    Args:
+        config: from `hpm_jax.config.freeze`.
+        devices: from `devices_of`.
+
+    Raises:
+        ConfigError: where the batch or fsdp does not fit the devices.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, Mesh
+
+    from hpm_jax.training.build import build_flops, build_sharded_step
+    from hpm_jax.training.devices import Devices
+    from hpm_jax.training.schedules import Schedule
+
+    if len(devices) % config.run.fsdp:
+        raise PlanError(
+            f"config.run.fsdp = {config.run.fsdp} does not divide {len(devices)} devices"
+        )
+    grid = np.array(devices).reshape(-1, config.run.fsdp)
+    mesh = Devices(Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
+    parts = build_sharded_step(config, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh.replicated)
+    scalars = Schedule(
+        *(
+            jax.ShapeDtypeStruct((), kind, sharding=mesh.replicated)
+            for kind in (np.float32, np.float32, np.int32)
+        )
+    )
+    held = bytes_of((parts.state, parts.images))
+    known = functools.partial(
+        Plan,
+        devices=len(devices),
+        memory=machine.memory,
+        params=bytes_of(parts.state.params),
+        teacher=bytes_of(parts.state.teacher),
+        optimizer=bytes_of(parts.state.optimizer),
+        images=bytes_of(parts.images),
+        compiled=machine.chip.tpu,
+        flops=build_flops(config).total * config.optimizer.batch_size,
+    )
+    lowered = parts.step.lower(parts.state, parts.images, key, scalars)
+    if not machine.chip.tpu:
+        counted = temporaries(config, len(devices))
+        program = work(lowered.compile(compiler_options=QUICK).as_text())
+        needed = held + counted.total
+        passes = 2 * config.optimizer.accumulation  # what is kept is written, then read
+        return known(
+            temporaries=counted.total,
+            needed=needed,
+            fits=needed <= machine.memory,
+            traffic=passes * counted.activations + 2 * (held + counted.gradients),
+            collectives=program.collectives,
+        )
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = asked_for(str(error)) or max(machine.memory, held)
+        return known(
+            temporaries=max(needed - held, 0),
+            needed=needed,
+            fits=False,
+            traffic=0,
+            collectives={},
+        )
+    memory, program = compiled.memory_analysis(), work(compiled.as_text())
+    between = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return known(
+        temporaries=memory.temp_size_in_bytes,
+        needed=between - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
+        fits=True,
+        traffic=program.traffic,
+        collectives=program.collectives,
+    )
+
+
+def bytes_of(part: Any) -> int:
+    """Bytes on one device of a tree of shapes with their shardings."""
+    import jax
+
+    return sum(
+        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(part)
+    )
+
+
+def asked_for(error: str) -> int | None:
+    """Bytes in a compiler's report of too little memory: all that is needed, the state too."""
+    asked = re.search(r"\(([\d.]+)([MGT])\) exceeds", error)
+    return int(float(asked[1]) * {"M": 2**20, "G": GIB, "T": 2**40}[asked[2]]) if asked else None

@@ -1,0 +1,87 @@
+"""The largest batch that fits: by arithmetic, or by compiling one batch after the other."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hpm_jax.plan.arithmetic import temporaries
+from hpm_jax.plan.compiled import Plan
+
+
+class Found(NamedTuple):
+    """What a search for the largest batch has seen."""
+
+    fits: int  # the largest batch that did; 0 for none
+    refused: int  # the smallest that did not; 0 for none
+    compiles: int
+
+    def __str__(self) -> str:
+        fits = f"{self.fits} fits" if self.fits else "none was found"
+        refused = f", {self.refused} does not" if self.refused else ""
+        return f"{fits}{refused} (compiled {self.compiles} more)"
+
+
+def with_options(config: Any, **options: Any) -> Any:
+    """A config with some of `batch_size`, `accumulation`, `remat` and `fsdp` changed."""
+    sections = {"batch_size": "optimizer", "accumulation": "optimizer", "remat": "model"}
+    for name, value in options.items():
+        section = sections.get(name, "run")
+        changed = dataclasses.replace(getattr(config, section), **{name: value})
+        config = dataclasses.replace(config, **{section: changed})
+    return config
+
+
+def estimate(config: Any, plan: Plan, changed: Any) -> float:
+    """Bytes that one device would need with other options, by arithmetic.
+
+    What the forward pass keeps counts in proportion to the plan, so that what the compiler saves
+    on the arithmetic there is expected to be saved here.
+
+    Args:
+        config: which was planned.
+        plan: of it.
+        changed: the config in question.
+    """
+    before, after = (temporaries(c, plan.devices) for c in (config, changed))
+    saved = (plan.temporaries - before.fixed) / before.activations
+    state = plan.state * config.run.fsdp / changed.run.fsdp
+    images = plan.images * changed.optimizer.batch_size / config.optimizer.batch_size
+    return state + images + after.fixed + max(saved, 0.0) * after.activations
+
+
+def granule(config: Any, plan: Plan) -> int:
+    """Batches are multiples of this: each part divides over the devices."""
+    return plan.devices * config.optimizer.accumulation
+
+
+def about(config: Any, plan: Plan) -> int:
+    """The largest batch that is expected to fit, from a plan of any batch; at least 0."""
+    batch, step = config.optimizer.batch_size, granule(config, plan)
+    now, more = (
+        estimate(config, plan, with_options(config, batch_size=size))
+        for size in (batch, batch + step)
+    )
+    room = (plan.memory - now) / (more - now)
+    return max(batch + math.floor(room) * step, 0)
+
+
+def search(config: Any, plan: Plan, compile_at: Callable[[Any], Plan], compiles: int = 5) -> Found:
+    """Compiles larger and smaller batches until nothing is left between them, or `compiles` are.
+
+    Each plan, also one that does not fit, says anew where the limit is expected.
+
+    Args:
+        plan: of `config`, the first that is known.
+        compile_at: from a config to its plan.
+    """
+    step, batch = granule(config, plan), config.optimizer.batch_size
+    fits, refused = (batch, 0) if plan.fits else (0, batch)
+    used = 0
+    while used < compiles and refused != fits + step:
+        guess = max(about(with_options(config, batch_size=batch), plan), fits + step)
+        batch = min(guess, refused - step) if refused else guess
+        plan = compile_at(with_options(config, batch_size=batch))
+        used += 1
+        fits, refused = (batch, refused) if plan.fits else (fits, batch)
+    return Found(fits, refused, used)

@@ -1,0 +1,143 @@
+"""The machines that a run can be planned for: what a chip has, and how a group of them is named."""
+
+import contextlib
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+GIB = 2**30
+
+
+class PlanError(ValueError):
+    """A plan that cannot be made; the message says what to change."""
+
+
+class Chip(NamedTuple):
+    """A device as programs see it; data sheets, but for the memory, which is what programs get."""
+
+    memory: float  # GiB: of TPUs as libtpu says that is free, of GPUs as nvidia-smi says in all
+    bandwidth: float  # bytes/s of that memory
+    peak: float  # FLOP/s, dense, bfloat16
+    single: float  # FLOP/s in float32 as XLA multiplies it by default
+    tpu: bool = True
+    cores: int = 1  # devices of one chip
+
+
+# A float32 product is bfloat16 on the MXU unless a precision is asked for. v2 and v3 show each of
+# the two cores of a chip as a device, with half of all that the chip has.
+TPUS = {
+    "v2": Chip(7.48, 700e9 / 2, 45e12 / 2, 45e12 / 2, cores=2),
+    "v3": Chip(15.48, 900e9 / 2, 123e12 / 2, 123e12 / 2, cores=2),
+    "v4": Chip(30.75, 1228e9, 275e12, 275e12),
+    "v5e": Chip(15.75, 819e9, 197e12, 197e12),
+    "v5p": Chip(95.73, 2765e9, 459e12, 459e12),
+    "v6e": Chip(31.24, 1640e9, 918e12, 918e12),
+}
+# A float32 product is TensorFloat-32 on GPUs that have it. V100 and T4 have no bfloat16: XLA
+# computes it in float32.
+GPUS = {
+    "t4": Chip(14.7, 300e9, 8.1e12, 8.1e12, tpu=False),
+    "v100-16": Chip(15.7, 900e9, 15.7e12, 15.7e12, tpu=False),
+    "v100-32": Chip(31.7, 900e9, 15.7e12, 15.7e12, tpu=False),
+    "rtx3090": Chip(24.0, 936e9, 71e12, 35.6e12, tpu=False),
+    "rtx4090": Chip(24.0, 1008e9, 165e12, 82.6e12, tpu=False),
+    "a10": Chip(22.5, 600e9, 125e12, 62.5e12, tpu=False),
+    "l4": Chip(22.5, 300e9, 121e12, 60e12, tpu=False),
+    "a100-40": Chip(40.0, 1555e9, 312e12, 156e12, tpu=False),
+    "a100-80": Chip(80.0, 2039e9, 312e12, 156e12, tpu=False),
+    "h100": Chip(79.6, 3350e9, 989e12, 494e12, tpu=False),
+    "h200": Chip(140.4, 4800e9, 989e12, 494e12, tpu=False),
+    "b200": Chip(179.0, 8000e9, 2250e12, 1125e12, tpu=False),
+}
+CHIPS = TPUS | GPUS
+EXAMPLES = "such as v5e:4x4, v4:2x2x4, h100:8 or a100-80:16"
+
+
+class Machine(NamedTuple):
+    """A group of equal devices."""
+
+    topology: str  # its name, such as v5e:4x4 or h100:8
+    chip: Chip
+    devices: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of one device that a program may take.
+
+        On a GPU that is the share that JAX takes when it starts: three quarters, unless
+        XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise, here as in the run.
+        """
+        share = 1.0 if self.chip.tpu else float(os.environ.get(MEMORY_SHARE, 0.75))
+        return int(self.chip.memory * share * GIB)
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of all devices for products in `dtype`."""
+        return self.devices * (self.chip.peak if dtype == "bfloat16" else self.chip.single)
+
+
+MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+
+
+def machine(topology: str) -> Machine:
+    """From a name, `chip:shape` for TPU slices and `chip:count` for GPUs.
+
+    Raises:
+        PlanError: for a chip that is not known, or a shape that is none.
+    """
+    kind, _, shape = topology.partition(":")
+    if kind not in CHIPS:
+        raise PlanError(
+            f"--topology {topology}: there is no chip {kind!r}; expected one {EXAMPLES}, of the "
+            f"TPUs {', '.join(TPUS)} and the GPUs {', '.join(GPUS)}"
+        )
+    chip = CHIPS[kind]
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+" if chip.tpu else r"[1-9]\d*", shape):
+        wanted = "chips on each side, as in v5e:4x4" if chip.tpu else "how many, as in h100:8"
+        raise PlanError(f"--topology {topology}: expected after the colon {wanted}")
+    return Machine(topology, chip, chip.cores * math.prod(int(n) for n in shape.split("x")))
+
+
+def devices_of(machine: Machine) -> list[Any]:
+    """The devices that a step is compiled for: a slice that is described, or virtual CPUs.
+
+    Raises:
+        PlanError: for a slice that does not exist, where libtpu is not installed, and where JAX
+            has started with fewer CPU devices than the GPUs wanted.
+    """
+    import jax
+
+    if machine.chip.tpu:
+        return slice_of(machine.topology)
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", machine.devices)
+    devices = jax.devices("cpu")[: machine.devices]
+    if len(devices) < machine.devices:
+        raise PlanError(
+            f"--topology {machine.topology}: JAX has started with {len(devices)} CPU devices; "
+            "plan in a fresh process"
+        )
+    return devices
+
+
+def slice_of(topology: str) -> list[Any]:
+    """The devices of a TPU slice that is described, not there.
+
+    Raises:
+        PlanError: for a slice that does not exist, or where libtpu is not installed.
+    """
+    from jax.experimental import topologies
+
+    # without it v4 has two devices a chip, as no TPU VM shows them
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+        return list(described.devices)
+    except Exception as error:
+        text = str(error)
+        if isinstance(error, ModuleNotFoundError) or "no module" in text.lower():
+            raise PlanError("libtpu is missing: pip install libtpu (no TPU is needed)") from None
+        first = text.splitlines()[0][:200]
+        raise PlanError(
+            f"--topology {topology} does not exist ({first}): expected one {EXAMPLES}"
+        ) from None

@@ -1,0 +1,183 @@
+"""Means over pairs of patches against double loops in float64: values, gradients, memory."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpm_jax.losses.pairs import (
+    BLOCK,
+    every_pair,
+    pairs_in_blocks,
+    pairs_of_tubes,
+    some_pairs,
+)
+from hpm_jax.losses.ranking import pairs_ranked_correctly, relative
+
+# around the size of a block, whole blocks of distances, both parities, and the smallest there are
+COUNTS = (2, 3, 7, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 2, 75)
+
+
+def draw(count, batch=2, seed=0):
+    return np.random.default_rng(seed).normal(scale=2.0, size=(2, batch, count)).astype(np.float32)
+
+
+def pair_by_pair(predicted, loss):
+    """The relative loss, its gradient, and the share of pairs in the right order."""
+    predicted, loss = np.asarray(predicted, np.float64), np.asarray(loss, np.float64)
+    cost, right, pairs, slope = 0.0, 0, 0, np.zeros_like(predicted)
+    for row, (p, t) in enumerate(zip(predicted, loss, strict=True)):
+        for i, j in itertools.combinations(range(len(p)), 2):
+            if t[i] == t[j]:
+                continue
+            hard, easy = (i, j) if t[i] > t[j] else (j, i)
+            sigmoid = 1 / (1 + np.exp(p[easy] - p[hard]))
+            change = -sigmoid * (1 - sigmoid) / (sigmoid + 1e-6)
+            cost -= np.log(sigmoid + 1e-6)
+            slope[row, hard] += change
+            slope[row, easy] -= change
+            right += p[hard] > p[easy]
+            pairs += 1
+    return cost / pairs, slope / pairs, right / pairs
+
+
+@functools.cache
+def measured(pairs):
+    """`(predicted, loss)` to the relative loss, its gradient, and the metric, compiled."""
+
+    def measure(predicted, loss):
+        cost = jax.value_and_grad(functools.partial(relative, pairs=pairs))(predicted, loss)
+        return *cost, pairs_ranked_correctly(predicted, loss, pairs)
+
+    return jax.jit(measure)
+
+
+def assert_measures(pairs, predicted, loss, cost, slope, right):
+    found = measured(pairs)(predicted, loss)
+    np.testing.assert_allclose(found[0], cost, rtol=1e-5)
+    np.testing.assert_allclose(found[1], slope, rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(found[2], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "count"),
+    [(every_pair, count) for count in (2, 3, 27, 28)]
+    + [(pairs_in_blocks, count) for count in COUNTS],
+)
+def test_every_pair_once(pairs, count):
+    predicted, loss = draw(count, seed=count)
+    assert_measures(pairs, predicted, loss, *pair_by_pair(predicted, loss))
+    tied = np.round(loss)
+    tied[:, 0] += 5.0  # some pair has to count
+    assert_measures(pairs, predicted, tied, *pair_by_pair(predicted, tied))
+    cost, slope, _ = measured(pairs)(predicted, np.ones_like(loss))
+    assert cost == 0 and not slope.any(), "ties cost nothing"
+
+
+def compared(pairs, count):
+    """How often each pair of columns is compared, `{(i, j): times}`."""
+    found = []
+
+    def terms(predicted, loss):
+        found.extend(np.asarray(predicted).ravel())
+        return predicted, jnp.ones_like(predicted)
+
+    # differences of powers of two tell which two they are of
+    codes = 2.0 ** np.arange(count)
+    pairs(terms, jnp.asarray(codes[None], jnp.float32), jnp.zeros((1, count)))
+    whose = {codes[j] - codes[i]: (i, j) for i, j in itertools.combinations(range(count), 2)}
+    times = dict.fromkeys(whose.values(), 0)
+    for difference in found:
+        times[whose[abs(float(difference))]] += 1
+    return times
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 11, 12])
+def test_no_pair_is_compared_twice(count):
+    assert set(compared(every_pair, count).values()) == {1}
+    sampled = compared(some_pairs(3), count)
+    assert set(sampled.values()) <= {0, 1}
+
+
+@pytest.mark.parametrize("count", [7, 11, 12, 20])
+def test_every_patch_is_sampled_as_often_as_any_other(count):
+    """In `distances` pairs with those before it on the circle, and as many with those after it."""
+    times = compared(some_pairs(3), count)
+    assert sum(times.values()) == 3 * count
+    of_patch = [sum(n for pair, n in times.items() if i in pair) for i in range(count)]
+    assert set(of_patch) == {6}
+
+
+def test_more_distances_than_there_are_give_every_pair():
+    predicted, loss = draw(9)
+    both = [relative(predicted, loss, pairs) for pairs in (every_pair, some_pairs(100))]
+    np.testing.assert_allclose(*both, rtol=1e-6)
+
+
+def test_sampled_pairs_mean_all_pairs_and_more_of_them_spread_less():
+    """Over random orders, as the training step draws them."""
+    predicted, loss = draw(40, batch=1)
+    expected, _, right = pair_by_pair(predicted, loss)
+    orders = random_orders(40)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def sample(distances):
+        def of(order):
+            shuffled = jnp.asarray(predicted)[:, order], jnp.asarray(loss)[:, order]
+            pairs = some_pairs(distances)
+            return relative(*shuffled, pairs), pairs_ranked_correctly(*shuffled, pairs)
+
+        return jax.vmap(of)(orders)
+
+    spread = []
+    for distances in (1, 4):
+        for values, mean in zip(sample(distances), (expected, right), strict=True):
+            error = np.asarray(values).std() / np.sqrt(len(orders))
+            assert abs(np.asarray(values, np.float64).mean() - mean) < 4 * error
+        spread.append(np.asarray(sample(distances)[0]).std())
+    assert spread[1] < 0.7 * spread[0]
+
+
+def random_orders(count):
+    return np.random.default_rng(1).permuted(np.tile(np.arange(count), (4000, 1)), axis=1)
+
+
+def test_sampled_pairs_teach_as_all_pairs_do():
+    """The mean gradient, too: what trains the predictor is unbiased."""
+    predicted, loss = draw(12, batch=1)
+    _, expected, _ = pair_by_pair(predicted, loss)
+    orders = random_orders(12)
+
+    def cost(predicted, order):
+        return relative(predicted[:, order], jnp.asarray(loss)[:, order], some_pairs(2))
+
+    slopes = jax.jit(jax.vmap(jax.grad(cost), (None, 0)))(jnp.asarray(predicted), orders)
+    error = np.asarray(slopes).std(axis=0) / np.sqrt(len(orders))
+    assert (np.abs(slopes.mean(axis=0) - expected) < 4.5 * error).all()
+
+
+def test_tubes_are_ranked_by_their_means():
+    frames, tubes = 4, 11
+    predicted, loss = draw(frames * tubes)
+    means = [x.reshape(2, frames, tubes).astype(np.float64).mean(axis=1) for x in (predicted, loss)]
+    cost, slope, right = pair_by_pair(*means)
+    # each patch of a tube has its share of the tube's slope
+    slope = np.tile(slope, frames) / frames
+    assert_measures(pairs_of_tubes(frames), predicted, loss, cost, slope, right)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [pairs_in_blocks, pairs_of_tubes(16), some_pairs(8)],
+    ids=["blocks", "tubes", "sampled"],
+)
+def test_no_array_of_all_pairs(pairs):
+    """1,408 hidden patches of VideoMAE: the whole backward pass needs less than one such array."""
+    batch, hidden = 4, 1408
+    shape = jax.ShapeDtypeStruct((batch, hidden), jnp.float32)
+    ranking = jax.jit(jax.value_and_grad(functools.partial(relative, pairs=pairs)))
+    temporary = ranking.lower(shape, shape).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 4 * batch * (hidden * (hidden - 1) // 2) / 3

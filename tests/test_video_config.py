@@ -1,0 +1,205 @@
+"""Configs of clips: what they come to, what cannot be, and that the rest can be traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import schedule, small_config, task_options
+
+from hpm_jax.config import defaults, freeze
+from hpm_jax.masking.schedule import hard_count
+from hpm_jax.options import ConfigError
+from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
+from hpm_jax.training.state import init_state, param_shapes
+from hpm_jax.training.step import make_train_step
+
+
+def clips_of_16(layout="videomae", **changes):
+    """The defaults, of 16 frames of 224 x 224, in 8 slots of 14 x 14 patches."""
+    config = defaults()
+    config.data.update(source="synthetic", frames=16)
+    config.model.update(layout=layout, tubelet=2)
+    config.evaluation.pool = "mean"
+    config.mask.update(ratio=0.9)
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            config[name].update(change)
+        else:
+            config[name] = change
+    return config
+
+
+def test_numbers_of_videomae():
+    config = freeze(clips_of_16(mask={"unit": "tube"}, ranking={"pairs": "tubes"}))
+    assert config.grid == (8, 14, 14) and config.patch_size == (2, 16, 16)
+    assert (config.patches, config.values) == (1568, 1536)
+    assert (config.hidden_units, config.hidden) == (176, 1408)
+    assert hard_count(config.optimizer.epochs - 1, config.optimizer.epochs, 176) == 88
+    assert config.data.train_shape == (16, 224, 224, 3) and config.stored_scores is None
+    assert rebuilt(config) == (512, 1536)
+
+
+def test_numbers_of_mae_st():
+    config = freeze(
+        clips_of_16(
+            "mae_st",
+            target_frames="one",
+            target="normalized_pixels",
+            data={"clips": 4},
+            optimizer={"batch_size": 128},
+            teacher={"every_steps": 4},
+            ranking={"pairs": "blocks"},
+        )
+    )
+    assert (config.hidden, config.patches - config.hidden) == (1412, 156)
+    assert config.data.train_shape == (4, 16, 224, 224, 3)
+    assert config.clips == 512 and config.stored_scores == (512, 1568)
+    assert rebuilt(config) == (512, 768), "16 x 16 x 3 values of one frame"
+
+
+def rebuilt(config):
+    """The shape of the map from the decoder to what a hidden patch becomes."""
+    model = build_model(config).clone(depth=1, decoder_depth=1)
+    return param_shapes(model)["reconstructor"]["head"]["kernel"].shape
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.layout", "mae", "'mae' has positions for one frame, and 16 frames make 8: "),
+        ("model.layout", "video_mae", "layout = 'video_mae' .* did you mean 'videomae'"),
+        ("model.layout", "sincos", "'sincos' .*: choose from mae, videomae, mae_st"),
+        ("model.tubelet", 3, "frames 16 is not a multiple of the patch size 3: use 15 or 18"),
+        ("model.tubelet", 0, "config.model.tubelet = 0: expected more than 0"),
+        ("mask.unit", "tubes", "config.mask.unit = 'tubes' .* did you mean 'tube'"),
+        ("mask.ratio", 1.0, "mask ratio 1.0 hides 1568 of 1568"),
+        ("mask.views", 0, "config.mask.views = 0: expected more than 0"),
+        ("ranking.pairs", "sample", "pairs = 'sample' .* did you mean 'sampled'"),
+        ("ranking.pairs", "tubes", "'tubes' ranks tubes, and config.mask.unit = 'patch'"),
+        ("ranking.distances", 0, "config.ranking.distances = 0: expected more than 0"),
+        ("teacher.frame_stride", 3, "frame_stride = 3 does not divide the 8 frames"),
+        ("teacher.frame_stride", 16, "frame_stride = 16 does not divide the 8 frames"),
+        ("teacher.frame_stride", 0, "config.teacher.frame_stride = 0: expected more than 0"),
+        ("teacher.every_steps", 0, "config.teacher.every_steps = 0: expected more than 0"),
+        ("evaluation.pool", "cls", "no cls token: --config.evaluation.pool=mean"),
+        ("data.frames", 0, "config.data.frames = 0: expected more than 0"),
+        ("data.clips", 0, "config.data.clips = 0: expected more than 0"),
+        ("data.sampling", "segment", "did you mean 'segments'"),
+        ("data.crop", "multiscale", "did you mean 'multi_scale'"),
+        ("target", "channel_normalised_pixels", "did you mean 'channel_normalized_pixels'"),
+        ("target_frames", "first", "config.target_frames = 'first' .*: choose from all, one"),
+    ],
+)
+def test_what_cannot_run(path, value, message):
+    config = clips_of_16()
+    config.update_from_flattened_dict({path: value})
+    with pytest.raises(ConfigError, match=message):
+        freeze(config)
+
+
+def test_one_tube_cannot_be_ranked():
+    """Its patches could, but there is no other tube to compare it with."""
+    config = clips_of_16(mask={"unit": "tube", "ratio": 0.005}, ranking={"pairs": "tubes"})
+    with pytest.raises(ConfigError, match=r"config\.mask\.ratio = 0\.005 hides 1 tube"):
+        freeze(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout": "mae"}, "'mae' has positions for one frame"),
+        ({"layout": "maest"}, "did you mean 'mae_st'"),
+        ({"pool": "cls"}, "config.model.pool = 'cls', and the layout 'videomae' has no cls token"),
+    ],
+)
+def test_what_cannot_be_finetuned(changes, message):
+    config = finetune_options()
+    config.model.update(changes)
+    with pytest.raises(ConfigError, match=message):
+        freeze(config)
+
+
+def finetune_options():
+    return task_options(
+        "finetune",
+        "runs/x",
+        data={"source": "synthetic", "frames": 16},
+        model={"layout": "videomae", "tubelet": 2},
+    )
+
+
+def test_a_classifier_of_clips():
+    """VideoMAE's 86.2 million, less the last norm, with the norm and the head of fine-tuning."""
+    params = param_shapes(build_classifier(freeze(finetune_options()), classes=400))
+    assert "positions" not in params["encoder"] and "norm" not in params["encoder"]["transformer"]
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+    assert count == 86_227_200 + 768 * 400 + 400
+
+
+# Pairwise, so that any two options meet; sizes are those of the digits, in 4 x 4 places.
+VIDEO = {"source": "synthetic", "frames": 8}
+VARIANTS = [
+    {
+        "data": VIDEO,
+        "model": {"layout": "videomae", "tubelet": 2},
+        "mask": {"unit": "tube", "views": 2},
+        "ranking": {"pairs": "tubes"},
+        "teacher": {"frame_stride": 4, "every_steps": 2},
+        "target": "channel_normalized_pixels",
+        "optimizer": {"accumulation": 2},
+    },
+    {
+        "data": VIDEO | {"clips": 2},
+        "model": {"layout": "mae_st", "tubelet": 2},
+        "mask": {"unit": "patch", "ratio": 0.9},
+        "ranking": {"pairs": "blocks"},
+        "teacher": {"frame_stride": 2, "every_steps": 3},
+        "target": "normalized_pixels",
+        "target_frames": "one",
+        "evaluation": {"pool": "cls"},
+    },
+    {
+        "data": VIDEO | {"frames": 4},
+        "model": {"layout": "mae_st", "tubelet": 1},
+        "mask": {"unit": "tube"},
+        "ranking": {"loss": "absolute", "pairs": "sampled"},
+        "target_frames": "one",
+    },
+    {
+        "data": VIDEO | {"clips": 3},
+        "model": {"layout": "videomae", "tubelet": 4},
+        "mask": {"strategy": "random", "views": 2},
+        "ranking": {"loss": "none"},
+        "teacher": {"keep": False, "every_steps": 2},
+    },
+    {
+        "data": {"clips": 2},  # crops of an image
+        "mask": {"unit": "tube", "views": 2},
+        "ranking": {"pairs": "sampled", "distances": 1},
+        "teacher": {"every_steps": 2},
+    },
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=range(len(VARIANTS)))
+def test_what_is_let_through_can_be_traced(changes):
+    """A step gives back what it takes, so it is compiled once; its metrics are scalars."""
+    small = {"optimizer": {"batch_size": 8}, "evaluation": {"pool": "mean"}}
+    config = small_config(
+        **{name: small.get(name, {}) | changes.get(name, {}) for name in small},
+        **{name: change for name, change in changes.items() if name not in small},
+    )
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    key = jax.random.key(0)
+
+    def init(key):
+        return init_state(model, optimizer, key, config.teacher.keep, config.stored_scores)
+
+    state = jax.eval_shape(init, key)
+    images = jax.ShapeDtypeStruct((8, *config.data.train_shape), jnp.uint8)
+    step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
+    after, metrics = jax.eval_shape(step, state, images, key, schedule())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert all(value.shape == () and value.dtype == np.float32 for value in metrics.values())

@@ -1,0 +1,386 @@
+"""The steps on clips: what the teacher sees and remembers, several masks and clips, devices."""
+
+import dataclasses
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import MAE, schedule, small_config
+
+from hpm_jax.augmentation import erase, mix
+from hpm_jax.evaluation.accuracy import average_views
+from hpm_jax.models import Classifier
+from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.options import Augment
+from hpm_jax.tokens import Mask
+from hpm_jax.training import step as step_module
+from hpm_jax.training.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.training.checkpoints import checkpoints
+from hpm_jax.training.choose import look
+from hpm_jax.training.devices import all_devices
+from hpm_jax.training.finetune_step import Recipe, prepare
+from hpm_jax.training.state import abstract_state, init_state, on_one_device
+from hpm_jax.training.step import Losses, make_train_step, pair_order, total_loss
+
+KEY = jax.random.key(0)
+
+
+def video_config(**changes):
+    """Clips of 8 frames of 16 x 16, in 4 slots of 16 places: 12 of 16 tubes are hidden."""
+    sections = {
+        "data": {"source": "synthetic", "frames": 8},
+        "model": {"layout": "videomae", "tubelet": 2},
+        "mask": {"unit": "tube"},
+        "ranking": {"pairs": "tubes"},
+        "optimizer": {"batch_size": 8},
+        "evaluation": {"pool": "mean"},
+    }
+    for name, change in changes.items():
+        both = isinstance(change, dict) and name in sections
+        sections[name] = sections[name] | change if both else change
+    return small_config(**sections)
+
+
+class Run:
+    """The parts of a config, and its batch."""
+
+    def __init__(self, config):
+        self.config = config
+        self.model, self.method = build_model(config), build_method(config)
+        self.optimizer = build_optimizer(config)
+        scores = config.stored_scores
+        self.state = jax.jit(lambda: init_state(self.model, self.optimizer, KEY, True, scores))()
+        shape = (config.optimizer.batch_size, *config.data.train_shape)
+        self.images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        self.patches = np.asarray(jax.jit(self.method.patches)(self.images))
+        self.step, self.masking = self.compiled(accumulation=1)
+
+    def compiled(self, accumulation):
+        """The step, and the same with an update that only gives what it was handed.
+
+        That one moves the teacher a bit, so that it is seen when it is asked.
+        """
+
+        def move(state, masked, schedule):
+            teacher = jax.tree.map(lambda x: 1.1 * x, state.teacher)
+            return state.replace(step=state.step + 1, teacher=teacher), masked
+
+        parts = self.model, self.method, self.optimizer, accumulation
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(step_module, "make_update", lambda *_: move)
+            masking = jax.jit(make_train_step(*parts))
+        return jax.jit(make_train_step(*parts)), masking
+
+    def masks(self, counts, state=None):
+        """States before and after steps with `counts` hard units each, and what each masked."""
+        before, found = self.state if state is None else state, []
+        for n_hard in counts:
+            after, masked = self.masking(before, self.images, KEY, schedule(n_hard))
+            found.append((before, after, masked))
+            before = after
+        return found
+
+    @functools.cached_property
+    def says(self):
+        """`(teacher, patches)` to what it says of each unit."""
+        return jax.jit(functools.partial(look, self.model, self.method))
+
+
+run_of = functools.cache(Run)
+
+
+def assert_hidden(said, hide, n_hard, tubes=12):
+    """Whole tubes of 16, and the hardest ones among them."""
+    for losses, row in zip(np.asarray(said), np.asarray(hide), strict=True):
+        assert set(np.argsort(losses)[len(losses) - n_hard :]) <= set(row % 16)
+        assert len(set(row % 16)) == tubes and len(row) == 4 * tubes
+
+
+SELDOM = {"teacher": {"every_steps": 3, "frame_stride": 2}}
+
+
+# --- a teacher that sees some of the frames
+
+
+@pytest.mark.parametrize("tubes", [True, False])
+def test_the_teacher_sees_every_second_slot(tubes):
+    """What it does not see may be no number; it speaks of that as of hidden patches."""
+    run = run_of(video_config(**SELDOM))
+    method = dataclasses.replace(run.method, tubes=tubes)
+    teacher = run.state.teacher
+    look_at = jax.jit(functools.partial(look, run.model, method))
+
+    def says(patches):
+        return np.asarray(look_at(teacher, patches.reshape(8, 64, 32)))
+
+    patches = run.patches.reshape(8, 4, 16, 32)
+    unseen = patches.copy()
+    unseen[:, 1::2] = np.nan
+    said = says(unseen)
+    assert said.shape == (8, 16 if tubes else 64) and np.isfinite(said).all()
+    np.testing.assert_array_equal(said, says(patches))
+    for slot in (0, 2):
+        changed = patches.copy()
+        changed[:, slot] += 1.0
+        assert np.abs(says(changed) - said).max() > 1e-4, "the others it sees"
+
+    keep, hide = np.r_[0:16, 32:48], np.r_[16:32, 48:64]
+    mask = Mask(np.tile(keep, (8, 1)), np.tile(hide, (8, 1)))
+    predict = jax.jit(functools.partial(run.model.apply, method="predict_loss"))
+    found = np.asarray(predict({"params": teacher}, run.patches, mask))
+    each = np.empty_like(found)
+    each[:, np.concatenate([keep, hide])] = found
+    expected = each.reshape(8, 4, 16).mean(axis=1) if tubes else each
+    np.testing.assert_allclose(said, expected, rtol=1e-5, atol=1e-6)
+
+
+# --- a teacher that looks seldom
+
+
+def asked(steps):
+    """At which steps the teacher was asked: its word is another one."""
+    return [
+        number
+        for number, (before, after, _) in enumerate(steps)
+        if np.isfinite(after.scores).all() and not np.array_equal(before.scores, after.scores)
+    ]
+
+
+def test_the_teacher_looks_at_every_third_step():
+    run = run_of(video_config(**SELDOM))
+    assert run.state.scores.shape == (8, 16) and np.isnan(run.state.scores).all()
+    steps = run.masks([4] * 7)
+    assert steps[0][2].order is None, "where every pair counts"
+    assert asked(steps) == [0, 3, 6]
+    for number in (0, 3, 6):
+        before, after, _ = steps[number]
+        said = run.says(before.teacher, run.patches)
+        np.testing.assert_allclose(after.scores, said, rtol=1e-5, atol=1e-6)
+    hidden = [np.asarray(masked.mask.hide) for _, _, masked in steps]
+    for (_, after, _), hide in zip(steps, hidden, strict=True):
+        assert_hidden(after.scores, hide, 4)
+    for one, other in itertools.combinations(hidden[:3], 2):
+        assert (one != other).any(axis=1).mean() > 0.8, "masks differ while it remembers"
+
+
+def test_a_teacher_that_is_first_asked_in_between():
+    """It looks at once, whatever the step, and again when the batch changes."""
+    run = run_of(video_config(**SELDOM))
+    counts = [0, 0, 0, 0, 4, 4, 4, 0, 4]
+    steps = run.masks(counts)
+    assert asked(steps) == [4, 6, 8], "and anew, after it was not needed"
+    for n_hard, (_, after, masked) in zip(counts, steps, strict=True):
+        assert n_hard or np.isnan(after.scores).all()
+        assert_hidden(after.scores, masked.mask.hide, n_hard)
+
+
+def test_what_the_teacher_said_is_saved_and_restored(tmp_path):
+    run = run_of(video_config(**SELDOM))
+    steps = run.masks([4] * 3)
+    with checkpoints(tmp_path / "checkpoints", keep=1) as saved:
+        saved.save(steps[1][0])
+    with checkpoints(tmp_path / "checkpoints", keep=1) as saved:
+        abstract = abstract_state(lambda: run.state, place=on_one_device)
+        state = saved.restore(abstract, print)
+    np.testing.assert_array_equal(state.scores, steps[0][1].scores)
+    chex.assert_trees_all_equal(run.masks([4] * 2, state), steps[1:])
+
+
+def test_nothing_is_remembered_where_nobody_asks():
+    for changes in ({}, {"mask": {"strategy": "random"}} | SELDOM, MAE):
+        config = video_config(**changes)
+        assert config.stored_scores is None and build_method(config).every_steps == 1
+    assert video_config(data={"clips": 2}, **SELDOM).stored_scores == (16, 16)
+
+
+def test_plain_mae_on_clips():
+    """No teacher, no ranking, nothing remembered."""
+    config = video_config(**MAE)
+    model, optimizer = build_model(config), build_optimizer(config)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, KEY, config.teacher.keep))
+    step = make_train_step(model, build_method(config), optimizer)
+    images = jax.ShapeDtypeStruct((8, *config.data.train_shape), np.uint8)
+    after, metrics = jax.eval_shape(step, state, images, KEY, schedule())
+    assert state.scores is None and after.scores is None and after.teacher is None
+    assert metrics.keys() == {"loss", "reconstruction", "gradient_norm"}
+
+
+# --- several masks of a clip, several clips of a video
+
+EVERYTHING = {
+    "data": {"clips": 2},
+    "mask": {"views": 2},
+    "ranking": {"pairs": "sampled", "distances": 3},
+    **SELDOM,
+}
+
+
+@pytest.mark.parametrize("n_hard", [0, 7, 12])
+def test_several_masks_of_each_clip_by_one_look(n_hard):
+    run = run_of(video_config(**EVERYTHING))
+    _, _, masked = run.masks([n_hard])[0]
+    hide = np.asarray(masked.mask.hide)
+    np.testing.assert_allclose(masked.patches, np.repeat(run.patches, 2, axis=0), atol=1e-6)
+    said = run.says(run.state.teacher, run.patches)
+    assert_hidden(np.repeat(said, 2, axis=0), hide, n_hard)
+    differ = (hide[::2] != hide[1::2]).any(axis=1).mean()
+    assert differ == 0 if n_hard == 12 else differ > 0.8, "where all is hard, nothing is drawn"
+
+
+def test_clips_of_a_video_are_rows_of_the_batch():
+    method = build_method(video_config(data={"clips": 2}))
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 16, 16, 1), dtype=np.uint8)
+    patches = jax.jit(method.patches)(images)
+    assert patches.shape == (6, 64, 32)
+    for video, clip in np.ndindex(3, 2):
+        # slot 1, row 2, column 3: two frames of 4 x 4 pixels
+        patch = images[video, clip, 2:4, 8:12, 12:16].reshape(-1)
+        np.testing.assert_allclose(patches[2 * video + clip, 27], patch / 127.5 - 1, atol=1e-6)
+
+
+# --- the whole step
+
+
+def test_eight_devices_and_two_parts_change_nothing():
+    """The same masks, bit for bit, and the same update, up to the order of sums."""
+    run, devices = run_of(video_config(**EVERYTHING)), all_devices()
+    assert devices.count == 8
+    here = run.state, run.images, KEY, schedule(5)
+    there = jax.device_put(run.state, devices.replicated), devices.put(run.images), *here[2:]
+    step, masking = run.compiled(accumulation=2)
+    _, expected = run.masking(*here)
+    _, found = masking(*there)
+    chex.assert_trees_all_equal(expected.mask, jax.device_get(found.mask))
+    chex.assert_trees_all_equal(expected.order, jax.device_get(found.order))
+
+    state, metrics = run.step(*here)
+    other, others = step(*there)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(others[name], value, rtol=2e-4, err_msg=name)
+    moments = [jax.device_get((s.optimizer[1].mu, s.scores)) for s in (state, other)]
+    chex.assert_trees_all_close(*moments, rtol=1e-5, atol=2e-6)
+
+
+def test_sampled_pairs_are_drawn_anew_for_every_mask():
+    run = run_of(video_config(**EVERYTHING))
+    order = np.asarray(run.masks([5])[0][2].order)
+    np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(48), (32, 1)))
+    assert len({tuple(row) for row in order}) == 32
+
+
+def test_training_on_clips_lowers_the_loss():
+    run = run_of(video_config(**EVERYTHING))
+    state, losses = run.state, []
+    for _ in range(30):
+        state, metrics = run.step(state, run.images, KEY, schedule(5, rate=3e-3))
+        losses.append(float(metrics["reconstruction"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def pair_by_pair(predicted, loss):
+    """The relative loss and the share of pairs in the right order; there are no ties."""
+    cost, right = [], []
+    for p, t in zip(np.float64(predicted), np.float64(loss), strict=True):
+        for i, j in itertools.combinations(range(len(p)), 2):
+            above = (p[i] - p[j]) * np.sign(t[i] - t[j])
+            cost.append(-np.log(1 / (1 + np.exp(-above)) + 1e-6))
+            right.append(above > 0)
+    return np.mean(cost), np.mean(right)
+
+
+@pytest.mark.parametrize("pairs", ["all", "blocks", "tubes", "sampled"])
+def test_the_pairs_of_a_config(pairs):
+    """Those of the loss and of its metric, and in which order sampled ones stand."""
+    config = video_config(ranking={"pairs": pairs, "distances": 100, "weight": 0.5})
+    method = build_method(config)
+    true, predicted = np.random.default_rng(0).normal(size=(2, 2, 48)).astype(np.float32)
+    order = pair_order(method, Mask(None, jnp.zeros((2, 48), jnp.int32)), KEY)
+    assert (order is not None) == (pairs == "sampled")
+    losses = Losses(jnp.asarray(true), jnp.asarray(predicted), None, None)
+    loss, parts = jax.jit(lambda: total_loss(method, losses, order))()
+    if pairs == "tubes":
+        predicted, compared = (x.reshape(2, 4, 12).mean(axis=1) for x in (predicted, true))
+    cost, right = pair_by_pair(predicted, compared if pairs == "tubes" else true)
+    np.testing.assert_allclose(parts["ranking"], cost, rtol=1e-5)
+    np.testing.assert_allclose(parts["ranked_correctly"], right, rtol=1e-5)
+    np.testing.assert_allclose(loss, true.mean() + 0.5 * cost, rtol=1e-5)
+
+
+def test_flops_of_a_step_of_clips():
+    """Every clip and every mask costs a student; a look is shared by masks, and by steps."""
+    plain, full = build_flops(video_config()), build_flops(video_config(**EVERYTHING))
+    assert full.student == 4 * plain.student
+    seen = build_flops(video_config(teacher={"frame_stride": 2})).teacher
+    assert 0.4 * plain.teacher < seen < 0.8 * plain.teacher, "the decoder speaks of all frames"
+    assert full.teacher == pytest.approx(2 * seen / 3)
+
+
+# --- clips in fine-tuning and evaluation
+
+
+def test_views_are_averaged_by_their_probabilities():
+    logits = np.random.default_rng(0).normal(scale=3.0, size=(4 * 3, 5)).astype(np.float32)
+    exponents = np.exp(logits.astype(np.float64))
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+    expected = np.log(probabilities.reshape(4, 3, 5).mean(axis=1))
+    np.testing.assert_allclose(average_views(jnp.asarray(logits), 4), expected, rtol=1e-5)
+    np.testing.assert_array_equal(average_views(jnp.asarray(logits), 12), logits)
+
+
+def test_the_average_of_very_sure_views_is_finite():
+    """A wrong view that is sure must not make the loss of a whole split infinite."""
+    logits = jnp.asarray([[200.0, 0.0, -200.0]] * 2)
+    np.testing.assert_allclose(average_views(logits, 1), [[0.0, -200.0, -400.0]], atol=1e-4)
+
+
+def test_a_clip_is_erased_at_the_same_place_in_every_frame():
+    clips = jnp.zeros((16, 4, 12, 10, 3))
+    erased = np.asarray(jax.jit(lambda clips: erase(KEY, clips, 0.6))(clips))
+    touched = (erased != 0).all(axis=-1)
+    np.testing.assert_array_equal(touched, (erased != 0).any(axis=-1))
+    np.testing.assert_array_equal(touched, np.broadcast_to(touched[:, :1], touched.shape))
+    some = touched.any(axis=(1, 2, 3))
+    assert 0 < some.sum() < 16
+    noise = erased[some][touched[some]]
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+    assert not np.array_equal(erased[some][:, 0], erased[some][:, 1]), "anew in each frame"
+    # the boxes are those of images
+    images = jax.jit(lambda images: erase(KEY, images, 0.6))(clips[:, 0])
+    np.testing.assert_array_equal((np.asarray(images) != 0).all(axis=-1), touched[:, 0])
+
+
+@pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
+def test_clips_are_mixed_alike_in_every_frame(alphas):
+    clips = jnp.stack([jnp.full((4, 12, 10, 3), float(value)) for value in range(4)])
+    targets = jnp.eye(4)
+    mixed, labels = jax.jit(lambda: mix(KEY, clips, targets, *alphas, 1.0, 0.5))()
+    mixed = np.asarray(mixed)
+    np.testing.assert_array_equal(mixed, np.broadcast_to(mixed[:, :1], mixed.shape))
+    share = (mixed[0, 0] / 3).mean()  # of the last clip in the first
+    assert 0.01 < share < 0.99
+    np.testing.assert_allclose(labels[0], [1 - share, 0, 0, share], atol=1e-5)
+    images, _ = jax.jit(lambda: mix(KEY, clips[:, 0], targets, *alphas, 1.0, 0.5))()
+    np.testing.assert_allclose(images, mixed[:, 0], atol=1e-6)
+
+
+def test_every_clip_of_a_video_has_its_label():
+    model = Classifier((2, 2, 2), 32, 5, 16, 2, 2, layout=LAYOUTS["videomae"])
+    augment = Augment(policy="", erase=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0)
+    recipe = Recipe((2, 4, 4), (0.5,), (0.5,), augment, drop_path=0.2, mask_sub=0.5)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 2, 4, 8, 8, 1), dtype=np.uint8)
+    labels = np.array([4, 0, 2], np.int32)
+    batch = jax.jit(lambda: prepare(model, recipe, images, labels, KEY, 0))()
+    np.testing.assert_array_equal(np.argmax(batch.targets, axis=1), [4, 4, 0, 0, 2, 2])
+    for row, (video, clip) in enumerate(np.ndindex(3, 2)):
+        corner = images[video, clip, :2, :4, :4].reshape(-1) / 127.5 - 1
+        np.testing.assert_allclose(batch.patches[row, 0], corner, atol=1e-5)
+    assert batch.drop.shape == (6, 2, 2) and batch.keep.shape == (6, 4)
+    mixing = dataclasses.replace(recipe, augment=Augment(policy="", erase=0.5))
+    batch = jax.jit(lambda: prepare(model, mixing, images, labels, KEY, 0))()
+    np.testing.assert_allclose(batch.targets.sum(axis=1), 1.0, rtol=1e-5)
+    assert batch.patches.shape == (6, 8, 32)
