@@ -66,9 +66,7 @@ def test_the_mask_is_that_of_training(unit, stride, size):
     units = view.predicted.mean(1) if unit == "tube" else view.predicted
     hard = (view.fate[:, 0] if unit == "tube" else view.fate) == HARD
     for losses, chosen in zip(units, hard, strict=True):
-        assert losses[chosen].min() >= losses[~chosen].max()  # equal where the teacher looked once
-    if stride == 2:
-        np.testing.assert_array_equal(view.predicted[:, 0], view.predicted[:, 1])
+        assert losses[chosen].min() >= losses[~chosen].max()
     assert (np.isnan(view.true) == (view.fate == VISIBLE)).all()
 
     rebuilt, clips = by_patch(view.rebuilt), by_patch(CLIPS / np.float32(255))
