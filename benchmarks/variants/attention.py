@@ -1,0 +1,191 @@
+"""Forms of self-attention: `mix` takes query, key and value `[B, heads, N, head width]`."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from variants.restated import Mix, Params, Restated, mix
+
+
+def softmax(query: Array, key: Array, value: Array) -> Array:
+    """The textbook's form: a softmax in float32, then the product."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
+
+
+def half_scores(query: Array, key: Array, value: Array) -> Array:
+    """Scores and exponentials in the dtype of the model; in float32 nothing changes."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights, value)
+    return out / weights.sum(axis=-1, keepdims=True, dtype=jnp.float32).astype(value.dtype)
+
+
+def summed_by_product(query: Array, key: Array, value: Array) -> Array:
+    """The sum of the exponentials as one more column of the value: a column of ones."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    ones = jnp.ones_like(value[..., :1])
+    columns = jnp.concatenate([value, ones], axis=-1)
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), columns)
+    return out[..., :-1] / out[..., -1:]
+
+
+# the backward pass computes scores and weights again, from query and key
+recomputed = jax.checkpoint(mix, prevent_cse=False)
+
+
+def _rows(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Exponentials `[B, heads, N, N]`, their sums, and their product with the value."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = weights.sum(axis=-1, keepdims=True).astype(value.dtype)
+    weights = weights.astype(value.dtype)
+    return weights, total, jnp.einsum("bhnm,bhmd->bhnd", weights, value)
+
+
+def _rows_by_product(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """The same, with the sums by one more column of the value."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(value.dtype)
+    columns = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights, columns)
+    return weights, out[..., -1:], out[..., :-1]
+
+
+def with_own_backward(rows: Mix) -> Mix:
+    """`mix` that keeps its exponentials once, in the dtype of the model, for the backward pass."""
+
+    def forward(query, key, value):
+        weights, total, out = rows(query, key, value)
+        out = out / total
+        return out, (query, key, value, weights, total, out)
+
+    def backward(kept, gradient):
+        query, key, value, weights, total, out = kept
+        gradient = gradient / total
+        inner = jnp.einsum("bhnd,bhmd->bhnm", gradient, value).astype(jnp.float32)
+        mean = jnp.sum(gradient * out, axis=-1, keepdims=True, dtype=jnp.float32)
+        scores = weights * (inner - mean).astype(value.dtype) * query.shape[-1] ** -0.5
+        return (
+            jnp.einsum("bhnm,bhmd->bhnd", scores, key),
+            jnp.einsum("bhnm,bhnd->bhmd", scores, query),
+            jnp.einsum("bhnm,bhnd->bhmd", weights, gradient),
+        )
+
+    mixed = jax.custom_vjp(lambda query, key, value: forward(query, key, value)[0])
+    mixed.defvjp(forward, backward)
+    return mixed
+
+
+own_backward = with_own_backward(_rows)
+own_backward_by_product = with_own_backward(_rows_by_product)
+
+
+def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") -> Array:
+    """`jax.nn.dot_product_attention`, which has the tokens before the heads."""
+    swapped = (x.swapaxes(1, 2) for x in (query, key, value))
+    return jax.nn.dot_product_attention(*swapped, implementation=implementation).swapaxes(1, 2)
+
+
+def flash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array:
+    """The Pallas kernel of jax for TPUs; tokens are padded, those added attend to themselves."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as pallas
+
+    length = query.shape[2]
+    padded = [_pad(x, 2, multiple) for x in (query, key, value)]
+    segment = _pad(jnp.ones((len(query), length), jnp.int32), 1, multiple)
+    out = pallas.flash_attention(
+        *padded,
+        segment_ids=pallas.SegmentIds(segment, segment),
+        sm_scale=query.shape[-1] ** -0.5,
+    )
+    return out[:, :, :length]
+
+
+def splash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array:
+    """The newer kernel, which takes one image at a time; padded in the same way."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        BlockSizes,
+        FullMask,
+        MultiHeadMask,
+        SegmentIds,
+        make_splash_mha_single_device,
+    )
+
+    length = query.shape[2]
+    query, key, value = (_pad(x, 2, multiple) for x in (query, key, value))
+    heads, long = query.shape[1:3]
+    segment = (jnp.arange(long) < length).astype(jnp.int32)
+    block = {name: long for name in BlockSizes.__dataclass_fields__ if name.startswith("block_")}
+    kernel = make_splash_mha_single_device(
+        mask=MultiHeadMask([FullMask((long, long))] * heads), block_sizes=BlockSizes(**block)
+    )
+    kernel = functools.partial(kernel, segment_ids=SegmentIds(segment, segment))
+    return jax.vmap(kernel)(query * query.shape[-1] ** -0.5, key, value)[:, :, :length]
+
+
+def _pad(x: Array, axis: int, multiple: int) -> Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % multiple)
+    return jnp.pad(x, widths)
+
+
+def masked(real: int) -> Any:
+    """`mix` for padded tokens: keys from `real` on weigh nothing."""
+
+    def mix_of_real(query, key, value):
+        scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+        added = jnp.where(jnp.arange(key.shape[2]) < real, 0.0, -jnp.inf)
+        scores = scores.astype(jnp.float32) + added
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
+        return out / weights.sum(axis=-1, keepdims=True).astype(value.dtype)
+
+    return mix_of_real
+
+
+def tokens_first(model: Restated, params: Params, x: Array, heads: int) -> Array:
+    """Tokens stay before heads, `[B, N, heads, head width]`: no transpose is written."""
+    batch, length, width = x.shape
+    qkv = model.dense(params["qkv"], x).reshape(batch, length, 3, heads, width // heads)
+    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    out = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(x.dtype), value)
+    sums = weights.sum(axis=-1).swapaxes(1, 2)[..., None]
+    out = (out / sums.astype(x.dtype)).reshape(batch, length, width)
+    return model.dense(params["projection"], out)
+
+
+def split_by_product(model: Restated, params: Params, x: Array, heads: int) -> Array:
+    """The projection writes `[3, B, heads, N, head width]` itself."""
+    width = x.shape[2]
+    kernel = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
+    bias = params["bias"].astype(x.dtype).reshape(3, 1, heads, 1, width // heads)
+    return jnp.einsum("bnw,wshd->sbhnd", x, kernel) + bias
+
+
+def split_thrice(model: Restated, params: Params, x: Array, heads: int) -> tuple[Array, ...]:
+    """Three projections, each of which writes `[B, heads, N, head width]` itself."""
+    width = x.shape[2]
+    kernels = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
+    biases = params["bias"].astype(x.dtype).reshape(3, heads, 1, width // heads)
+    return tuple(
+        jnp.einsum("bnw,whd->bhnd", x, kernels[:, part]) + biases[part] for part in range(3)
+    )
+
+
+def join_by_product(model: Restated, params: Params, out: Array) -> Array:
+    """The projection reads `[B, heads, N, head width]` itself."""
+    heads, width = out.shape[1], out.shape[3]
+    kernel = params["kernel"].astype(out.dtype).reshape(heads, width, -1)
+    return jnp.einsum("bhnd,hdw->bnw", out, kernel) + params["bias"].astype(out.dtype)

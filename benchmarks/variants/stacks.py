@@ -1,0 +1,65 @@
+"""Forms of the stacks of blocks: two decoders at once, fewer tokens at the end, padded tokens."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from variants.attention import masked
+from variants.restated import Params, Restated, mlp, norm, scan
+
+
+def both_at_once(model: Restated, params: Params, tokens: Array, count: int) -> tuple[Array, Array]:
+    """Both decoders as one, of parameters `[2, depth, ...]`, on the same tokens."""
+    rebuilt, predictor = params["reconstructor"], params["predictor"]
+    both = jax.tree.map(
+        lambda *pair: jnp.stack(pair), rebuilt["transformer"], predictor["transformer"]
+    )
+    heads = model.sizes.decoder_heads
+
+    def decode(stack):
+        return model.stack(model, stack, tokens, heads, count)
+
+    out = jax.vmap(decode)(both)
+    values = model.dense(rebuilt["head"], out[0]).astype(jnp.float32)
+    return values, model.loss_head(predictor, out[1].astype(jnp.float32))
+
+
+def last_block_short(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
+    """The last block computes only the `count` tokens that are read; all of them are its keys."""
+    if count == x.shape[1]:
+        return norm(params["norm"], scan(model, params["blocks"], x, heads))
+    first = jax.tree.map(lambda p: p[:-1], params["blocks"])
+    last = jax.tree.map(lambda p: p[-1], params["blocks"])
+    return norm(params["norm"], _short(model, last, scan(model, first, x, heads), heads, count))
+
+
+def _short(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
+    batch, _, width = x.shape
+    read, normed = x[:, -count:], norm(params["LayerNorm_0"], x)
+
+    def project(tokens, columns):
+        part = {name: p[..., columns] for name, p in params["attention"]["qkv"].items()}
+        out = model.dense(part, tokens)
+        out = out.reshape(batch, tokens.shape[1], -1, heads, width // heads)
+        return out.transpose(2, 0, 3, 1, 4)
+
+    query = project(normed[:, -count:], slice(None, width))
+    key, value = project(normed, slice(width, None))
+    mixed = model.mix(query[0], key, value)
+    read = read + model.join_heads(model, params["attention"]["projection"], mixed)
+    return read + mlp(model, params, norm(params["LayerNorm_1"], read))
+
+
+def padded(multiple: int) -> Callable[..., Array]:
+    """A stack whose tokens are padded to a multiple, with keys that weigh nothing."""
+
+    def stack(model, params, x, heads, count):
+        real = x.shape[1]
+        x = jnp.pad(x, [(0, 0), (0, -real % multiple), (0, 0)])
+        x = scan(dataclasses.replace(model, mix=masked(real)), params["blocks"], x, heads)
+        return norm(params["norm"], x[:, real - count : real])
+
+    return stack

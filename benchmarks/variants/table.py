@@ -1,0 +1,132 @@
+"""The variants by name."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hpm_jax.tokens import gather
+from hpm_jax.training.method import Method
+from variants import attention, gelu, precision, ranking, stacks
+from variants.restated import Params, Restated
+
+
+class Subject(NamedTuple):
+    """What a step is made of, as far as a variant may change it."""
+
+    model: Any  # the package's, or what stands in for it
+    method: Method
+    donate: bool = True
+
+
+class Variant(NamedTuple):
+    """Another way to take a step."""
+
+    change: Callable[[Subject], Subject]  # from the package's own
+    same: bool = True  # whether the mathematics of the student stays as it is
+    only_on: str = ""  # "tpu": does not run on a CPU
+
+
+def restated(**parts: Any) -> Callable[[Subject], Subject]:
+    """The restated model with other parts."""
+    return lambda subject: subject._replace(model=Restated(subject.model, **parts))
+
+
+def package(**attributes: Any) -> Callable[[Subject], Subject]:
+    """The package's own model with other attributes."""
+    return lambda subject: subject._replace(model=subject.model.clone(**attributes))
+
+
+def teacher(of: Callable[[Any], Any]) -> Callable[[Subject], Subject]:
+    """The package's own model, but for the teacher."""
+    return lambda subject: subject._replace(
+        model=precision.WithTeacher(subject.model, of(subject.model))
+    )
+
+
+def kept_by_name(*names: str) -> Callable[[Callable], Callable]:
+    """A scan whose backward pass keeps only what bears these names."""
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    return functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
+
+
+def embed_then_gather(model: Restated, params: Params, patches: Array, keep: Array | None) -> Array:
+    """All patches are embedded, then the visible ones picked (the official order)."""
+    positions = model.positions(model.sizes.width)
+    tokens = model.dense(params["projection"], patches.astype(positions.dtype)) + positions
+    return tokens if keep is None else gather(tokens, keep)
+
+
+def whole_head(params: Params, tokens: Array) -> Array:
+    """The loss head as it is written down: all values of a patch, then their mean."""
+    return (tokens @ params["head_kernel"] + params["head_bias"]).mean(axis=-1)
+
+
+def ranked_by(loss: Callable[[Array, Array], Array]) -> Callable[[Subject], Subject]:
+    """Another form of the ranking loss."""
+    return lambda subject: subject._replace(
+        method=dataclasses.replace(subject.method, ranking=loss)
+    )
+
+
+THREE = {"split_heads": attention.split_thrice, "join_heads": attention.join_by_product}
+ECONOMICAL = {"gelu": gelu.keeps_derivative, "mix": attention.own_backward}
+FOR_TPU = ECONOMICAL | THREE | {"mix": attention.own_backward_by_product}
+
+VARIANTS: dict[str, Variant] = {
+    # the controls: nothing is changed, or nothing but the notation
+    "package": Variant(lambda subject: subject),
+    "restated": Variant(restated()),
+    # two decoders, and the tokens that nobody reads
+    "decoders_at_once": Variant(restated(decode=stacks.both_at_once)),
+    "last_block_short": Variant(restated(stack=stacks.last_block_short)),
+    # attention
+    "attention_softmax": Variant(restated(mix=attention.softmax)),
+    "attention_of_jax": Variant(restated(mix=attention.of_jax)),
+    "attention_tokens_first": Variant(restated(attention=attention.tokens_first)),
+    "attention_summed_by_product": Variant(restated(mix=attention.summed_by_product)),
+    "attention_recomputed": Variant(restated(mix=attention.recomputed)),
+    "attention_own_backward": Variant(restated(mix=attention.own_backward)),
+    "attention_half_scores": Variant(restated(mix=attention.half_scores)),
+    "attention_flash": Variant(restated(mix=attention.flash), only_on="tpu"),
+    "attention_splash": Variant(restated(mix=attention.splash), only_on="tpu"),
+    "heads_by_product": Variant(
+        restated(split_heads=attention.split_by_product, join_heads=attention.join_by_product)
+    ),
+    "heads_by_three_products": Variant(restated(**THREE)),
+    # the scan over blocks
+    "unroll_1": Variant(package(unroll=1)),
+    "unroll_2": Variant(package(unroll=2)),
+    "unroll_all": Variant(package(unroll=0)),
+    # what the backward pass keeps
+    "remat_dots": Variant(package(remat="dots")),
+    "remat_full": Variant(package(remat="full")),
+    "gelu_keeps_derivative": Variant(restated(gelu=gelu.keeps_derivative)),
+    "gelu_recomputed": Variant(restated(gelu=gelu.recomputed)),
+    "economical": Variant(restated(**ECONOMICAL)),
+    "for_tpu": Variant(restated(**FOR_TPU)),
+    "for_tpu_short": Variant(restated(**FOR_TPU, stack=stacks.last_block_short)),
+    # precision
+    "bfloat16": Variant(package(dtype=jnp.bfloat16), same=False),
+    "parameters_cast_once": Variant(restated(prepare=precision.cast_once), same=False),
+    "teacher_bfloat16": Variant(teacher(lambda model: model.clone(dtype=jnp.bfloat16))),
+    "teacher_int8": Variant(teacher(lambda model: Restated(model, dense=precision.int8_dense))),
+    "teacher_float8": Variant(teacher(lambda model: Restated(model, dense=precision.float8_dense))),
+    # odd numbers of tokens, padded
+    "padded_8": Variant(restated(stack=stacks.padded(8))),
+    "padded_16": Variant(restated(stack=stacks.padded(16))),
+    "padded_64": Variant(restated(stack=stacks.padded(64))),
+    "padded_128": Variant(restated(stack=stacks.padded(128))),
+    # the rest
+    "no_donation": Variant(lambda subject: subject._replace(donate=False)),
+    "embed_then_gather": Variant(restated(embed=embed_then_gather)),
+    "whole_loss_head": Variant(restated(loss_head=whole_head)),
+    "gelu_of_jax": Variant(restated(gelu=gelu.of_jax)),
+    "gelu_tanh": Variant(restated(gelu=gelu.tanh), same=False),
+    "ranking_whole_matrix": Variant(ranked_by(ranking.whole_matrix)),
+    "ranking_triangle": Variant(ranked_by(ranking.triangle)),
+}
