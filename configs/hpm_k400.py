@@ -10,7 +10,7 @@ which hides tokens of space and time one by one.
 Paper: Hard Patches Mining (TPAMI 2024 extends it to videos; its video code was never released). The
 recipe is VideoMAE's (NeurIPS 2022), the rest is a proposal of this package: tubes are ranked by
 their mean loss over time, and the teacher sees every second frame of the grid (docs/video.md).
-Hardware: by analytic count a step costs 2.4 of VideoMAE's (python -m hpm_jax.benchmark).
+Hardware: by analytic count a step costs 2.5 of VideoMAE's (python -m hpm_jax.benchmark).
 Expected: nobody has run this config to its end; the paper's video numbers are not public.
 """
 
