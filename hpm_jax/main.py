@@ -1,6 +1,7 @@
 """The command: `python -m hpm_jax.main --config configs/x.py --workdir runs/x`."""
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
     from hpm_jax.data.sources import DataError
     from hpm_jax.inherit import inherit
     from hpm_jax.options import ConfigError
+    from hpm_jax.storage import StorageError
     from hpm_jax.training.checkpoints import CheckpointError
     from hpm_jax.training.journal import TrainingDiverged
     from hpm_jax.training.processes import ProcessError, join
@@ -47,6 +49,9 @@ def main(argv: list[str]) -> None:
         config = freeze(inherit(_CONFIG.value))
         task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
         sys.exit(task(config, _WORKDIR.value))
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_IOERR)  # 74: the same command goes on when there is room
     except errors as error:
         sys.exit(f"error: {error}")
 

@@ -22,10 +22,10 @@ from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.targets import TARGETS
 from hpm_jax.tokens import Mask, patchify
+from hpm_jax.training.method import Method
 from hpm_jax.training.optimizer import decay_mask, make_optimizer
 from hpm_jax.training.schedules import Schedule
 from hpm_jax.training.state import TrainState
-from hpm_jax.training.method import Method
 from hpm_jax.training.step import Masked, masked_loss, student_losses
 from hpm_jax.training.update import make_update
 

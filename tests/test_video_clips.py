@@ -228,7 +228,7 @@ def test_an_image_is_a_video_of_one_frame():
 def test_several_crops_of_an_image_that_is_read_once():
     data = options(frames=1, clips=3)
     views = train_view(data)(noise(40, 40, 3), np.random.default_rng(0))
-    assert views.shape == data.train_shape == (3, 16, 16, 3)
+    assert views.shape == data.train_shape == (3, 1, 16, 16, 3)
     assert (views[0] != views[1]).any()
 
 

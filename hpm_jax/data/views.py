@@ -64,9 +64,10 @@ def random_crop(
 def random_crops(
     stored: Stored, rng: np.random.Generator, data: "Data", change: Change
 ) -> np.ndarray:
-    """`data.clips` crops of an image: `[R, H, W, C]`."""
+    """`data.clips` crops of an image, each a clip of one frame: `[R, 1, H, W, C]`."""
     image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
-    return np.stack([random_crop(image, rng, data, change) for _ in range(data.clips)])
+    crops = [random_crop(image, rng, data, change) for _ in range(data.clips)]
+    return np.stack(crops)[:, None]
 
 
 class Draw(NamedTuple):

@@ -15,6 +15,7 @@ from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.options import Config
+from hpm_jax.random import stream
 from hpm_jax.training.choose import mask_units
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.method import Method
@@ -63,7 +64,7 @@ class Evaluator:
             key = jax.random.fold_in(jax.random.key(0), start)
             mask = mask_units(model, blind, patches, key, jnp.int32(0), None)
             losses = student_losses(model, method, params, patches, mask)
-            return total_loss(method, losses, pair_order(method, mask, key))[1]
+            return total_loss(method, losses, pair_order(method, mask, stream(key, "pairs", 0)))[1]
 
         self._features = jax.jit(features, out_shardings=devices.replicated)
         self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)

@@ -62,11 +62,13 @@ def pairs_in_blocks(terms: Terms, predicted: Array, loss: Array) -> Array:
         once = (2 * distance < count) | ((2 * distance == count) & columns)
         values, weights = terms(apart(predicted), apart(loss))
         weights = weights * once.astype(weights.dtype)
-        return (sums[0] + jnp.sum(values * weights), sums[1] + jnp.sum(weights)), None
+        # clip by clip, so that devices that share a batch sum up once, after the loop
+        of_clips = (jnp.sum(x, axis=(1, 2)) for x in (values * weights, weights))
+        return jax.tree.map(jnp.add, sums, tuple(of_clips)), None
 
     starts = jnp.arange(1, half + 1, BLOCK)
-    (total, weight), _ = jax.lax.scan(block, (jnp.float32(0), jnp.float32(0)), starts)
-    return total / jnp.maximum(weight, 1.0)
+    (total, weight), _ = jax.lax.scan(block, (jnp.zeros_like(predicted[:, 0]),) * 2, starts)
+    return total.sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def pairs_of_tubes(frames: int) -> Pairs:

@@ -50,7 +50,9 @@ class Data:
     @property
     def train_shape(self) -> tuple[int, ...]:
         """Of what a batch of training holds of each: one view, or several `(R, T, H, W, C)`."""
-        return ((self.clips,) if self.clips > 1 else ()) + self.view_shape
+        if self.clips == 1:
+            return self.view_shape
+        return (self.clips, self.frames, *self.image_size, self.channels)
 
 
 @dataclasses.dataclass(frozen=True)

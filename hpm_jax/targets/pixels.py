@@ -62,7 +62,8 @@ def one_frame(patches: Array, grid: Grid, patch_size: Grid) -> Array:
     slots of the grid (mae_st).
     """
     slots, frames = grid[0], patch_size[0]
-    wanted = np.linspace(0, slots * frames - 1, slots).astype(np.int64) - frames * np.arange(slots)
+    number = np.arange(slots)
+    wanted = number * (slots * frames - 1) // max(slots - 1, 1) - frames * number
     batch, length, values = patches.shape
     split = patches.reshape(batch, slots, length // slots, frames, values // frames)
     picked = [split[:, slot, :, frame] for slot, frame in enumerate(wanted)]

@@ -146,6 +146,7 @@ def train(
             if done in observed_at:
                 observe(state)
             if done in saved_at or stop:
+                writer.flush()  # a run that goes on from here lacks no line
                 saved.save(state)
             journal.meter.paused(time.perf_counter() - began)
             if stop:
