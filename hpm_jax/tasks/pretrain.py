@@ -120,20 +120,25 @@ def describe(
     """What is about to run, in a few lines."""
     model, mask = config.model, config.mask
     labels = f"{len(splits.classes)} classes" if splits.classes else "no labels"
+    clips = config.data.frames > 1
+    what = "videos" if clips else "images"
     height, width = config.data.image_size
-    _, h, w = config.grid
-    masks = f"{mask.strategy} masks, {config.hidden} of {config.patches} patches hidden"
+    t, h, w = config.grid
+    of, cut = (f"{config.data.frames} frames of ", f"{t} x ") if clips else ("", "")
+    units = f"{config.hidden_units} of {config.unit.count} tubes"
+    hidden = f"{config.hidden} of {config.patches} patches"
+    masks = f"{mask.strategy} masks, {units if mask.unit == 'tube' else hidden} hidden"
     if timetable.at(timetable.steps - 1).n_hard:
         share = f"{mask.hard_start:.0%} to {mask.hard_end:.0%}"
         masks += f", {share} of them hard"
     kind = jax.devices()[0].device_kind
-    where = {"tfds": config.data.name, "folder": config.data.path}.get(config.data.source, "")
+    where = config.data.name if config.data.source == "tfds" else config.data.path
     return [
         f"data: {config.data.source} {where}".rstrip()
-        + f", {len(splits.train)} images to train on and {len(splits.test)} to test, {labels}",
-        f"model: width {model.width}, {model.depth} blocks, {height} x {width} pixels in "
-        f"{h} x {w} patches, {model.dtype}",
+        + f", {len(splits.train)} {what} to train on and {len(splits.test)} to test, {labels}",
+        f"model: width {model.width}, {model.depth} blocks, {of}{height} x {width} pixels in "
+        f"{cut}{h} x {w} patches, {model.dtype}",
         f"method: {masks}; target {config.target}; ranking {config.ranking.loss}",
         f"run: {config.optimizer.epochs} epochs, {timetable.steps} steps of "
-        f"{config.optimizer.batch_size} images on {devices} x {kind}",
+        f"{config.optimizer.batch_size} {what} on {devices} x {kind}",
     ]
