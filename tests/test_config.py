@@ -30,6 +30,7 @@ from hpm_jax.training.workdir import open_workdir
 FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "quickstart": [None],
+    "quickstart_video": ["", "mae,epochs=2", "random,label=both,seed=1"],
     "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600"],
     "mae_in1k": ["", "L,epochs=1600"],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
