@@ -3,3 +3,5 @@
 Read `compiled.py` first: the real step, compiled here for TPUs that are not here. `arithmetic.py`
 counts what no compiler tells where the devices are GPUs.
 """
+
+from hpm_jax.plan.machines import slice_of as slice_of

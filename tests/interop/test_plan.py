@@ -27,7 +27,7 @@ def plan(topology, *options):
 def test_the_step_compiles_for_a_slice(topology, memory):
     found = plan(topology)
     assert found.returncode == 0, found.stderr
-    assert f"{topology}: 4 devices with {memory} GiB each" in found.stdout
+    assert f"{topology}: 4 devices, {memory} GiB free on each" in found.stdout
     assert "all-reduce" in found.stdout and "memory traffic" in found.stdout
     assert "largest batch" in found.stdout
 
