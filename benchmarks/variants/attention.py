@@ -85,6 +85,42 @@ def with_own_backward(rows: Mix) -> Mix:
     return mixed
 
 
+@jax.custom_vjp
+def rows_kept(query: Array, key: Array, value: Array) -> Array:
+    """`mix` that keeps one number a row, and computes the exponentials again from that.
+
+    The number is the logarithm of the row's sum (Dao et al. 2022, FlashAttention, algorithm 4).
+    """
+    return _rows_forward(query, key, value)[0]
+
+
+def _rows_forward(query, key, value):
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
+    out = out / total.astype(value.dtype)
+    return out, (query, key, value, out, largest + jnp.log(total))
+
+
+def _rows_backward(kept, gradient):
+    query, key, value, out, row = kept
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * scale, key)
+    weights = jnp.exp(scores.astype(jnp.float32) - row)
+    inner = jnp.einsum("bhnd,bhmd->bhnm", gradient, value).astype(jnp.float32)
+    mean = jnp.sum(gradient * out, axis=-1, keepdims=True, dtype=jnp.float32)
+    scores = (weights * (inner - mean)).astype(value.dtype)
+    return (
+        jnp.einsum("bhnm,bhmd->bhnd", scores, key) * scale,
+        jnp.einsum("bhnm,bhnd->bhmd", scores, query * scale),
+        jnp.einsum("bhnm,bhnd->bhmd", weights.astype(value.dtype), gradient),
+    )
+
+
+rows_kept.defvjp(_rows_forward, _rows_backward)
 own_backward = with_own_backward(_rows)
 own_backward_by_product = with_own_backward(_rows_by_product)
 

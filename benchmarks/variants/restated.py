@@ -65,8 +65,9 @@ def mlp(model: "Restated", params: Params, x: Array) -> Array:
 
 def block(model: "Restated", params: Params, x: Array, heads: int) -> Array:
     """The pre-norm block."""
-    x = x + model.attention(model, params["attention"], norm(params["LayerNorm_0"], x), heads)
-    return x + mlp(model, params, norm(params["LayerNorm_1"], x))
+    normed = model.norm(params["LayerNorm_0"], x)
+    x = x + model.attention(model, params["attention"], normed, heads)
+    return x + model.mlp(model, params, model.norm(params["LayerNorm_1"], x))
 
 
 def scanned(model: "Restated", params: Params, x: Array, heads: int, count: int) -> Array:
@@ -119,6 +120,8 @@ class Restated:
 
     sizes: MaskedAutoencoder  # of images; of it only the attributes are read
     dense: Callable[[Params, Array], Array] = dense
+    norm: Callable[[Params, Array], Array] = norm
+    mlp: Callable[..., Array] = mlp
     gelu: Callable[[Array], Array] = layers.gelu
     mix: Mix = mix
     split_heads: Callable[..., Array] = split_heads

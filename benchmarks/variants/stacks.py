@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from variants.attention import masked
-from variants.restated import Params, Restated, mlp, norm, scan
+from variants.restated import Params, Restated, norm, scan
 
 
 def both_at_once(model: Restated, params: Params, tokens: Array, count: int) -> tuple[Array, Array]:
@@ -38,7 +38,7 @@ def last_block_short(model: Restated, params: Params, x: Array, heads: int, coun
 
 def _short(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
     batch, _, width = x.shape
-    read, normed = x[:, -count:], norm(params["LayerNorm_0"], x)
+    read, normed = x[:, -count:], model.norm(params["LayerNorm_0"], x)
 
     def project(tokens, columns):
         part = {name: p[..., columns] for name, p in params["attention"]["qkv"].items()}
@@ -50,7 +50,7 @@ def _short(model: Restated, params: Params, x: Array, heads: int, count: int) ->
     key, value = project(normed, slice(width, None))
     mixed = model.mix(query[0], key, value)
     read = read + model.join_heads(model, params["attention"]["projection"], mixed)
-    return read + mlp(model, params, norm(params["LayerNorm_1"], read))
+    return read + model.mlp(model, params, model.norm(params["LayerNorm_1"], read))
 
 
 def padded(multiple: int) -> Callable[..., Array]:

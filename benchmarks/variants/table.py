@@ -12,7 +12,7 @@ from jax import Array
 from hpm_jax.tokens import gather
 from hpm_jax.training.method import Method
 from variants import attention, gelu, precision, ranking, stacks
-from variants.restated import Params, Restated
+from variants.restated import Params, Restated, mlp, norm
 
 
 class Subject(NamedTuple):
@@ -73,9 +73,24 @@ def ranked_by(loss: Callable[[Array, Array], Array]) -> Callable[[Subject], Subj
     )
 
 
+# the layer norm keeps only its input
+norm_recomputed = jax.checkpoint(norm, prevent_cse=False)
+
+
+def mlp_recomputed(model: Restated, params: Params, x: Array) -> Array:
+    """Keeps what comes out of the first layer, of four times the width, and nothing after it."""
+
+    def second(params, hidden):
+        return model.dense(params, model.gelu(hidden))
+
+    hidden = model.dense(params["Dense_0"], x)
+    return jax.checkpoint(second, prevent_cse=False)(params["Dense_1"], hidden)
+
+
 THREE = {"split_heads": attention.split_thrice, "join_heads": attention.join_by_product}
 ECONOMICAL = {"gelu": gelu.keeps_derivative, "mix": attention.own_backward}
 FOR_TPU = ECONOMICAL | THREE | {"mix": attention.own_backward_by_product}
+LEAN = THREE | {"mix": attention.rows_kept, "norm": norm_recomputed, "mlp": mlp_recomputed}
 
 VARIANTS: dict[str, Variant] = {
     # the controls: nothing is changed, or nothing but the notation
@@ -108,6 +123,11 @@ VARIANTS: dict[str, Variant] = {
     "gelu_keeps_derivative": Variant(restated(gelu=gelu.keeps_derivative)),
     "gelu_recomputed": Variant(restated(gelu=gelu.recomputed)),
     "economical": Variant(restated(**ECONOMICAL)),
+    "attention_rows_kept": Variant(restated(mix=attention.rows_kept)),
+    "norm_recomputed": Variant(restated(norm=norm_recomputed)),
+    "mlp_recomputed": Variant(restated(mlp=mlp_recomputed)),
+    "lean": Variant(restated(**LEAN)),
+    "lean_mlp_kept": Variant(restated(**LEAN | {"mlp": mlp, "gelu": gelu.keeps_derivative})),
     "for_tpu": Variant(restated(**FOR_TPU)),
     "for_tpu_short": Variant(restated(**FOR_TPU, stack=stacks.last_block_short)),
     # precision
