@@ -13,7 +13,7 @@ FLAGS = {
     "fsdp": "--config.run.fsdp",
 }
 REMATS = ("none", "dots", "full")
-MARGIN = 0.85  # of the memory: how far the arithmetic is trusted
+MARGIN = 0.9  # of the memory: how far the arithmetic is trusted
 SMALLEST_PART = 16  # images a device: fewer leave its matrix units idle
 
 
@@ -62,7 +62,7 @@ def choices(config: Any, plan: Plan) -> dict[str, list[Any]]:
         "remat": list(REMATS[REMATS.index(config.model.remat) + 1 :]),
         "accumulation": [
             n
-            for n in (2 * parts, 4 * parts, 8 * parts, 16 * parts, 32 * parts)
+            for n in (2 * parts, 4 * parts, 8 * parts, 16 * parts)
             if images % n == 0 and images // n >= SMALLEST_PART
         ],
     }
