@@ -1,7 +1,7 @@
 """Our MAE step against Hugging Face's `ViTMAEForPreTraining`, same shapes, in one run.
 
     pip install torch transformers
-    python benchmarks/hugging_face_mae.py --size B --batch 256 --dtype bfloat16
+    python -m benchmarks.hugging_face_mae --size B --batch 256 --dtype bfloat16
 
 Forward, backward and AdamW, on images that lie on the device. PyTorch uses scaled-dot-product
 attention and autocast, and `torch.compile` where `--compile` asks for it. Prints images a second of

@@ -8,7 +8,7 @@ First one thread by CPU time, so that a busy machine does not distort it. Then `
 threads and with worker processes, by both clocks: images a second of CPU time are what a core does,
 and the cores are those that it got. Last, how crops of stored images differ from the originals'.
 
-    python benchmarks/input_pipeline.py --images FOLDER_OR_TAR [--short_side 256 --quality 95]
+    python -m benchmarks.input_pipeline --images FOLDER_OR_TAR [--short_side 256 --quality 95]
 """
 
 import argparse

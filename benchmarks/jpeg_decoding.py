@@ -6,7 +6,7 @@ the same ones. The time is process CPU time, so neither a busy machine nor a lib
 threads distorts the rate per core. Mean error and PSNR are those of the crops that changed, in
 any pixel, from the usual pipeline. Methods whose package is missing are skipped with a note.
 
-    python benchmarks/jpeg_decoding.py --images FOLDER_OR_TAR
+    python -m benchmarks.jpeg_decoding --images FOLDER_OR_TAR
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Other ways to compute the training step, each against the package's own in one process.
 
-    python benchmarks/step_variants.py                           # all of them, on small images
-    python benchmarks/step_variants.py last_block_short unroll_all --size S --batch 8
-    python benchmarks/step_variants.py decoders_at_once --size B --batch 64 --tpu v5e:2x2
-    python benchmarks/step_variants.py --workdir runs/cifar10_hpm
-    python benchmarks/step_variants.py compile_cache --size S
+    python -m benchmarks.step_variants                           # all of them, on small images
+    python -m benchmarks.step_variants last_block_short unroll_all --size S --batch 8
+    python -m benchmarks.step_variants decoders_at_once --size B --batch 64 --tpu v5e:2x2
+    python -m benchmarks.step_variants --workdir runs/cifar10_hpm
+    python -m benchmarks.step_variants compile_cache --size S
 
 Prints a table, row by row. On this machine: the time of the package's step over the time of the
 variant, so more than 1 where the variant is faster (median and quartiles of pairs that take turns),
@@ -42,8 +42,8 @@ def config_of(options: argparse.Namespace):
 
 def on_this_machine(options: argparse.Namespace) -> tuple[list[str], Row]:
     """Times, and deviations."""
-    from variants import measure
-    from variants.table import VARIANTS
+    from benchmarks.variants import measure
+    from benchmarks.variants.table import VARIANTS
 
     bench = measure.bench_of(config_of(options))
     own = measure.compile_step(bench, bench.subject)
@@ -67,8 +67,8 @@ def on_this_machine(options: argparse.Namespace) -> tuple[list[str], Row]:
 
 def on_tpu(options: argparse.Namespace) -> tuple[list[str], Row]:
     """What the program for one chip costs."""
-    from variants.compiled import shapes_on, step_cost
-    from variants.table import VARIANTS
+    from benchmarks.variants.compiled import shapes_on, step_cost
+    from benchmarks.variants.table import VARIANTS
 
     bench = shapes_on(options.tpu, config_of(options))
     own = step_cost(bench, bench.subject)
@@ -89,10 +89,11 @@ def on_a_run(options: argparse.Namespace) -> tuple[list[str], Row]:
     """What a teacher chooses on the test images of its run."""
     import jax
     import jax.numpy as jnp
-    from variants.measure import teacher_losses
-    from variants.precision import agreement
-    from variants.run import run_and_patches
-    from variants.table import VARIANTS, Subject
+
+    from benchmarks.variants.measure import teacher_losses
+    from benchmarks.variants.precision import agreement
+    from benchmarks.variants.run import run_and_patches
+    from benchmarks.variants.table import VARIANTS, Subject
 
     run, patches = run_and_patches(options.workdir, options.images)
     count = run.config.hidden // 2
@@ -113,7 +114,8 @@ def on_a_run(options: argparse.Namespace) -> tuple[list[str], Row]:
 def of_the_cache(options: argparse.Namespace) -> tuple[list[str], Row]:
     """Seconds to compile the package's step, and to find it in the persistent cache."""
     import jax
-    from variants.measure import bench_of, compile_step
+
+    from benchmarks.variants.measure import bench_of, compile_step
 
     bench = bench_of(config_of(options))
 
@@ -157,7 +159,7 @@ def main() -> None:
             "TPU_ACCELERATOR_TYPE": "v5litepod-4",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
-    from variants.table import VARIANTS
+    from benchmarks.variants.table import VARIANTS
 
     place = "tpu" if options.tpu else ""
     names = [name for name, variant in VARIANTS.items() if variant.only_on in ("", place)]

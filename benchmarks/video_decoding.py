@@ -6,7 +6,7 @@ wanders behind noise, which makes about the bit rate given as `--kilobits`. Ever
 frames, drawn once from a seed. The time is process CPU time; the ratio is the median of the ratios
 within each repeat.
 
-    python benchmarks/video_decoding.py
+    python -m benchmarks.video_decoding
 """
 
 import argparse

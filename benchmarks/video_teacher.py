@@ -1,6 +1,6 @@
 """What a cheaper teacher costs, and how well it agrees with the one that sees every frame, always.
 
-    python benchmarks/video_teacher.py runs/quickstart_video
+    python -m benchmarks.video_teacher runs/quickstart_video
 
 The workdir is of a pre-training run on video with hard masks. On held-out clips, for every cheaper
 way to ask the teacher: its operations for a clip and a step, beside the student's, and how many of

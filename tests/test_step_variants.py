@@ -1,19 +1,14 @@
 """Variants of the step that claim the same mathematics have the same loss and gradients."""
 
-import sys
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import parts_of, schedule, small_config
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-from variants.measure import Bench, compile_step, deviation, outcome_of
-from variants.precision import agreement, int8_dense
-from variants.program import Cost, program_cost
-from variants.table import VARIANTS, Subject
+from benchmarks.variants.measure import Bench, compile_step, deviation, outcome_of
+from benchmarks.variants.precision import agreement, int8_dense
+from benchmarks.variants.program import Cost, program_cost
+from benchmarks.variants.table import VARIANTS, Subject
 
 
 @pytest.fixture(scope="module")

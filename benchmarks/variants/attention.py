@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from variants.restated import Mix, Params, Restated, mix
+from benchmarks.variants.restated import Params, Restated, mix
 
 
 def softmax(query: Array, key: Array, value: Array) -> Array:
@@ -38,91 +38,6 @@ def summed_by_product(query: Array, key: Array, value: Array) -> Array:
 
 # the backward pass computes scores and weights again, from query and key
 recomputed = jax.checkpoint(mix, prevent_cse=False)
-
-
-def _rows(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Exponentials `[B, heads, N, N]`, their sums, and their product with the value."""
-    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
-    scores = scores.astype(jnp.float32)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    total = weights.sum(axis=-1, keepdims=True).astype(value.dtype)
-    weights = weights.astype(value.dtype)
-    return weights, total, jnp.einsum("bhnm,bhmd->bhnd", weights, value)
-
-
-def _rows_by_product(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-    """The same, with the sums by one more column of the value."""
-    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
-    scores = scores.astype(jnp.float32)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(value.dtype)
-    columns = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
-    out = jnp.einsum("bhnm,bhmd->bhnd", weights, columns)
-    return weights, out[..., -1:], out[..., :-1]
-
-
-def with_own_backward(rows: Mix) -> Mix:
-    """`mix` that keeps its exponentials once, in the dtype of the model, for the backward pass."""
-
-    def forward(query, key, value):
-        weights, total, out = rows(query, key, value)
-        out = out / total
-        return out, (query, key, value, weights, total, out)
-
-    def backward(kept, gradient):
-        query, key, value, weights, total, out = kept
-        gradient = gradient / total
-        inner = jnp.einsum("bhnd,bhmd->bhnm", gradient, value).astype(jnp.float32)
-        mean = jnp.sum(gradient * out, axis=-1, keepdims=True, dtype=jnp.float32)
-        scores = weights * (inner - mean).astype(value.dtype) * query.shape[-1] ** -0.5
-        return (
-            jnp.einsum("bhnm,bhmd->bhnd", scores, key),
-            jnp.einsum("bhnm,bhnd->bhmd", scores, query),
-            jnp.einsum("bhnm,bhnd->bhmd", weights, gradient),
-        )
-
-    mixed = jax.custom_vjp(lambda query, key, value: forward(query, key, value)[0])
-    mixed.defvjp(forward, backward)
-    return mixed
-
-
-@jax.custom_vjp
-def rows_kept(query: Array, key: Array, value: Array) -> Array:
-    """`mix` that keeps one number a row, and computes the exponentials again from that.
-
-    The number is the logarithm of the row's sum (Dao et al. 2022, FlashAttention, algorithm 4).
-    """
-    return _rows_forward(query, key, value)[0]
-
-
-def _rows_forward(query, key, value):
-    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
-    scores = scores.astype(jnp.float32)
-    largest = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
-    out = out / total.astype(value.dtype)
-    return out, (query, key, value, out, largest + jnp.log(total))
-
-
-def _rows_backward(kept, gradient):
-    query, key, value, out, row = kept
-    scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum("bhnd,bhmd->bhnm", query * scale, key)
-    weights = jnp.exp(scores.astype(jnp.float32) - row)
-    inner = jnp.einsum("bhnd,bhmd->bhnm", gradient, value).astype(jnp.float32)
-    mean = jnp.sum(gradient * out, axis=-1, keepdims=True, dtype=jnp.float32)
-    scores = (weights * (inner - mean)).astype(value.dtype)
-    return (
-        jnp.einsum("bhnm,bhmd->bhnd", scores, key) * scale,
-        jnp.einsum("bhnm,bhnd->bhmd", scores, query * scale),
-        jnp.einsum("bhnm,bhnd->bhmd", weights.astype(value.dtype), gradient),
-    )
-
-
-rows_kept.defvjp(_rows_forward, _rows_backward)
-own_backward = with_own_backward(_rows)
-own_backward_by_product = with_own_backward(_rows_by_product)
 
 
 def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") -> Array:

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from benchmarks.variants.measure import Bench, step_of
+from benchmarks.variants.program import program_cost
+from benchmarks.variants.table import Subject
 from hpm_jax.options import Config
 from hpm_jax.plan import slice_of
 from hpm_jax.training.build import build_sharded_step
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.schedules import Schedule
-from variants.measure import Bench, step_of
-from variants.program import program_cost
-from variants.table import Subject
 
 
 class StepCost(NamedTuple):

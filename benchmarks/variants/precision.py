@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from variants.restated import Params, dense
+from benchmarks.variants.restated import Params, dense
 
 
 def cast_once(params: Params) -> Params:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from variants.attention import masked
-from variants.restated import Params, Restated, norm, scan
+from benchmarks.variants.attention import masked
+from benchmarks.variants.restated import Params, Restated, norm, scan
 
 
 def both_at_once(model: Restated, params: Params, tokens: Array, count: int) -> tuple[Array, Array]:
