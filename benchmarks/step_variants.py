@@ -1,7 +1,7 @@
 """Other ways to compute the training step, each against the package's own in one process.
 
     python -m benchmarks.step_variants                           # all of them, on small images
-    python -m benchmarks.step_variants last_block_short unroll_all --size S --batch 8
+    python -m benchmarks.step_variants last_block_whole unroll_all --size S --batch 8
     python -m benchmarks.step_variants decoders_at_once --size B --batch 64 --tpu v5e:2x2
     python -m benchmarks.step_variants --workdir runs/cifar10_hpm
     python -m benchmarks.step_variants compile_cache --size S
@@ -159,9 +159,11 @@ def main() -> None:
             "TPU_ACCELERATOR_TYPE": "v5litepod-4",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
+    import jax
+
     from benchmarks.variants.table import VARIANTS
 
-    place = "tpu" if options.tpu else ""
+    place = "tpu" if options.tpu else jax.default_backend()
     names = [name for name, variant in VARIANTS.items() if variant.only_on in ("", place)]
     if options.names == ["compile_cache"]:
         table, names = of_the_cache, options.names

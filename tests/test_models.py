@@ -148,11 +148,16 @@ def test_official_parameter_counts(size, millions):
     ("size", "gflops"), [("B", 136.4), ("L", 290.5), ("H", 682.6), ("S", 35.6)]
 )
 def test_flops_of_the_lean_step(size, gflops):
-    """Section 4.2 of the algorithm's description; S within the rounding of what it leaves out."""
+    """Section 4.2 of the algorithm's description; S within the rounding of what it leaves out.
+
+    There the last block of both decoders still computes tokens that nobody reads.
+    """
     model = base_model(size)
-    hidden = (model.grid[1] ** 2) * 3 // 4
-    flops = step_flops(model, hidden, asks_teacher=True).total / 1e9
-    assert abs(flops / gflops - 1) < (0.03 if size == "S" else 0.02)
+    length = model.grid[1] ** 2
+    hidden, width = length * 3 // 4, model.decoder_width
+    unread = 2 * (length + 1 - hidden) * (10 * width**2 + 2 * (length + 1) * width)
+    flops = step_flops(model, hidden, asks_teacher=True).total + 3 * 2 * unread
+    assert abs(flops / 1e9 / gflops - 1) < (0.03 if size == "S" else 0.02)
 
 
 def test_initialisation():

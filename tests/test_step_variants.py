@@ -29,7 +29,7 @@ def own(bench):
     return outcome(bench, "package")
 
 
-@pytest.mark.parametrize("name", ["decoders_at_once", "last_block_short"])
+@pytest.mark.parametrize("name", ["decoders_at_once", "as_before"])
 def test_same_mathematics(bench, own, name):
     assert deviation(own, outcome(bench, name)) < 1e-4
 

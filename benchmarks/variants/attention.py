@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.variants.restated import Params, Restated, mix
+from benchmarks.variants.restated import Params, Restated
 
 
 def softmax(query: Array, key: Array, value: Array) -> Array:
@@ -36,8 +36,17 @@ def summed_by_product(query: Array, key: Array, value: Array) -> Array:
     return out[..., :-1] / out[..., -1:]
 
 
-# the backward pass computes scores and weights again, from query and key
-recomputed = jax.checkpoint(mix, prevent_cse=False)
+def by_autodiff(query: Array, key: Array, value: Array) -> Array:
+    """The package's forward pass, with the backward pass that autodiff gives it."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
+    return out / weights.sum(axis=-1, keepdims=True).astype(value.dtype)
+
+
+# autodiff, and scores and weights are computed again from query and key
+recomputed = jax.checkpoint(by_autodiff, prevent_cse=False)
 
 
 def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") -> Array:
@@ -46,19 +55,22 @@ def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") 
     return jax.nn.dot_product_attention(*swapped, implementation=implementation).swapaxes(1, 2)
 
 
+cudnn = functools.partial(of_jax, implementation="cudnn")
+
+
 def flash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array:
     """The Pallas kernel of jax for TPUs; tokens are padded, those added attend to themselves."""
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 
-    length = query.shape[2]
+    asked, length = query.shape[2], key.shape[2]
     padded = [_pad(x, 2, multiple) for x in (query, key, value)]
     segment = _pad(jnp.ones((len(query), length), jnp.int32), 1, multiple)
     out = pallas.flash_attention(
         *padded,
-        segment_ids=pallas.SegmentIds(segment, segment),
+        segment_ids=pallas.SegmentIds(segment[:, : padded[0].shape[2]], segment),
         sm_scale=query.shape[-1] ** -0.5,
     )
-    return out[:, :, :length]
+    return out[:, :, :asked]
 
 
 def splash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array:
@@ -71,16 +83,17 @@ def splash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array
         make_splash_mha_single_device,
     )
 
-    length = query.shape[2]
+    asked, length = query.shape[2], key.shape[2]
     query, key, value = (_pad(x, 2, multiple) for x in (query, key, value))
-    heads, long = query.shape[1:3]
+    heads, rows, long = *query.shape[1:3], key.shape[2]
     segment = (jnp.arange(long) < length).astype(jnp.int32)
-    block = {name: long for name in BlockSizes.__dataclass_fields__ if name.startswith("block_")}
+    names = [name for name in BlockSizes.__dataclass_fields__ if name.startswith("block_")]
+    block = {name: rows if "block_q" in name else long for name in names}
     kernel = make_splash_mha_single_device(
-        mask=MultiHeadMask([FullMask((long, long))] * heads), block_sizes=BlockSizes(**block)
+        mask=MultiHeadMask([FullMask((rows, long))] * heads), block_sizes=BlockSizes(**block)
     )
-    kernel = functools.partial(kernel, segment_ids=SegmentIds(segment, segment))
-    return jax.vmap(kernel)(query * query.shape[-1] ** -0.5, key, value)[:, :, :length]
+    kernel = functools.partial(kernel, segment_ids=SegmentIds(segment[:rows], segment))
+    return jax.vmap(kernel)(query * query.shape[-1] ** -0.5, key, value)[:, :, :asked]
 
 
 def _pad(x: Array, axis: int, multiple: int) -> Array:
@@ -103,40 +116,43 @@ def masked(real: int) -> Any:
     return mix_of_real
 
 
-def tokens_first(model: Restated, params: Params, x: Array, heads: int) -> Array:
+def tokens_first(model: Restated, params: Params, x: Array, heads: int, read: int) -> Array:
     """Tokens stay before heads, `[B, N, heads, head width]`: no transpose is written."""
     batch, length, width = x.shape
     qkv = model.dense(params["qkv"], x).reshape(batch, length, 3, heads, width // heads)
-    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    query, key, value = qkv[:, -read:, 0], qkv[:, :, 1], qkv[:, :, 2]
     scores = jnp.einsum("bnhd,bmhd->bhnm", query * query.shape[-1] ** -0.5, key)
     scores = scores.astype(jnp.float32)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     out = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(x.dtype), value)
     sums = weights.sum(axis=-1).swapaxes(1, 2)[..., None]
-    out = (out / sums.astype(x.dtype)).reshape(batch, length, width)
+    out = (out / sums.astype(x.dtype)).reshape(batch, read, width)
     return model.dense(params["projection"], out)
 
 
-def split_by_product(model: Restated, params: Params, x: Array, heads: int) -> Array:
-    """The projection writes `[3, B, heads, N, head width]` itself."""
+def split_fused(
+    model: Restated, params: Params, x: Array, heads: int, read: int
+) -> tuple[Array, ...]:
+    """One product for query, key and value, transposed after it; queries nobody asks for too."""
+    qkv = model.dense(params, x)
+    qkv = qkv.reshape(*x.shape[:2], 3, heads, x.shape[2] // heads)
+    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
+    return query[:, :, -read:], key, value
+
+
+def split_by_product(
+    model: Restated, params: Params, x: Array, heads: int, read: int
+) -> tuple[Array, ...]:
+    """One product that writes `[3, B, heads, N, head width]` itself."""
     width = x.shape[2]
     kernel = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
     bias = params["bias"].astype(x.dtype).reshape(3, 1, heads, 1, width // heads)
-    return jnp.einsum("bnw,wshd->sbhnd", x, kernel) + bias
+    query, key, value = jnp.einsum("bnw,wshd->sbhnd", x, kernel) + bias
+    return query[:, :, -read:], key, value
 
 
-def split_thrice(model: Restated, params: Params, x: Array, heads: int) -> tuple[Array, ...]:
-    """Three projections, each of which writes `[B, heads, N, head width]` itself."""
-    width = x.shape[2]
-    kernels = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
-    biases = params["bias"].astype(x.dtype).reshape(3, heads, 1, width // heads)
-    return tuple(
-        jnp.einsum("bnw,whd->bhnd", x, kernels[:, part]) + biases[part] for part in range(3)
-    )
-
-
-def join_by_product(model: Restated, params: Params, out: Array) -> Array:
-    """The projection reads `[B, heads, N, head width]` itself."""
-    heads, width = out.shape[1], out.shape[3]
-    kernel = params["kernel"].astype(out.dtype).reshape(heads, width, -1)
-    return jnp.einsum("bhnd,hdw->bnw", out, kernel) + params["bias"].astype(out.dtype)
+def join_transposed(model: Restated, params: Params, out: Array) -> Array:
+    """Transposed to tokens, then projected."""
+    batch, heads, length, width = out.shape
+    out = out.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
+    return model.dense(params, out)

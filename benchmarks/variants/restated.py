@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
+from hpm_jax.models.attention import attend
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.tokens import Mask, gather
 
@@ -30,31 +31,32 @@ def norm(params: Params, x: Array) -> Array:
     return layers.layer_norm(x.dtype).apply({"params": params}, x)
 
 
-def split_heads(model: "Restated", params: Params, x: Array, heads: int) -> Array:
-    """Query, key and value `[3, B, heads, N, head width]` of tokens `[B, N, D]`."""
-    qkv = model.dense(params, x)
-    return qkv.reshape(*x.shape[:2], 3, heads, x.shape[2] // heads).transpose(2, 0, 3, 1, 4)
+def split_heads(
+    model: "Restated", params: Params, x: Array, heads: int, read: int
+) -> tuple[Array, ...]:
+    """Query, key and value `[B, heads, N, head width]` of tokens `[B, N, D]`.
+
+    By three products, each of which writes that order itself; queries of the last `read` tokens.
+    """
+    width = x.shape[2]
+    kernels = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
+    biases = params["bias"].astype(x.dtype).reshape(3, heads, 1, width // heads)
+    return tuple(
+        jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
+        for part, tokens in enumerate((x[:, -read:], x, x))
+    )
 
 
 def join_heads(model: "Restated", params: Params, out: Array) -> Array:
-    """`[B, heads, N, head width]` to tokens `[B, N, D]`, projected."""
-    batch, heads, length, width = out.shape
-    out = out.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
-    return model.dense(params, out)
+    """`[B, heads, N, head width]` to tokens `[B, N, D]`, projected, by one product."""
+    heads, width = out.shape[1], out.shape[3]
+    kernel = params["kernel"].astype(out.dtype).reshape(heads, width, -1)
+    return jnp.einsum("bhnd,hdw->bnw", out, kernel) + params["bias"].astype(out.dtype)
 
 
-def mix(query: Array, key: Array, value: Array) -> Array:
-    """Attention as the package has it: exponentials first, their sum divided out at the end."""
-    scores = jnp.einsum("bhnd,bhmd->bhnm", query * query.shape[-1] ** -0.5, key)
-    scores = scores.astype(jnp.float32)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
-    return out / weights.sum(axis=-1, keepdims=True).astype(value.dtype)
-
-
-def attention(model: "Restated", params: Params, x: Array, heads: int) -> Array:
-    """Self-attention of tokens `[B, N, D]`."""
-    query, key, value = model.split_heads(model, params["qkv"], x, heads)
+def attention(model: "Restated", params: Params, x: Array, heads: int, read: int) -> Array:
+    """Self-attention of tokens `[B, N, D]`; the last `read` of them are asked for."""
+    query, key, value = model.split_heads(model, params["qkv"], x, heads, read)
     return model.join_heads(model, params["projection"], model.mix(query, key, value))
 
 
@@ -63,23 +65,32 @@ def mlp(model: "Restated", params: Params, x: Array) -> Array:
     return model.dense(params["Dense_1"], model.gelu(model.dense(params["Dense_0"], x)))
 
 
-def block(model: "Restated", params: Params, x: Array, heads: int) -> Array:
-    """The pre-norm block."""
+def block(model: "Restated", params: Params, x: Array, heads: int, read: int) -> Array:
+    """The pre-norm block; the last `read` tokens of its result."""
     normed = model.norm(params["LayerNorm_0"], x)
-    x = x + model.attention(model, params["attention"], normed, heads)
+    attended = model.attention(model, params["attention"], normed, heads, read)
+    x = x[:, -read:] + attended
     return x + model.mlp(model, params, model.norm(params["LayerNorm_1"], x))
 
 
 def scanned(model: "Restated", params: Params, x: Array, heads: int, count: int) -> Array:
-    """All blocks in a scan, then the norm; the last `count` tokens of the result."""
-    x = scan(model, params["blocks"], x, heads)
-    return norm(params["norm"], x)[:, -count:]
+    """All blocks in a scan, then the norm; the last `count` tokens of the result.
+
+    Where they are not all, the last block is taken by itself, and computes no others.
+    """
+    blocks = params["blocks"]
+    if count < x.shape[1]:
+        x = scan(model, jax.tree.map(lambda p: p[:-1], blocks), x, heads)
+        x = model.block(model, jax.tree.map(lambda p: p[-1], blocks), x, heads, count)
+    else:
+        x = scan(model, blocks, x, heads)
+    return norm(params["norm"], x)
 
 
 def scan(model: "Restated", blocks: Params, x: Array, heads: int) -> Array:
-    """Blocks `[depth, ...]`, one after the other."""
-    depth = len(jax.tree.leaves(blocks)[0])
-    body = model.checkpoint(lambda x, params: (model.block(model, params, x, heads), None))
+    """Blocks `[depth, ...]`, one after the other, of all tokens."""
+    depth, read = len(jax.tree.leaves(blocks)[0]), x.shape[1]
+    body = model.checkpoint(lambda x, params: (model.block(model, params, x, heads, read), None))
     return jax.lax.scan(body, x, blocks, unroll=model.sizes.unroll or max(depth, 1))[0]
 
 
@@ -123,7 +134,7 @@ class Restated:
     norm: Callable[[Params, Array], Array] = norm
     mlp: Callable[..., Array] = mlp
     gelu: Callable[[Array], Array] = layers.gelu
-    mix: Mix = mix
+    mix: Mix = attend
     split_heads: Callable[..., Array] = split_heads
     join_heads: Callable[..., Array] = join_heads
     attention: Callable[..., Array] = attention

@@ -27,30 +27,9 @@ def both_at_once(model: Restated, params: Params, tokens: Array, count: int) -> 
     return values, model.loss_head(predictor, out[1].astype(jnp.float32))
 
 
-def last_block_short(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
-    """The last block computes only the `count` tokens that are read; all of them are its keys."""
-    if count == x.shape[1]:
-        return norm(params["norm"], scan(model, params["blocks"], x, heads))
-    first = jax.tree.map(lambda p: p[:-1], params["blocks"])
-    last = jax.tree.map(lambda p: p[-1], params["blocks"])
-    return norm(params["norm"], _short(model, last, scan(model, first, x, heads), heads, count))
-
-
-def _short(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
-    batch, _, width = x.shape
-    read, normed = x[:, -count:], model.norm(params["LayerNorm_0"], x)
-
-    def project(tokens, columns):
-        part = {name: p[..., columns] for name, p in params["attention"]["qkv"].items()}
-        out = model.dense(part, tokens)
-        out = out.reshape(batch, tokens.shape[1], -1, heads, width // heads)
-        return out.transpose(2, 0, 3, 1, 4)
-
-    query = project(normed[:, -count:], slice(None, width))
-    key, value = project(normed, slice(width, None))
-    mixed = model.mix(query[0], key, value)
-    read = read + model.join_heads(model, params["attention"]["projection"], mixed)
-    return read + model.mlp(model, params, model.norm(params["LayerNorm_1"], read))
+def last_block_whole(model: Restated, params: Params, x: Array, heads: int, count: int) -> Array:
+    """The last block computes all tokens, of which `count` are read."""
+    return norm(params["norm"], scan(model, params["blocks"], x, heads))[:, -count:]
 
 
 def padded(multiple: int) -> Callable[..., Array]:

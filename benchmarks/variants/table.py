@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.variants import attention, gelu, own_backward, precision, ranking, stacks
-from benchmarks.variants.restated import Params, Restated, mlp, norm
+from benchmarks.variants.restated import Params, Restated, norm
 from hpm_jax.tokens import gather
 from hpm_jax.training.method import Method
 
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
     change: Callable[[Subject], Subject]  # from the package's own
     same: bool = True  # whether the mathematics of the student stays as it is
-    only_on: str = ""  # "tpu": does not run on a CPU
+    only_on: str = ""  # "tpu" or "gpu": runs nowhere else
 
 
 def restated(**parts: Any) -> Callable[[Subject], Subject]:
@@ -88,15 +88,10 @@ def mlp_recomputed(model: Restated, params: Params, x: Array) -> Array:
 
 
 KEEPS_WEIGHTS = own_backward.keeps_weights(own_backward.rows)
-KEEPS_ROWS = own_backward.keeps_rows(own_backward.rows)
-KEEPS_ROWS_BY_PRODUCT = own_backward.keeps_rows(
+BY_PRODUCT = own_backward.keeps_rows(
     own_backward.rows_by_product, alone=own_backward.rows_by_product
 )
-THREE = {"split_heads": attention.split_thrice, "join_heads": attention.join_by_product}
-# what keeps least, and the same in the layouts that a TPU's compiler likes best
-KEEPS_LITTLE = {"mix": KEEPS_ROWS, "norm": norm_recomputed, "mlp": mlp_recomputed}
-BOTH = own_backward.keeps_rows(own_backward.rows, alone=own_backward.rows_by_product)
-FOR_TPU = KEEPS_LITTLE | THREE | {"mix": BOTH}
+FUSED = {"split_heads": attention.split_fused, "join_heads": attention.join_transposed}
 
 VARIANTS: dict[str, Variant] = {
     # the controls: nothing is changed, or nothing but the notation
@@ -104,23 +99,21 @@ VARIANTS: dict[str, Variant] = {
     "restated": Variant(restated()),
     # two decoders, and the tokens that nobody reads
     "decoders_at_once": Variant(restated(decode=stacks.both_at_once)),
-    "last_block_short": Variant(restated(stack=stacks.last_block_short)),
+    "last_block_whole": Variant(restated(stack=stacks.last_block_whole)),
     # attention
+    "attention_by_autodiff": Variant(restated(mix=attention.by_autodiff)),
     "attention_softmax": Variant(restated(mix=attention.softmax)),
     "attention_of_jax": Variant(restated(mix=attention.of_jax)),
+    "attention_cudnn": Variant(restated(mix=attention.cudnn), only_on="gpu"),
     "attention_tokens_first": Variant(restated(attention=attention.tokens_first)),
-    "attention_summed_by_product": Variant(restated(mix=attention.summed_by_product)),
     "attention_recomputed": Variant(restated(mix=attention.recomputed)),
     "attention_keeps_weights": Variant(restated(mix=KEEPS_WEIGHTS)),
-    "attention_keeps_rows": Variant(restated(mix=KEEPS_ROWS)),
-    "attention_keeps_rows_by_product": Variant(restated(mix=KEEPS_ROWS_BY_PRODUCT)),
+    "attention_summed_by_product": Variant(restated(mix=BY_PRODUCT)),
     "attention_half_scores": Variant(restated(mix=attention.half_scores)),
     "attention_flash": Variant(restated(mix=attention.flash), only_on="tpu"),
     "attention_splash": Variant(restated(mix=attention.splash), only_on="tpu"),
-    "heads_by_product": Variant(
-        restated(split_heads=attention.split_by_product, join_heads=attention.join_by_product)
-    ),
-    "heads_by_three_products": Variant(restated(**THREE)),
+    "heads_fused": Variant(restated(**FUSED)),
+    "heads_by_one_product": Variant(restated(split_heads=attention.split_by_product)),
     # the scan over blocks
     "unroll_1": Variant(package(unroll=1)),
     "unroll_2": Variant(package(unroll=2)),
@@ -132,14 +125,11 @@ VARIANTS: dict[str, Variant] = {
     "gelu_recomputed": Variant(restated(gelu=gelu.recomputed)),
     "norm_recomputed": Variant(restated(norm=norm_recomputed)),
     "mlp_recomputed": Variant(restated(mlp=mlp_recomputed)),
-    "keeps_little": Variant(restated(**KEEPS_LITTLE)),
-    "keeps_little_but_mlp": Variant(
-        restated(**KEEPS_LITTLE | {"mlp": mlp, "gelu": gelu.keeps_derivative})
+    "mlp_and_norm_recomputed": Variant(restated(mlp=mlp_recomputed, norm=norm_recomputed)),
+    # everything that was adopted, taken back
+    "as_before": Variant(
+        restated(**FUSED, mix=attention.by_autodiff, stack=stacks.last_block_whole)
     ),
-    "for_tpu": Variant(restated(**FOR_TPU)),
-    "keeps_little_by_three": Variant(restated(**KEEPS_LITTLE | THREE)),
-    "for_tpu_short": Variant(restated(**FOR_TPU, stack=stacks.last_block_short)),
-    "for_tpu_at_once": Variant(restated(**FOR_TPU, decode=stacks.both_at_once)),
     # precision
     "bfloat16": Variant(package(dtype=jnp.bfloat16), same=False),
     "parameters_cast_once": Variant(restated(prepare=precision.cast_once), same=False),

@@ -21,9 +21,14 @@ class StepFlops(NamedTuple):
         return self.student + self.teacher
 
 
-def transformer_flops(tokens: int, width: int, depth: int) -> float:
-    """Forward pass of `depth` blocks: 12 width^2 a token, and two products of N x N a head."""
-    return 2 * depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+def transformer_flops(tokens: int, width: int, depth: int, read: int | None = None) -> float:
+    """Forward pass of `depth` blocks: 12 width^2 a token, and two products of N x N a head.
+
+    Where only `read` tokens are read, the others are keys and values in the last block, no more.
+    """
+    last = 2 * (10 * width**2 + 2 * tokens * width)  # of each token that is read
+    unread = 0 if read is None or not depth else tokens - read
+    return 2 * depth * (12 * tokens * width**2 + 2 * tokens**2 * width) - unread * last
 
 
 def step_flops(
@@ -47,19 +52,20 @@ def step_flops(
     def decoder_input(patches):
         return 2 * (patches + extra) * model.width * model.decoder_width
 
-    def decoder(patches):
-        return transformer_flops(patches + extra, model.decoder_width, model.decoder_depth)
+    def decoder(asked):
+        width, depth = model.decoder_width, model.decoder_depth
+        return transformer_flops(length + extra, width, depth, asked)
 
-    def predictor(patches, asked):
+    def predictor(asked):
         # the head's averaged kernel makes it a product with one vector
-        return decoder(patches) + 2 * asked * model.decoder_width if model.loss_predictor else 0
+        return decoder(asked) + 2 * asked * model.decoder_width if model.loss_predictor else 0
 
     values = model.target_values or model.values
-    reconstructor = decoder(length) + 2 * hidden * model.decoder_width * values
+    reconstructor = decoder(hidden) + 2 * hidden * model.decoder_width * values
     visible = length - hidden
-    student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(length, hidden)
+    student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(hidden)
     seen = length // frame_stride if asks_teacher else 0
-    teacher = encoder(seen) + decoder_input(seen) + predictor(length, length) if seen else 0
+    teacher = encoder(seen) + decoder_input(seen) + predictor(length) if seen else 0
     return StepFlops(3 * student, teacher)
 
 

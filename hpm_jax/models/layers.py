@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.models.attention import Attention
+
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 # PyTorch's own start of a linear layer: uniform within 1 / sqrt(inputs)
 pytorch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -30,59 +32,26 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
-class Attention(nn.Module):
-    """Self-attention with one fused projection for query, key and value (timm's layout).
-
-    Attributes:
-        key_bias: whether keys have a bias too; without it the parameter is `[2, D]`.
-    """
-
-    heads: int
-    dtype: Any = jnp.float32
-    key_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        batch, length, width = x.shape
-        if width % self.heads:
-            raise ValueError(f"width {width} does not split into {self.heads} heads")
-        qkv = Dense(3 * width, dtype=self.dtype, use_bias=self.key_bias, name="qkv")(x)
-        if not self.key_bias:
-            zeros = nn.initializers.zeros
-            query, value = self.param("query_value_bias", zeros, (2, width)).astype(self.dtype)
-            qkv = qkv + jnp.concatenate([query, jnp.zeros_like(query), value])
-        qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, N, head width]
-        scores = jnp.einsum("bhnd,bhmd->bhnm", query * (width // self.heads) ** -0.5, key)
-        # softmax in float32, divided after the product: N x N divisions fewer, the same numbers
-        scores = scores.astype(jnp.float32)
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-        out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(self.dtype), value)
-        out = out / weights.sum(axis=-1, keepdims=True).astype(self.dtype)
-        out = out.transpose(0, 2, 1, 3).reshape(batch, length, width)
-        return Dense(width, dtype=self.dtype, name="projection")(out)
-
-
 class Block(nn.Module):
-    """`x += attention(norm(x)); x += mlp(norm(x))`, written as the body of a scan.
-
-    `drop` `[2, B]` multiplies the two branches, image by image; see `drop_paths`.
-    """
+    """The pre-norm block: `x += attention(norm(x)); x += mlp(norm(x))`."""
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None = None) -> tuple[Array, None]:
-        width = x.shape[-1]
+    def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
+        """Tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
+
+        `drop` `[2, B]` multiplies the two branches, image by image; see `drop_paths`.
+        """
+        width, read = x.shape[-1], read or x.shape[1]
         attention = Attention(self.heads, self.dtype, self.key_bias, name="attention")
-        attended = attention(layer_norm(self.dtype)(x))
-        x = x + (attended if drop is None else attended * _factor(drop[0], x))
+        attended = attention(layer_norm(self.dtype)(x), read)
+        x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
         hidden = Dense(4 * width, dtype=self.dtype)(layer_norm(self.dtype)(x))
         mixed = Dense(width, dtype=self.dtype)(gelu(hidden))
-        x = x + (mixed if drop is None else mixed * _factor(drop[1], x))
-        return x, None
+        return x + (mixed if drop is None else mixed * _factor(drop[1], x))
 
 
 def _factor(drop: Array, x: Array) -> Array:
@@ -118,19 +87,29 @@ class Stack(nn.Module):
     key_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None = None) -> Array:
-        """Tokens `[B, N, D]` to `[B, N, D]`; `drop` `[B, depth, 2]` is from `drop_paths`."""
-        block = Block
-        if self.remat != "none":
-            block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.depth,
-            unroll=self.unroll,
-        )
+    def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
+        """Tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
+
+        Tokens that nobody reads are only keys and values of the last block, and go no further.
+        `drop` `[B, depth, 2]` is from `drop_paths`.
+        """
+        block = Block(self.heads, self.dtype, self.key_bias, parent=None)
+        start = jax.vmap(lambda key: block.init(key, x[:1])["params"])
+        params = self.param("blocks", lambda key: start(jax.random.split(key, self.depth)))
         # one slice [2, B] a block
-        drop = None if drop is None else drop.transpose(1, 2, 0)
-        x, _ = blocks(self.heads, self.dtype, self.key_bias, name="blocks")(x, drop)
+        each = params, None if drop is None else drop.transpose(1, 2, 0)
+
+        def step(read):
+            def step(x, one):
+                return block.apply({"params": one[0]}, x, one[1], read), None
+
+            if self.remat == "none":
+                return step
+            return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
+
+        short = read is not None and read < x.shape[1] and self.depth > 0
+        whole = jax.tree.map(lambda one: one[: self.depth - short], each)
+        x, _ = jax.lax.scan(step(x.shape[1]), x, whole, unroll=self.unroll)
+        if short:
+            x, _ = step(read)(x, jax.tree.map(lambda one: one[-1], each))
         return layer_norm(self.dtype, name="norm")(x) if self.norm else x

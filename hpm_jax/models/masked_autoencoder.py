@@ -77,9 +77,8 @@ class Reconstructor(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, count: int) -> Array:
-        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens)
-        head = Dense(self.values, dtype=self.dtype, name="head")
-        return head(tokens[:, -count:]).astype(jnp.float32)
+        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens, read=count)
+        return Dense(self.values, dtype=self.dtype, name="head")(tokens).astype(jnp.float32)
 
 
 class LossPredictor(nn.Module):
@@ -96,8 +95,8 @@ class LossPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, count: int) -> Array:
-        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens)
-        tokens = tokens[:, -count:].astype(jnp.float32)
+        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens, read=count)
+        tokens = tokens.astype(jnp.float32)
         shape = (tokens.shape[-1], self.values)
         kernel = self.param("head_kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("head_bias", nn.initializers.zeros, (self.values,))
