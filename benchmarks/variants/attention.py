@@ -45,10 +45,6 @@ def by_autodiff(query: Array, key: Array, value: Array) -> Array:
     return out / weights.sum(axis=-1, keepdims=True).astype(value.dtype)
 
 
-# autodiff, and scores and weights are computed again from query and key
-recomputed = jax.checkpoint(by_autodiff, prevent_cse=False)
-
-
 def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") -> Array:
     """`jax.nn.dot_product_attention`, which has the tokens before the heads."""
     swapped = (x.swapaxes(1, 2) for x in (query, key, value))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
 from hpm_jax.models.attention import attend
@@ -19,6 +20,11 @@ from hpm_jax.tokens import Mask, gather
 
 Params = Any
 Mix = Callable[[Array, Array, Array], Array]
+
+
+def kept_by_name(body: Callable) -> Callable:
+    """A block whose backward pass keeps what the package's keeps."""
+    return jax.checkpoint(body, prevent_cse=False, policy=layers.REMAT_POLICIES["none"])
 
 
 def dense(params: Params, x: Array) -> Array:
@@ -41,10 +47,10 @@ def split_heads(
     width = x.shape[2]
     kernels = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
     biases = params["bias"].astype(x.dtype).reshape(3, heads, 1, width // heads)
-    return tuple(
-        jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
-        for part, tokens in enumerate((x[:, -read:], x, x))
-    )
+    heads_of = [x[:, -read:], x, x]
+    for part, tokens in enumerate(heads_of):
+        heads_of[part] = jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
+    return checkpoint_name(tuple(heads_of), "heads")
 
 
 def join_heads(model: "Restated", params: Params, out: Array) -> Array:
@@ -62,14 +68,15 @@ def attention(model: "Restated", params: Params, x: Array, heads: int, read: int
 
 def mlp(model: "Restated", params: Params, x: Array) -> Array:
     """Two linear layers, without the norm before."""
-    return model.dense(params["Dense_1"], model.gelu(model.dense(params["Dense_0"], x)))
+    hidden = checkpoint_name(model.dense(params["Dense_0"], x), "hidden")
+    return model.dense(params["Dense_1"], model.gelu(hidden))
 
 
 def block(model: "Restated", params: Params, x: Array, heads: int, read: int) -> Array:
     """The pre-norm block; the last `read` tokens of its result."""
     normed = model.norm(params["LayerNorm_0"], x)
     attended = model.attention(model, params["attention"], normed, heads, read)
-    x = x[:, -read:] + attended
+    x = checkpoint_name(x[:, -read:] + attended, "middle")
     return x + model.mlp(model, params, model.norm(params["LayerNorm_1"], x))
 
 
@@ -81,7 +88,8 @@ def scanned(model: "Restated", params: Params, x: Array, heads: int, count: int)
     blocks = params["blocks"]
     if count < x.shape[1]:
         x = scan(model, jax.tree.map(lambda p: p[:-1], blocks), x, heads)
-        x = model.block(model, jax.tree.map(lambda p: p[-1], blocks), x, heads, count)
+        last = model.checkpoint(lambda x, params: model.block(model, params, x, heads, count))
+        x = last(x, jax.tree.map(lambda p: p[-1], blocks))
     else:
         x = scan(model, blocks, x, heads)
     return norm(params["norm"], x)
@@ -143,7 +151,7 @@ class Restated:
     embed: Callable[..., Array] = gather_then_embed
     decode: Callable[..., tuple[Array, Array]] = in_turn
     loss_head: Callable[[Params, Array], Array] = mean_kernel
-    checkpoint: Callable[[Callable], Callable] = lambda body: body
+    checkpoint: Callable[[Callable], Callable] = kept_by_name
     prepare: Callable[[Params], Params] = lambda params: params  # once a pass
 
     @property

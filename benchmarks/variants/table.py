@@ -1,16 +1,14 @@
 """The variants by name."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.variants import attention, gelu, own_backward, precision, ranking, stacks
-from benchmarks.variants.restated import Params, Restated, norm
+from benchmarks.variants.restated import Params, Restated
 from hpm_jax.tokens import gather
 from hpm_jax.training.method import Method
 
@@ -48,12 +46,6 @@ def teacher(of: Callable[[Any], Any]) -> Callable[[Subject], Subject]:
     )
 
 
-def kept_by_name(*names: str) -> Callable[[Callable], Callable]:
-    """A scan whose backward pass keeps only what bears these names."""
-    policy = jax.checkpoint_policies.save_only_these_names(*names)
-    return functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
-
-
 def embed_then_gather(model: Restated, params: Params, patches: Array, keep: Array | None) -> Array:
     """All patches are embedded, then the visible ones picked (the official order)."""
     positions = model.positions(model.sizes.width)
@@ -73,24 +65,11 @@ def ranked_by(loss: Callable[[Array, Array], Array]) -> Callable[[Subject], Subj
     )
 
 
-# the layer norm keeps only its input
-norm_recomputed = jax.checkpoint(norm, prevent_cse=False)
-
-
-def mlp_recomputed(model: Restated, params: Params, x: Array) -> Array:
-    """Keeps what comes out of the first layer, of four times the width, and nothing after it."""
-
-    def second(params, hidden):
-        return model.dense(params, model.gelu(hidden))
-
-    hidden = model.dense(params["Dense_0"], x)
-    return jax.checkpoint(second, prevent_cse=False)(params["Dense_1"], hidden)
-
-
 KEEPS_WEIGHTS = own_backward.keeps_weights(own_backward.rows)
 BY_PRODUCT = own_backward.keeps_rows(
     own_backward.rows_by_product, alone=own_backward.rows_by_product
 )
+KEEPS_ALL = {"checkpoint": lambda body: body}  # autodiff decides
 FUSED = {"split_heads": attention.split_fused, "join_heads": attention.join_transposed}
 
 VARIANTS: dict[str, Variant] = {
@@ -106,8 +85,7 @@ VARIANTS: dict[str, Variant] = {
     "attention_of_jax": Variant(restated(mix=attention.of_jax)),
     "attention_cudnn": Variant(restated(mix=attention.cudnn), only_on="gpu"),
     "attention_tokens_first": Variant(restated(attention=attention.tokens_first)),
-    "attention_recomputed": Variant(restated(mix=attention.recomputed)),
-    "attention_keeps_weights": Variant(restated(mix=KEEPS_WEIGHTS)),
+    "attention_keeps_weights": Variant(restated(mix=KEEPS_WEIGHTS, **KEEPS_ALL)),
     "attention_summed_by_product": Variant(restated(mix=BY_PRODUCT)),
     "attention_half_scores": Variant(restated(mix=attention.half_scores)),
     "attention_flash": Variant(restated(mix=attention.flash), only_on="tpu"),
@@ -121,14 +99,11 @@ VARIANTS: dict[str, Variant] = {
     # what the backward pass keeps
     "remat_dots": Variant(package(remat="dots")),
     "remat_full": Variant(package(remat="full")),
-    "gelu_keeps_derivative": Variant(restated(gelu=gelu.keeps_derivative)),
-    "gelu_recomputed": Variant(restated(gelu=gelu.recomputed)),
-    "norm_recomputed": Variant(restated(norm=norm_recomputed)),
-    "mlp_recomputed": Variant(restated(mlp=mlp_recomputed)),
-    "mlp_and_norm_recomputed": Variant(restated(mlp=mlp_recomputed, norm=norm_recomputed)),
+    "keeps_all": Variant(restated(**KEEPS_ALL)),
+    "keeps_derivative_of_gelu": Variant(restated(**KEEPS_ALL, gelu=gelu.keeps_derivative)),
     # everything that was adopted, taken back
     "as_before": Variant(
-        restated(**FUSED, mix=attention.by_autodiff, stack=stacks.last_block_whole)
+        restated(**KEEPS_ALL, **FUSED, mix=attention.by_autodiff, stack=stacks.last_block_whole)
     ),
     # precision
     "bfloat16": Variant(package(dtype=jnp.bfloat16), same=False),

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 
 @jax.custom_vjp
@@ -32,8 +33,8 @@ def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(value.dtype)
     out = jnp.einsum("bhnm,bhmd->bhnd", weights, value, preferred_element_type=jnp.float32)
-    out = (out / total).astype(value.dtype)
-    return out, (query, key, value, out, largest + jnp.log(total))
+    out = checkpoint_name((out / total).astype(value.dtype), "attended")
+    return out, (query, key, value, out, checkpoint_name(largest + jnp.log(total), "rows"))
 
 
 def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
@@ -90,13 +91,14 @@ class Attention(nn.Module):
         head = width // self.heads
         kernel, bias = Linear(3 * width, self.key_bias, name="qkv")(width)
         if bias is None:
-            pair = self.param("query_value_bias", nn.initializers.zeros, (2, width))
-            bias = jnp.stack([pair[0], jnp.zeros_like(pair[0]), pair[1]])
+            query, value = self.param("query_value_bias", nn.initializers.zeros, (2, width))
+            bias = jnp.stack([query, jnp.zeros_like(query), value])
         kernel = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
-        bias = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
+        bias = jnp.asarray(bias, self.dtype).reshape(3, self.heads, 1, head)
 
         def project(part: int, tokens: Array) -> Array:
-            return jnp.einsum("bnw,whd->bhnd", tokens, kernel[:, part]) + bias[part]
+            heads = jnp.einsum("bnw,whd->bhnd", tokens, kernel[:, part]) + bias[part]
+            return checkpoint_name(heads, "heads")
 
         out = attend(project(0, x[:, -read:]), project(1, x), project(2, x))
         kernel, bias = Linear(width, name="projection")(width)

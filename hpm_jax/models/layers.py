@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models.attention import Attention
 
@@ -14,9 +15,12 @@ Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform()
 # PyTorch's own start of a linear layer: uniform within 1 / sqrt(inputs)
 pytorch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-# What the backward pass may keep from the forward pass, by name in a config.
+# What the backward pass may keep from the forward pass, by name in a config. "none" keeps what a
+# matrix product is needed for, and computes norms and activations again from that.
 REMAT_POLICIES = {
-    "none": None,
+    "none": jax.checkpoint_policies.save_only_these_names(
+        "heads", "attended", "rows", "middle", "hidden"
+    ),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -49,7 +53,9 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.dtype, self.key_bias, name="attention")
         attended = attention(layer_norm(self.dtype)(x), read)
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
+        x = checkpoint_name(x, "middle")
         hidden = Dense(4 * width, dtype=self.dtype)(layer_norm(self.dtype)(x))
+        hidden = checkpoint_name(hidden, "hidden")
         mixed = Dense(width, dtype=self.dtype)(gelu(hidden))
         return x + (mixed if drop is None else mixed * _factor(drop[1], x))
 
@@ -103,8 +109,6 @@ class Stack(nn.Module):
             def step(x, one):
                 return block.apply({"params": one[0]}, x, one[1], read), None
 
-            if self.remat == "none":
-                return step
             return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
         short = read is not None and read < x.shape[1] and self.depth > 0
