@@ -84,7 +84,8 @@ PROGRAM = """
   %a = f32[8,16]{1,0:T(8,128)S(1)} all-reduce(%x), channel_id=1, replica_groups={}
   %g1 = bf16[10]{0} fusion(%a), kind=kCustom, calls=%async_1
   %g2 = bf16[10]{0} fusion(%g1), kind=kCustom, calls=%async_2
-  %s = bf16[5]{0} fusion(%g2), kind=kCustom, calls=%all-reduce-scatter.3
+  %s = bf16[5]{0} fusion(%g2), kind=kCustom, calls=%all-reduce-scatter.3, \
+backend_config={"estimated_cycles":"7"}
   ROOT %t = (s32[], f32[8,16]) tuple(%i, %a)
 }
 
@@ -129,6 +130,7 @@ def test_collectives_are_read_from_the_program():
         "all-gather": (12 + 1, 12 * 2 * 10 + 4 * 16 * 16),
         "reduce-scatter": (12, 12 * 2 * 5),
     }
+    assert work(PROGRAM).cycles == 12 * 7
     noted = PROGRAM.replace("body=%body", 'body=%body, known_trip_count":{"n":"5"}')
     assert work(noted).collectives["reduce-scatter"][0] == 5
 

@@ -7,7 +7,6 @@ from small import parts_of, schedule, small_config
 
 from benchmarks.variants.measure import Bench, compile_step, deviation, outcome_of
 from benchmarks.variants.precision import agreement, int8_dense
-from benchmarks.variants.program import Cost, program_cost
 from benchmarks.variants.table import VARIANTS, Subject
 
 
@@ -52,36 +51,3 @@ def test_agreement_counts_the_hardest():
     reference = jnp.float32([[4, 3, 2, 1, 0], [0, 1, 2, 3, 4]])
     other = jnp.float32([[4, 0, 1, 2, 3], [0, 1, 2, 4, 3]])
     assert float(agreement(reference, other, 2)) == 0.75
-
-
-PROGRAM = """
-%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %state = (s32[]{:T(128)}, f32[8]{0:T(8)}) parameter(0)
-  %item = f32[8]{0:T(8)} get-tuple-element(%state), index=1
-  %near = f32[8]{0:T(8)S(1)} copy(%item), backend_config={"estimated_cycles":"7"}
-  ROOT %next = (s32[]{:T(128)}, f32[8]{0:T(8)}) tuple(%item, %item)
-}
-%condition (state: (s32[], f32[8])) -> pred[] {
-  %state = (s32[]{:T(128)}, f32[8]{0:T(8)}) parameter(0)
-  %limit = s32[]{:T(128)} constant(12)
-  ROOT %less = pred[]{:T(512)} compare(%state, %limit), direction=LT
-}
-%slices (stack: bf16[12,8], index: s32[]) -> bf16[1,8] {
-  %stack = bf16[12,8]{1,0:T(8,128)} parameter(0)
-  %index = s32[]{:T(128)} parameter(1)
-  ROOT %one = bf16[1,8]{1,0:T(8,128)} dynamic-slice(%stack, %index), dynamic_slice_sizes={1,8}
-}
-ENTRY %main (start: (s32[], f32[8]), stack: bf16[12,8], index: s32[]) -> bf16[1,8] {
-  %start = (s32[]{:T(128)}, f32[8]{0:T(8)}) parameter(0)
-  %stack = bf16[12,8]{1,0:T(8,128)} parameter(1)
-  %index = s32[]{:T(128)S(1)} parameter(2)
-  %loop = (s32[]{:T(128)}, f32[8]{0:T(8)}) while(%start), condition=%condition, body=%body
-  ROOT %slice = bf16[1,8]{1,0:T(8,128)} fusion(%stack, %index), kind=kLoop, calls=%slices, \
-backend_config={"estimated_cycles":"5"}
-}
-"""
-
-
-def test_a_loop_costs_as_often_as_it_runs():
-    # the copy reads 32 bytes from outside, twelve times; the slice reads and writes 16
-    assert program_cost(PROGRAM) == Cost(cycles=12 * 7 + 5, traffic=12 * 32 + 2 * 16)

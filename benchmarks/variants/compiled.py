@@ -7,10 +7,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.variants.measure import Bench, step_of
-from benchmarks.variants.program import program_cost
 from benchmarks.variants.table import Subject
 from hpm_jax.options import Config
 from hpm_jax.plan import slice_of
+from hpm_jax.plan.program import work
 from hpm_jax.training.build import build_sharded_step
 from hpm_jax.training.devices import Devices
 from hpm_jax.training.schedules import Schedule
@@ -42,5 +42,5 @@ def step_cost(bench: Bench, subject: Subject) -> StepCost:
     """Compiles a step, which takes a minute or two, and reads what it costs."""
     step = step_of(bench.config, subject)
     compiled = step.lower(bench.state, bench.images, bench.key, bench.schedule).compile()
-    cost = program_cost(compiled.as_text())
+    cost = work(compiled.as_text())
     return StepCost(compiled.memory_analysis().temp_size_in_bytes, cost.traffic, cost.cycles)

@@ -93,11 +93,11 @@ class Attention(nn.Module):
         if bias is None:
             query, value = self.param("query_value_bias", nn.initializers.zeros, (2, width))
             bias = jnp.stack([query, jnp.zeros_like(query), value])
-        kernel = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
-        bias = jnp.asarray(bias, self.dtype).reshape(3, self.heads, 1, head)
+        kernels = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
+        biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
 
         def project(part: int, tokens: Array) -> Array:
-            heads = jnp.einsum("bnw,whd->bhnd", tokens, kernel[:, part]) + bias[part]
+            heads = jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
             return checkpoint_name(heads, "heads")
 
         out = attend(project(0, x[:, -read:]), project(1, x), project(2, x))

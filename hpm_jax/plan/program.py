@@ -38,21 +38,23 @@ class Work(NamedTuple):
 
     traffic: int  # bytes read from memory and written to it; not what stays on the chip
     collectives: dict[str, tuple[int, int]]  # how many of each kind, and bytes of their results
+    cycles: int = 0  # the compiler's own estimate; 0 where it gives none, as for kernels of Pallas
 
 
 def work(text: str) -> Work:
     """Adds up a program, given as `compiled.as_text()`."""
     program, entry = read(text)
-    traffic = 0
+    traffic = cycles = 0
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for name, times in runs(program, entry).items():
         lines = program[name]
         traffic += times * sum(_traffic(x, lines, program) for x in lines.values())
+        cycles += times * sum(_cycles(x) for x in lines.values())
         for kind, size in _collectives(lines, program).values():
             counts[kind] += times
             sizes[kind] += times * size
-    return Work(traffic, {kind: (counts[kind], sizes[kind]) for kind in counts})
+    return Work(traffic, {kind: (counts[kind], sizes[kind]) for kind in counts}, cycles)
 
 
 def read(text: str) -> tuple[Program, str]:
@@ -133,6 +135,11 @@ def _collectives(lines: Computation, program: Program) -> dict[str, tuple[str, i
             channel = re.search(r"channel_id=(\d+)", x.line)
             found[channel[1] if channel else x.name] = (kind, size)
     return found
+
+
+def _cycles(x: Instruction) -> int:
+    estimated = re.search(r'"estimated_cycles":"(\d+)"', x.line)
+    return int(estimated[1]) if estimated else 0
 
 
 def _traffic(x: Instruction, lines: Computation, program: Program) -> int:
