@@ -126,11 +126,11 @@ def test_blocks_start_apart_and_each_as_the_first():
     assert all(0.8 * bound < np.abs(kernel).max() <= bound for kernel in kernels)
 
 
-@pytest.mark.parametrize(("remat", "values"), [("none", 10), ("full", 1)])
+@pytest.mark.parametrize(("remat", "values"), [("none", 10), ("mlp", 6), ("full", 1)])
 def test_what_the_backward_pass_keeps(remat, values):
     """Of each token and block `values` times the width, and one number a head and row.
 
-    Input, query, key and value, their mean, the middle, and the hidden layer: 1 + 3 + 1 + 1 + 4.
+    Input, query, key and value, attended, middle, and hidden layer: 1 + 3 + 1 + 1 + 4.
     """
     batch, length, width, heads, depth = 2, 64, 32, 2, 3
     stack, params = stack_and_params(depth=depth, heads=heads, remat=remat, norm=False)
@@ -144,5 +144,5 @@ def test_what_the_backward_pass_keeps(remat, values):
     given = {*map(id, traced.invars), *map(id, traced.constvars)}
     kept = [v.aval for v in traced.outvars if id(v) not in given]
     of_tokens = sum(v.size for v in kept if v.shape[:2] == (depth, batch))
-    rows = heads if remat == "none" else 0
+    rows = 0 if remat == "full" else heads
     assert of_tokens == depth * batch * length * (values * width + rows)

@@ -101,7 +101,7 @@ def test_ranking_gradients_reach_the_encoder_and_not_the_reconstructor():
     assert largest["reconstructor"] == 0
 
 
-@pytest.mark.parametrize("changes", [{"unroll": 0}, {"remat": "dots"}, {"remat": "full"}])
+@pytest.mark.parametrize("changes", [{"unroll": 0}, {"remat": "mlp"}, {"remat": "full"}])
 def test_scan_and_remat_change_no_number(changes):
     params = init(small_model(), jax.random.key(0))
     patches, mask = patches_and_mask()

@@ -97,7 +97,7 @@ VARIANTS: dict[str, Variant] = {
     "unroll_2": Variant(package(unroll=2)),
     "unroll_all": Variant(package(unroll=0)),
     # what the backward pass keeps
-    "remat_dots": Variant(package(remat="dots")),
+    "remat_mlp": Variant(package(remat="mlp")),
     "remat_full": Variant(package(remat="full")),
     "keeps_all": Variant(restated(**KEEPS_ALL)),
     "keeps_derivative_of_gelu": Variant(restated(**KEEPS_ALL, gelu=gelu.keeps_derivative)),

@@ -21,7 +21,7 @@ class Model:
     decoder_depth: int = 8
     decoder_heads: int = 16
     dtype: str = "float32"  # of matrix products: float32 or bfloat16
-    remat: str = "none"  # what the backward pass recomputes: none, dots (keeps products), full
+    remat: str = "none"  # which products the backward pass computes again: none, mlp, full
     unroll: int = 1  # blocks unrolled in each scan; 0 unrolls all
 
 

@@ -12,7 +12,7 @@ FLAGS = {
     "remat": "--config.model.remat",
     "fsdp": "--config.run.fsdp",
 }
-REMATS = ("none", "dots", "full")
+REMATS = ("none", "mlp", "full")
 MARGIN = 0.9  # of the memory: how far the arithmetic is trusted
 SMALLEST_PART = 16  # images a device: fewer leave its matrix units idle
 

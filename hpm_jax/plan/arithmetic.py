@@ -16,7 +16,7 @@ class Temporaries(NamedTuple):
     """Bytes on one device at the peak of a step, without the state and the images."""
 
     kept: int  # by the forward pass, for the backward pass
-    block: int  # likewise of the one block that remat has computed again, and may be 0
+    block: int  # what the backward pass of one block works with, computed again or new
     gradients: int  # one array a parameter; two where parts are accumulated
     patches: int  # float32, of all parts
 
@@ -46,7 +46,7 @@ def temporaries(config: Any, devices: int) -> Temporaries:
     copies = 1 if config.optimizer.accumulation == 1 else 2
     return Temporaries(
         kept=kept(config, part),
-        block=0 if config.model.remat == "none" else largest_block(config, part),
+        block=attention_bytes(config, part) + computed_again(config, part),
         gradients=copies * param_bytes(_plain(config)) // config.run.fsdp,
         patches=4 * rows * config.patches * config.values,
     )
@@ -107,12 +107,31 @@ def param_bytes(config: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in shapes)
 
 
-def largest_block(config: Any, rows: int) -> int:
-    """Bytes that the block with the most to keep would keep without remat."""
+def attention_bytes(config: Any, rows: int) -> int:
+    """Of the block with the most pairs of tokens: weights, their gradients, and those of scores."""
+    import jax.numpy as jnp
 
-    def bytes_of(depth, decoder_depth):
-        return kept(config, rows, remat="none", depth=depth, decoder_depth=decoder_depth)
+    from hpm_jax.training.build import build_model
 
-    shallow = bytes_of(1, 1)
+    model = build_model(config)
+    everything = config.patches + model.layout.extra_tokens
+    visible = everything - config.hidden
+    pairs = max(model.heads * visible**2, model.decoder_heads * everything**2)
+    return 3 * rows * pairs * jnp.dtype(model.dtype).itemsize
+
+
+def computed_again(config: Any, rows: int) -> int:
+    """Bytes that remat leaves out of what the block with the most to keep would keep without it."""
+
+    def bytes_of(remat, depth, decoder_depth):
+        return kept(config, rows, remat=remat, depth=depth, decoder_depth=decoder_depth)
+
     decoders = 1 if config.ranking.loss == "none" else 2
-    return max(bytes_of(2, 1) - shallow, (bytes_of(1, 2) - shallow) // decoders)
+
+    def blocks(remat):
+        shallow = bytes_of(remat, 1, 2)
+        encoder = bytes_of(remat, 2, 2) - shallow
+        return encoder, (bytes_of(remat, 1, 3) - shallow) // decoders
+
+    pairs = zip(blocks("none"), blocks(config.model.remat), strict=True)
+    return max(without - remat for without, remat in pairs)
