@@ -285,8 +285,9 @@ def _check_grid(config: Any) -> None:
         _ = config.grid
     except ValueError as error:
         raise ConfigError(
-            f"config.data.image_size = {config.data.image_size}, config.model.patch_size = "
-            f"{config.model.patch_size}: {error}"
+            f"config.data.frames = {config.data.frames}, config.data.image_size = "
+            f"{config.data.image_size}, config.model.tubelet = {config.model.tubelet}, "
+            f"config.model.patch_size = {config.model.patch_size}: {error}"
         ) from None
     layout = LAYOUTS[config.model.layout]
     if config.grid[0] > 1 and "sincos" in (layout.positions, layout.classifier_positions):
@@ -317,8 +318,8 @@ def _check_teacher(config: Config) -> None:
     if config.ranking.pairs == "tubes" and config.mask.unit != "tube":
         raise ConfigError(
             "config.ranking.pairs = 'tubes' ranks tubes, and config.mask.unit = "
-            f"{config.mask.unit!r} hides patches one by one: set it to tube, or rank all, blocks "
-            "or sampled pairs."
+            f"{config.mask.unit!r} hides patches one by one: set it to tube, or rank all or "
+            "sampled pairs."
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hpm_jax.losses.pairs import (
     BLOCK,
+    all_pairs,
     every_pair,
     pairs_in_blocks,
     pairs_of_tubes,
@@ -181,3 +182,8 @@ def test_no_array_of_all_pairs(pairs):
     ranking = jax.jit(jax.value_and_grad(functools.partial(relative, pairs=pairs)))
     temporary = ranking.lower(shape, shape).compile().memory_analysis().temp_size_in_bytes
     assert temporary < 4 * batch * (hidden * (hidden - 1) // 2) / 3
+
+
+def test_all_pairs_of_many_patches_go_in_blocks():
+    """All at once, those of 1,408 patches took 98 s to compile."""
+    assert all_pairs(432) is every_pair and all_pairs(1408) is pairs_in_blocks

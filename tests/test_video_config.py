@@ -48,7 +48,7 @@ def test_numbers_of_mae_st():
             data={"clips": 4},
             optimizer={"batch_size": 128},
             teacher={"every_steps": 4},
-            ranking={"pairs": "blocks"},
+            ranking={"pairs": "all"},
         )
     )
     assert (config.hidden, config.patches - config.hidden) == (1412, 156)
@@ -71,6 +71,7 @@ def rebuilt(config):
         ("model.layout", "sincos", "'sincos' .*: choose from mae, videomae, mae_st"),
         ("model.tubelet", 3, "frames 16 is not a multiple of the patch size 3: use 15 or 18"),
         ("model.tubelet", 0, "config.model.tubelet = 0: expected more than 0"),
+        ("model.tubelet", 3, "config.model.tubelet = 3, config.model.patch_size = 16: frames 16"),
         ("mask.unit", "tubes", "config.mask.unit = 'tubes' .* did you mean 'tube'"),
         ("mask.ratio", 1.0, "mask ratio 1.0 hides 1568 of 1568"),
         ("mask.views", 0, "config.mask.views = 0: expected more than 0"),
@@ -152,7 +153,7 @@ VARIANTS = [
         "data": VIDEO | {"clips": 2},
         "model": {"layout": "mae_st", "tubelet": 2},
         "mask": {"unit": "patch", "ratio": 0.9},
-        "ranking": {"pairs": "blocks"},
+        "ranking": {"pairs": "all"},
         "teacher": {"frame_stride": 2, "every_steps": 3},
         "target": "normalized_pixels",
         "target_frames": "one",

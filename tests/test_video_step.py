@@ -286,7 +286,7 @@ def pair_by_pair(predicted, loss):
     return np.mean(cost), np.mean(right)
 
 
-@pytest.mark.parametrize("pairs", ["all", "blocks", "tubes", "sampled"])
+@pytest.mark.parametrize("pairs", ["all", "tubes", "sampled"])
 def test_the_pairs_of_a_config(pairs):
     """Those of the loss and of its metric, and in which order sampled ones stand."""
     config = video_config(ranking={"pairs": pairs, "distances": 100, "weight": 0.5})

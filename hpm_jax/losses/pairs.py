@@ -15,12 +15,18 @@ from jax import Array
 Terms = Callable[[Array, Array], tuple[Array, Array]]
 Pairs = Callable[[Terms, Array, Array], Array]
 
+FEW = 512  # patches: above, all pairs at once take memory, and minutes to compile
 BLOCK = 16  # distances at once: 22 thousand pairs a clip with 1,408 hidden patches
 
 
 def every_pair(terms: Terms, predicted: Array, loss: Array) -> Array:
     """Over every unordered pair of the M columns of `[B, M]` once."""
     return _mean(*terms(_differences(predicted), _differences(loss)))
+
+
+def all_pairs(count: int) -> Pairs:
+    """Over every pair of `count` patches: at once, or in blocks where they are many."""
+    return every_pair if count <= FEW else pairs_in_blocks
 
 
 def some_pairs(distances: int) -> Pairs:
@@ -91,7 +97,7 @@ def _differences(x: Array, distances: int | None = None) -> Array:
     count = x.shape[1]
     around = jnp.concatenate([x, x], axis=1)
     found = []
-    for distance in range(1, (distances or count // 2) + 1):
+    for distance in range(1, 1 + (count // 2 if distances is None else distances)):
         # opposite columns meet twice when the count is even: half of the circle is enough
         length = count // 2 if 2 * distance == count else count
         found.append(x[:, :length] - around[:, distance : distance + length])
@@ -102,4 +108,4 @@ def _mean(values: Array, weights: Array) -> Array:
     return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
-PAIRS = ("all", "blocks", "tubes", "sampled")
+PAIRS = ("all", "tubes", "sampled")

@@ -6,8 +6,11 @@ from jax import Array
 from hpm_jax.tokens import Mask
 
 
-def hidden_count(patches: int, ratio: float) -> int:
+def hidden_count(patches: int, ratio: float, name: str = "patches") -> int:
     """How many of `patches` a mask ratio hides: `L - int(L * (1 - ratio))`, as HPM and MAE count.
+
+    Args:
+        name: what they are called in the error.
 
     Raises:
         ValueError: where nothing would be hidden, or nothing kept.
@@ -15,7 +18,7 @@ def hidden_count(patches: int, ratio: float) -> int:
     count = patches - int(patches * (1 - ratio))
     if not 0 < count < patches:
         raise ValueError(
-            f"mask ratio {ratio} hides {count} of {patches} patches, and at least one must be "
+            f"mask ratio {ratio} hides {count} of {patches} {name}, and at least one must be "
             f"hidden and one kept: choose a ratio from {1 / patches:.3g} to {1 - 1 / patches:.3g}."
         )
     return count

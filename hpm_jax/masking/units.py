@@ -43,7 +43,7 @@ class Unit:
         Raises:
             ValueError: where nothing would be hidden, or nothing kept.
         """
-        count = hidden_count(self.count, ratio)
+        count = hidden_count(self.count, ratio, "tubes" if self.tube else "patches")
         return max(int(self.count * ratio), 1) if self.tube else count
 
     def merge(self, patches: Array) -> Array:

@@ -44,7 +44,7 @@ class Ranking:
 
     loss: str = "relative"  # relative, absolute, or none: then there is no loss predictor
     weight: float = 1.0
-    pairs: str = "all"  # relative: all, all in "blocks", "tubes" for patches, or some "sampled"
+    pairs: str = "all"  # relative: all, of "tubes" for patches, or some "sampled"
     distances: int = 8  # sampled: so many pairs for each hidden patch
 
 

@@ -13,8 +13,7 @@ from jax import Array
 from hpm_jax.losses import RANKING_LOSSES, pairs_ranked_correctly
 from hpm_jax.losses.pairs import (
     Pairs,
-    every_pair,
-    pairs_in_blocks,
+    all_pairs,
     pairs_of_tubes,
     some_pairs,
 )
@@ -85,8 +84,7 @@ def build_method(config: Config) -> Method:
 def build_pairs(config: Config) -> Pairs:
     """Over which pairs of hidden patches the ranking goes."""
     return {
-        "all": every_pair,
-        "blocks": pairs_in_blocks,
+        "all": all_pairs(config.hidden),
         "tubes": pairs_of_tubes(config.unit.size),
         "sampled": some_pairs(config.ranking.distances),
     }[config.ranking.pairs]
