@@ -11,6 +11,7 @@ from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.losses.pairs import PAIRS
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.masking.units import UNITS
+from hpm_jax.models.attention import ATTENTIONS
 from hpm_jax.models.classifier import POOLS
 from hpm_jax.models.layers import REMAT_POLICIES
 from hpm_jax.models.layouts import LAYOUTS
@@ -198,6 +199,7 @@ def _check_common(config: Any) -> None:
             "data.source": SOURCES,
             "model.dtype": DTYPES,
             "model.remat": REMAT_POLICIES,
+            "model.attention": ATTENTIONS,
             "model.layout": LAYOUTS,
         },
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.models.attention import Attention, attend
+from hpm_jax.models.attention import Attention, attend, attend_by_cudnn
 from hpm_jax.models.layers import REMAT_POLICIES, Stack
 
 
@@ -146,3 +146,23 @@ def test_what_the_backward_pass_keeps(remat, values):
     of_tokens = sum(v.size for v in kept if v.shape[:2] == (depth, batch))
     rows = 0 if remat == "full" else heads
     assert of_tokens == depth * batch * length * (values * width + rows)
+
+
+def test_cudnn_is_asked_for_by_name(monkeypatch):
+    """Its kernel has tokens before heads; here XLA stands in for it."""
+    arguments = draw(2, 2, 4, 8), draw(2, 2, 5, 8, seed=1), draw(2, 2, 5, 8, seed=2)
+    with pytest.raises(ValueError, match=r"attention = 'cudnn' needs an NVIDIA GPU .*=xla"):
+        attend_by_cudnn(*arguments)
+    plain, asked = jax.nn.dot_product_attention, []
+
+    def stand_in(*arrays, implementation):
+        asked.append(implementation)
+        return plain(*arrays)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    found = output_and_gradients(attend_by_cudnn, arguments, draw(2, 2, 4, 8, seed=3))
+    assert asked == ["cudnn"]
+    for one, other in zip(
+        found, output_and_gradients(attend, arguments, draw(2, 2, 4, 8, seed=3)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -45,13 +45,10 @@ def by_autodiff(query: Array, key: Array, value: Array) -> Array:
     return out / weights.sum(axis=-1, keepdims=True).astype(value.dtype)
 
 
-def of_jax(query: Array, key: Array, value: Array, implementation: str = "xla") -> Array:
+def of_jax(query: Array, key: Array, value: Array) -> Array:
     """`jax.nn.dot_product_attention`, which has the tokens before the heads."""
     swapped = (x.swapaxes(1, 2) for x in (query, key, value))
-    return jax.nn.dot_product_attention(*swapped, implementation=implementation).swapaxes(1, 2)
-
-
-cudnn = functools.partial(of_jax, implementation="cudnn")
+    return jax.nn.dot_product_attention(*swapped).swapaxes(1, 2)
 
 
 def flash(query: Array, key: Array, value: Array, multiple: int = 128) -> Array:

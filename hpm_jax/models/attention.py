@@ -1,5 +1,6 @@
 """Self-attention: three projections, and a weighted mean whose backward pass keeps little."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+
+Attend = Callable[[Array, Array, Array], Array]
 
 
 @jax.custom_vjp
@@ -54,6 +57,26 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
 attend.defvjp(_forward, _backward)
 
 
+def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
+    """The same by cuDNN's fused kernel, which writes no N x N array: NVIDIA GPUs, half precision.
+
+    Raises:
+        ValueError: where there is no such GPU, or in float32.
+    """
+    tokens_first = (checkpoint_name(x.swapaxes(1, 2), "heads") for x in (query, key, value))
+    try:
+        out = jax.nn.dot_product_attention(*tokens_first, implementation="cudnn")
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            "config.model.attention = 'cudnn' needs an NVIDIA GPU of 2020 or newer and "
+            f"config.model.dtype = 'bfloat16' ({error}): or --config.model.attention=xla."
+        ) from error
+    return checkpoint_name(out.swapaxes(1, 2), "attended")
+
+
+ATTENTIONS: dict[str, Attend] = {"xla": attend, "cudnn": attend_by_cudnn}
+
+
 class Linear(nn.Module):
     """The parameters of a linear layer, for a caller who multiplies by parts of them."""
 
@@ -76,11 +99,13 @@ class Attention(nn.Module):
 
     Attributes:
         key_bias: whether keys have a bias too; without it the parameter is `[2, D]`.
+        attention: a name in `ATTENTIONS`.
     """
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x: Array, read: int | None = None) -> Array:
@@ -100,7 +125,7 @@ class Attention(nn.Module):
             heads = jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
             return checkpoint_name(heads, "heads")
 
-        out = attend(project(0, x[:, -read:]), project(1, x), project(2, x))
+        out = ATTENTIONS[self.attention](project(0, x[:, -read:]), project(1, x), project(2, x))
         kernel, bias = Linear(width, name="projection")(width)
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
         return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias.astype(self.dtype)

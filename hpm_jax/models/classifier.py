@@ -32,6 +32,7 @@ class Classifier(nn.Module):
         dtype: of matrix products and of activations; parameters and logits are float32.
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in the scanned stack; 0 unrolls all.
+        attention: a name in `ATTENTIONS`.
     """
 
     grid: Grid
@@ -46,6 +47,7 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    attention: str = "xla"
 
     def setup(self):
         stack = {
@@ -53,6 +55,7 @@ class Classifier(nn.Module):
             "heads": self.heads,
             "remat": self.remat,
             "unroll": self.unroll or self.depth,
+            "attention": self.attention,
             "norm": self.pool == "cls",
         }
         self.encoder = Encoder(

@@ -43,6 +43,7 @@ class Block(nn.Module):
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -51,7 +52,9 @@ class Block(nn.Module):
         `drop` `[2, B]` multiplies the two branches, image by image; see `drop_paths`.
         """
         width, read = x.shape[-1], read or x.shape[1]
-        attention = Attention(self.heads, self.dtype, self.key_bias, name="attention")
+        attention = Attention(
+            self.heads, self.dtype, self.key_bias, self.attention, name="attention"
+        )
         attended = attention(layer_norm(self.dtype)(x), read)
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
         x = checkpoint_name(x, "middle")
@@ -82,7 +85,7 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: how many blocks the compiler sees at once; more runs faster and compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias: see `Attention`.
+        key_bias, attention: see `Attention`.
     """
 
     depth: int
@@ -92,6 +95,7 @@ class Stack(nn.Module):
     unroll: int = 1
     norm: bool = True
     key_bias: bool = True
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -100,7 +104,7 @@ class Stack(nn.Module):
         Tokens that nobody reads are only keys and values of the last block, and go no further.
         `drop` `[B, depth, 2]` is from `drop_paths`.
         """
-        block = Block(self.heads, self.dtype, self.key_bias, parent=None)
+        block = Block(self.heads, self.dtype, self.key_bias, self.attention, parent=None)
         start = jax.vmap(lambda key: block.init(key, x[:1])["params"])
         params = self.param("blocks", lambda key: start(jax.random.split(key, self.depth)))
         # one slice [2, B] a block

@@ -120,6 +120,7 @@ class MaskedAutoencoder(nn.Module):
         dtype: of matrix products and of activations; parameters and outputs are float32.
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in each scanned stack; 0 unrolls all.
+        attention: a name in `ATTENTIONS`.
     """
 
     grid: Grid
@@ -136,13 +137,15 @@ class MaskedAutoencoder(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    attention: str = "xla"
 
     def setup(self):
         layout = self.layout
 
         def stack(depth, heads):
             unroll = self.unroll or depth
-            return {"depth": depth, "heads": heads, "remat": self.remat, "unroll": unroll}
+            how = {"remat": self.remat, "unroll": unroll, "attention": self.attention}
+            return {"depth": depth, "heads": heads} | how
 
         self.encoder = Encoder(
             self.grid,

@@ -46,7 +46,15 @@ INHERITED = {
 }
 
 # Options that may differ when a workdir is gone on with: they change no result.
-FREE = ("run", "evaluation", "data.path", "data.max_broken", "model.remat", "model.unroll")
+FREE = (
+    "run",
+    "evaluation",
+    "data.path",
+    "data.max_broken",
+    "model.remat",
+    "model.unroll",
+    "model.attention",
+)
 
 
 def defaults(task: str = "pretrain") -> ml_collections.ConfigDict:

@@ -21,6 +21,7 @@ class ClassifierModel:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "xla"
 
 
 @dataclasses.dataclass(frozen=True)

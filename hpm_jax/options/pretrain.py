@@ -23,6 +23,7 @@ class Model:
     dtype: str = "float32"  # of matrix products: float32 or bfloat16
     remat: str = "none"  # which products the backward pass computes again: none, mlp, full
     unroll: int = 1  # blocks unrolled in each scan; 0 unrolls all
+    attention: str = "xla"  # or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16
 
 
 @dataclasses.dataclass(frozen=True)

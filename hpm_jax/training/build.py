@@ -50,6 +50,7 @@ def build_model(config: Config) -> MaskedAutoencoder:
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         unroll=model.unroll,
+        attention=model.attention,
     )
 
 
@@ -119,6 +120,7 @@ def build_classifier(config: Finetune, classes: int) -> Classifier:
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         unroll=model.unroll,
+        attention=model.attention,
     )
 
 
