@@ -5,10 +5,13 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from small import compiled_step, parts_of, schedule, small_config
 
 from hpm_jax.options import ConfigError
+from hpm_jax.plan.program import work
 from hpm_jax.training import devices as module
+from hpm_jax.training.build import build_sharded_step
 from hpm_jax.training.devices import all_devices
 from hpm_jax.training.step import make_train_step
 
@@ -48,11 +51,24 @@ def test_sharded_parameters(everything_is_split):
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     adam = state.optimizer[1].mu["encoder"]["transformer"]["blocks"]["Dense_0"]["kernel"]
     assert adam.sharding == kernel.sharding, "the optimizer lies as its parameter does"
-    step = make_train_step(parts.model, parts.method, parts.optimizer)
+    model = parts.model.clone(gather=devices.gather)
+    step = make_train_step(model, parts.method, parts.optimizer)
     jitted = jax.jit(step, out_shardings=(placement, devices.replicated))
     found = jitted(state, devices.put(parts.images), parts.key, schedule(n_hard=6))
     assert_same_update(found)
     assert jax.tree.map(lambda x: x.sharding, found[0]) == placement, "it can go on as it is"
+
+
+def test_parameters_travel_and_activations_do_not(everything_is_split):
+    """Blocks are gathered by teacher, student and backward pass; gradients are summed once."""
+    config = small_config(mask={"hard_start": 0.5}, optimizer={"batch_size": 256})
+    step = build_sharded_step(config, all_devices(fsdp=4))
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    compiled = step.step.lower(step.state, step.images, key, schedule(n_hard=6)).compile()
+    sent = work(compiled.as_text()).collectives
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.state.params))
+    assert 1.5 * whole < sent["all-gather"][1] < 3.2 * whole
+    assert sum(size for _, size in sent.values()) < 4.5 * whole
 
 
 def test_the_step_can_be_pmapped():
@@ -81,7 +97,11 @@ def test_meshes_that_the_devices_do_not_fill():
 
 
 def test_a_parameter_that_cannot_be_split(everything_is_split):
-    shapes = {"odd": jax.ShapeDtypeStruct((7, 9), np.float32)}
-    with pytest.raises(ConfigError, match=r"does not divide any axis of \['odd'\] with shape"):
+    shapes = {
+        name: {"odd": jax.ShapeDtypeStruct((8, 7, 9), np.float32)} for name in ("blocks", "x")
+    }
+    with pytest.raises(ConfigError, match=r"any axis of \['blocks'\]\['odd'\] with shape"):
         all_devices(2).shardings(shapes)
-    assert all_devices(1).shardings(shapes)["odd"].spec == jax.sharding.PartitionSpec()
+    assert all_devices(1).shardings(shapes)["blocks"]["odd"].spec == PartitionSpec()
+    del shapes["blocks"]
+    assert all_devices(2).shardings(shapes)["x"]["odd"].spec == PartitionSpec()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.encoder import Encoder
-from hpm_jax.models.layers import layer_norm
+from hpm_jax.models.layers import Gather, as_they_are, layer_norm
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.tokens import Grid
 
@@ -33,6 +33,7 @@ class Classifier(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in the scanned stack; 0 unrolls all.
         attention: a name in `ATTENTIONS`.
+        gather: see `Stack`.
     """
 
     grid: Grid
@@ -48,6 +49,7 @@ class Classifier(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "xla"
+    gather: Gather = as_they_are
 
     def setup(self):
         stack = {
@@ -56,6 +58,7 @@ class Classifier(nn.Module):
             "remat": self.remat,
             "unroll": self.unroll or self.depth,
             "attention": self.attention,
+            "gather": self.gather,
             "norm": self.pool == "cls",
         }
         self.encoder = Encoder(

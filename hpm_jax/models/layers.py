@@ -1,6 +1,7 @@
 """The pre-norm transformer block, and a stack of them: scanned, so depth costs no compile time."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,14 @@ KEPT = {
 REMAT_POLICIES = {
     remat: jax.checkpoint_policies.save_only_these_names(*names) for remat, names in KEPT.items()
 }
+
+
+Gather = Callable[[Any], Any]  # of a tree of parameters
+
+
+def as_they_are(params: Any) -> Any:
+    """For parameters that every device has."""
+    return params
 
 
 def layer_norm(dtype: Any, name: str | None = None) -> nn.LayerNorm:
@@ -86,6 +95,8 @@ class Stack(nn.Module):
         unroll: how many blocks the compiler sees at once; more runs faster and compiles slower.
         norm: whether there is a layer norm at the end.
         key_bias, attention: see `Attention`.
+        gather: what is done to the parameters of a block before it uses them: where they are split
+            over devices, they come together here, one block at a time.
     """
 
     depth: int
@@ -96,6 +107,7 @@ class Stack(nn.Module):
     norm: bool = True
     key_bias: bool = True
     attention: str = "xla"
+    gather: Gather = as_they_are
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -112,7 +124,8 @@ class Stack(nn.Module):
 
         def step(read):
             def step(x, one):
-                return block.apply({"params": one[0]}, x, one[1], read), None
+                params = self.gather(jax.tree.map(self._cast, one[0]))
+                return block.apply({"params": params}, x, one[1], read), None
 
             return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
@@ -122,3 +135,7 @@ class Stack(nn.Module):
         if short:
             x, _ = step(read)(x, jax.tree.map(lambda one: one[-1], each))
         return layer_norm(self.dtype, name="norm")(x) if self.norm else x
+
+    def _cast(self, param: Array) -> Array:
+        """Kernels in the dtype that they are used in: so less is gathered."""
+        return param.astype(self.dtype) if param.ndim > 1 else param

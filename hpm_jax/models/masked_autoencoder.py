@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.encoder import Encoder, patch_positions, put_first, token_init
-from hpm_jax.models.layers import Dense, Stack, pytorch_init
+from hpm_jax.models.layers import Dense, Gather, Stack, as_they_are, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.tokens import Grid, Mask
 
@@ -121,6 +121,7 @@ class MaskedAutoencoder(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: blocks unrolled in each scanned stack; 0 unrolls all.
         attention: a name in `ATTENTIONS`.
+        gather: see `Stack`.
     """
 
     grid: Grid
@@ -138,14 +139,15 @@ class MaskedAutoencoder(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "xla"
+    gather: Gather = as_they_are
 
     def setup(self):
         layout = self.layout
 
         def stack(depth, heads):
             unroll = self.unroll or depth
-            how = {"remat": self.remat, "unroll": unroll, "attention": self.attention}
-            return {"depth": depth, "heads": heads} | how
+            how = {"unroll": unroll, "attention": self.attention, "gather": self.gather}
+            return {"depth": depth, "heads": heads, "remat": self.remat} | how
 
         self.encoder = Encoder(
             self.grid,

@@ -61,7 +61,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
-    model = build_classifier(config, len(splits.classes))
+    model = build_classifier(config, len(splits.classes), devices.gather)
     start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
     if is_main():

@@ -44,7 +44,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
-    model = build_model(config)
+    model = build_model(config, devices.gather)
     start = load_start(config, model, console.say)
     workdir = open_workdir(workdir, config)
     timetable = PretrainTimetable(config, len(splits.train), config.hidden_units)

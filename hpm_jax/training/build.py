@@ -21,6 +21,7 @@ from hpm_jax.losses.ranking import relative
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.flops import StepFlops, step_flops
+from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.options import Config, Finetune
 from hpm_jax.targets import TARGETS, one_frame
@@ -32,8 +33,12 @@ from hpm_jax.training.state import TrainState, abstract_state, init_state
 from hpm_jax.training.step import make_train_step
 
 
-def build_model(config: Config) -> MaskedAutoencoder:
-    """The masked autoencoder of a config; it has a loss predictor unless nothing is ranked."""
+def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencoder:
+    """The masked autoencoder of a config; it has a loss predictor unless nothing is ranked.
+
+    Args:
+        gather: `Devices.gather`, for parameters that are split over devices.
+    """
     model = config.model
     return MaskedAutoencoder(
         grid=config.grid,
@@ -51,6 +56,7 @@ def build_model(config: Config) -> MaskedAutoencoder:
         remat=model.remat,
         unroll=model.unroll,
         attention=model.attention,
+        gather=gather,
     )
 
 
@@ -104,8 +110,8 @@ def build_flops(config: Config) -> StepFlops:
     )
 
 
-def build_classifier(config: Finetune, classes: int) -> Classifier:
-    """The classifier of a fine-tuning config."""
+def build_classifier(config: Finetune, classes: int, gather: Gather = as_they_are) -> Classifier:
+    """The classifier of a fine-tuning config; `gather` as in `build_model`."""
     model = config.model
     return Classifier(
         grid=config.grid,
@@ -121,6 +127,7 @@ def build_classifier(config: Finetune, classes: int) -> Classifier:
         remat=model.remat,
         unroll=model.unroll,
         attention=model.attention,
+        gather=gather,
     )
 
 
@@ -164,7 +171,8 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
         ConfigError: where the batch does not divide over the devices.
     """
     check_batch(config, devices)
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    model, method = build_model(config, devices.gather), build_method(config)
+    optimizer = build_optimizer(config)
 
     def init(key):
         return init_state(model, optimizer, key, config.teacher.keep, config.stored_scores)

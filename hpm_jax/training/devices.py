@@ -39,8 +39,9 @@ class Devices:
     def shardings(self, shapes: Any) -> Any:
         """How a state lies: the rule of fully sharded data parallelism.
 
-        Of every array of at least `SMALL` elements the longest axis that divides is split over
-        `fsdp`; the rest is on every device. Teacher and optimizer lie as the parameters do.
+        Of every array of at least `SMALL` elements in the blocks, which are nearly all, the
+        longest axis that divides is split over `fsdp`; the rest is on every device. Teacher and
+        optimizer lie as the parameters do. Before a block is used it is gathered.
 
         Raises:
             ConfigError: for an array that has no axis to split.
@@ -48,9 +49,11 @@ class Devices:
         parts = self.mesh.shape["fsdp"]
 
         def place(path, x):
-            if parts == 1 or math.prod(x.shape) < SMALL:
+            in_a_block = "['blocks']" in jax.tree_util.keystr(path)
+            if parts == 1 or not in_a_block or math.prod(x.shape) < SMALL:
                 return self.replicated
-            divisible = [axis for axis, length in enumerate(x.shape) if length % parts == 0]
+            # the first axis counts the blocks
+            divisible = [axis for axis in range(1, len(x.shape)) if x.shape[axis] % parts == 0]
             if not divisible:
                 raise ConfigError(
                     f"config.run.fsdp = {parts} does not divide any axis of "
@@ -63,6 +66,12 @@ class Devices:
             return NamedSharding(self.mesh, PartitionSpec(*axes))
 
         return jax.tree_util.tree_map_with_path(place, shapes)
+
+    def gather(self, params: Any) -> Any:
+        """The parameters of a block on every device, before it uses them."""
+        if self.mesh.shape["fsdp"] == 1:
+            return params
+        return jax.lax.with_sharding_constraint(params, self.replicated)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which images of a global batch this process loads, in the order of its devices."""
