@@ -47,10 +47,10 @@ def split_heads(
     width = x.shape[2]
     kernels = params["kernel"].astype(x.dtype).reshape(width, 3, heads, width // heads)
     biases = params["bias"].astype(x.dtype).reshape(3, heads, 1, width // heads)
-    heads_of = [x[:, -read:], x, x]
-    for part, tokens in enumerate(heads_of):
-        heads_of[part] = jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
-    return checkpoint_name(tuple(heads_of), "heads")
+    return tuple(
+        jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
+        for part, tokens in enumerate((x[:, -read:], x, x))
+    )
 
 
 def join_heads(model: "Restated", params: Params, out: Array) -> Array:
@@ -62,8 +62,11 @@ def join_heads(model: "Restated", params: Params, out: Array) -> Array:
 
 def attention(model: "Restated", params: Params, x: Array, heads: int, read: int) -> Array:
     """Self-attention of tokens `[B, N, D]`; the last `read` of them are asked for."""
-    query, key, value = model.split_heads(model, params["qkv"], x, heads, read)
-    return model.join_heads(model, params["projection"], model.mix(query, key, value))
+    split = model.split_heads(model, params["qkv"], x, heads, read)
+    # named here, so that the backward pass keeps them whatever form they come in
+    query, key, value = checkpoint_name(tuple(split), "heads")
+    mixed = checkpoint_name(model.mix(query, key, value), "attended")
+    return model.join_heads(model, params["projection"], mixed)
 
 
 def mlp(model: "Restated", params: Params, x: Array) -> Array:

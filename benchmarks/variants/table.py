@@ -66,9 +66,7 @@ def ranked_by(loss: Callable[[Array, Array], Array]) -> Callable[[Subject], Subj
 
 
 KEEPS_WEIGHTS = own_backward.keeps_weights(own_backward.rows)
-BY_PRODUCT = own_backward.keeps_rows(
-    own_backward.rows_by_product, alone=own_backward.rows_by_product
-)
+BY_PRODUCT = own_backward.keeps_rows(own_backward.rows_by_product)
 KEEPS_ALL = {"checkpoint": lambda body: body}  # autodiff decides
 FUSED = {"split_heads": attention.split_fused, "join_heads": attention.join_transposed}
 
