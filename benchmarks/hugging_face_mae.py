@@ -20,11 +20,11 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from hpm_jax.config import defaults, freeze
 from hpm_jax.models.sizes import SIZES
-from hpm_jax.training.build import build_flops, build_method, build_model, build_optimizer
-from hpm_jax.training.schedules import Schedule
-from hpm_jax.training.state import init_state
-from hpm_jax.training.step import make_train_step
-from hpm_jax.training.throughput import peak_flops
+from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.run.throughput import peak_flops
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import init_state
+from hpm_jax.step.step import make_train_step
 
 
 def config_of(options: argparse.Namespace, hpm: bool):

@@ -20,10 +20,10 @@ import av
 import numpy as np
 from PIL import Image
 
+from hpm_jax.config import Data
 from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.transforms import CROPS, cut
 from hpm_jax.data.video import Video
-from hpm_jax.options import Data
 
 HEIGHT, WIDTH, FRAMES, RATE = 256, 340, 300, 30
 DENSE = Data(frames=16, frame_stride=4, crop="multi_scale")

@@ -18,11 +18,11 @@ from hpm_jax.data.pipeline import test_images, train_batches
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.masking.strategies import hardest
 from hpm_jax.models.flops import step_flops
-from hpm_jax.training.build import build_optimizer
-from hpm_jax.training.choose import look
-from hpm_jax.training.load import load_run
-from hpm_jax.training.schedules import PretrainTimetable
-from hpm_jax.training.step import make_train_step
+from hpm_jax.run.build import build_optimizer
+from hpm_jax.run.load import load_run
+from hpm_jax.step.choose import look
+from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.step import make_train_step
 
 CLIPS = 256
 STEPS = (1, 2, 4, 8, 16)

@@ -14,7 +14,7 @@ Expected: docs/results.md has what it gave on CIFAR-10 after short pre-training.
 import ml_collections
 
 from hpm_jax.config import parse_variant
-from hpm_jax.recipes import finetune_small
+from hpm_jax.config.recipes import finetune_small
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -17,8 +17,8 @@ Expected: nobody has run this config to its end; the paper's video numbers are n
 import ml_collections
 
 from hpm_jax.config import check_choice, parse_variant
+from hpm_jax.config.recipes import hpm_on_video, videomae
 from hpm_jax.models.sizes import LARGE_IMAGE_SIZES
-from hpm_jax.recipes import hpm_on_video, videomae
 
 MASKS = {"tube": "tube", "free": "patch"}
 

@@ -15,8 +15,8 @@ Expected top-1 of the baseline after fine-tuning, from VideoMAE's README: B 69.6
 import ml_collections
 
 from hpm_jax.config import check_choice, parse_variant
+from hpm_jax.config.recipes import hpm_on_video, videomae
 from hpm_jax.models.sizes import LARGE_IMAGE_SIZES
-from hpm_jax.recipes import hpm_on_video, videomae
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

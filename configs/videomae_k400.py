@@ -18,8 +18,8 @@ L 85.2 and S 79.0 at 1600; mae_st L 84.4. Nobody has run this config here to its
 import ml_collections
 
 from hpm_jax.config import check_choice, parse_variant
+from hpm_jax.config.recipes import videomae
 from hpm_jax.models.sizes import LARGE_IMAGE_SIZES
-from hpm_jax.recipes import videomae
 
 EPOCHS = {"videomae": 801, "mae_st": 100}
 

@@ -17,14 +17,13 @@ from ml_collections import config_flags
 def main(argv: list[str]) -> None:
     """Prints a table, and writes the numbers where `--json` says."""
     from hpm_jax.config import freeze
-    from hpm_jax.data.sources import DataError
-    from hpm_jax.options import ConfigError
+    from hpm_jax.errors import UserError
 
     if flags.FLAGS.config is None:
         sys.exit("error: --config is missing, as in --config configs/quickstart.py")
     try:
         numbers = benchmark(freeze(flags.FLAGS.config), flags.FLAGS.steps, flags.FLAGS.pipeline)
-    except (ConfigError, DataError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(table(numbers))
     if flags.FLAGS.json:
@@ -44,12 +43,12 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         the step, each part compiled by itself: `teacher` (with the mask), `forward`, `backward`
         and `update`, which is the rest.
     """
-    from hpm_jax.training.build import build_flops, build_sharded_step
-    from hpm_jax.training.choose import choose_mask
-    from hpm_jax.training.devices import all_devices
-    from hpm_jax.training.schedules import Schedule
-    from hpm_jax.training.step import Masked, masked_loss
-    from hpm_jax.training.throughput import peak_flops
+    from hpm_jax.run.build import build_flops, build_sharded_step
+    from hpm_jax.run.devices import all_devices
+    from hpm_jax.run.throughput import peak_flops
+    from hpm_jax.step.choose import choose_mask
+    from hpm_jax.step.schedules import Schedule
+    from hpm_jax.step.step import Masked, masked_loss
 
     devices = all_devices(config.run.fsdp)
     model, method, init, abstract, shape, jitted = build_sharded_step(config, devices)
@@ -114,7 +113,7 @@ def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float
     """The same step fed by the config's own data: rate, and the share of time spent waiting."""
     from hpm_jax.data.pipeline import train_batches
     from hpm_jax.data.sources import SOURCES
-    from hpm_jax.training.schedules import PretrainTimetable
+    from hpm_jax.step.schedules import PretrainTimetable
 
     records = SOURCES[config.data.source](config.data).train
     schedule = PretrainTimetable(config, len(records), config.hidden_units).at(0)

@@ -30,30 +30,29 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS[name].value is None:
             sys.exit(f"error: --{name} is missing, as in --{name} {_EXAMPLES[name]}")
 
-    # until the run can save: a container's first process would otherwise ignore SIGTERM
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
     from hpm_jax.config import freeze
-    from hpm_jax.convert.weights import WeightsError
-    from hpm_jax.data.sources import DataError
-    from hpm_jax.inherit import inherit
-    from hpm_jax.options import ConfigError
-    from hpm_jax.storage import StorageError
-    from hpm_jax.training.checkpoints import CheckpointError
-    from hpm_jax.training.journal import TrainingDiverged
-    from hpm_jax.training.processes import ProcessError, join
+    from hpm_jax.config.inherit import inherit
+    from hpm_jax.errors import UserError
+    from hpm_jax.run.processes import join
 
-    errors = (ConfigError, DataError, CheckpointError, WeightsError, TrainingDiverged, ProcessError)
     try:
         join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _JOIN_TIMEOUT.value)
         config = freeze(inherit(_CONFIG.value))
         task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
         sys.exit(task(config, _WORKDIR.value))
-    except StorageError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(os.EX_IOERR)  # 74: the same command goes on when there is room
-    except errors as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+def end_at_once(number: int, _: object) -> None:
+    """Ends the process as a shell expects: 143 for SIGTERM, 130 for Ctrl-C.
+
+    For as long as there is nothing to save. An exception would have to find its way through
+    whatever C++ code is compiling or reading, which ends some processes with a segmentation fault.
+    """
+    os._exit(128 + number)
 
 
 _EXAMPLES = {"config": "configs/quickstart.py", "workdir": "runs/quickstart"}
@@ -66,7 +65,7 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # ml_collections: an option that does not exist
         found = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
         right, wrong = found.groups() if found else ("", error)
-        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/options"
+        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/config"
         sys.exit(f"error: the config has no option {wrong!s}{hint}")
     except flags.Error as error:  # where a config file raised, its traceback is part of the text
         lines = str(error).strip().splitlines()
@@ -78,7 +77,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def _no_config(name: str) -> str:
     """The message for a config file that is not there."""
-    from hpm_jax.config import nearest
+    from hpm_jax.errors import nearest
 
     path = Path(name.split(":")[0])
     choices = [str(file) for file in sorted(path.parent.glob("*.py"))]
@@ -86,4 +85,7 @@ def _no_config(name: str) -> str:
 
 
 if __name__ == "__main__":
+    # a container's first process would otherwise ignore SIGTERM
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_at_once)
     app.run(main, flags_parser=parse)

@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpm_jax.options import ConfigError
+from hpm_jax.errors import ConfigError, UserError
 
 _URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # `Path` makes one slash of two
 
 
-class StorageError(RuntimeError):
+class StorageError(UserError, RuntimeError):
     """Something of a run cannot be written; what had been written before is whole."""
+
+    exit_code = os.EX_IOERR  # 74: the same command goes on when there is room
 
 
 def as_path(place: str | os.PathLike[str]) -> Path:

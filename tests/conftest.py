@@ -13,8 +13,8 @@ def pretrained(tmp_path_factory):
     """The workdir of a small pre-training run that has been saved before its first step."""
     from small import parts_of, small_config
 
-    from hpm_jax.training.checkpoints import checkpoints
-    from hpm_jax.training.workdir import open_workdir
+    from hpm_jax.run.checkpoints import checkpoints
+    from hpm_jax.run.workdir import open_workdir
 
     config = small_config()
     workdir = open_workdir(tmp_path_factory.mktemp("pretrained"), config)

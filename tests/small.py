@@ -6,12 +6,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from hpm_jax.config import defaults, freeze
-from hpm_jax.options import Config
-from hpm_jax.training.build import build_method, build_model, build_optimizer
-from hpm_jax.training.schedules import Schedule
-from hpm_jax.training.state import init_state
-from hpm_jax.training.step import make_train_step
+from hpm_jax.config import Config, defaults, freeze
+from hpm_jax.run.build import build_method, build_model, build_optimizer
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import init_state
+from hpm_jax.step.step import make_train_step
 
 
 def small_options() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from hpm_jax.options import Data
+from hpm_jax.config import Data
 
 BITS = 8
 

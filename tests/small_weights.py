@@ -14,8 +14,8 @@ from hpm_jax.convert.weights import (
     constant_positions,
     masked_autoencoder,
 )
+from hpm_jax.step.state import Params
 from hpm_jax.tokens import Mask
-from hpm_jax.training.state import Params
 
 ENCODER = Architecture((1, 3, 5), patch_size=4, channels=3, width=32, depth=2, heads=4)
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}

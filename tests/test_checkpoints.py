@@ -11,14 +11,14 @@ import pytest
 from full_disk import QUIET, no_file_larger_than
 from small import parts_of, small_config
 
-from hpm_jax.storage import StorageError
-from hpm_jax.training.checkpoints import (
+from hpm_jax.run.checkpoints import (
     CheckpointError,
     SaveError,
     _say_failures_once,
     checkpoints,
 )
-from hpm_jax.training.state import abstract_state, on_one_device
+from hpm_jax.step.state import abstract_state, on_one_device
+from hpm_jax.storage import StorageError
 
 
 def states():

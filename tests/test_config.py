@@ -9,23 +9,22 @@ import numpy as np
 import pytest
 from small import schedule
 
-from hpm_jax.config import defaults, freeze
+from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
-from hpm_jax.options import ConfigError
-from hpm_jax.training.build import (
+from hpm_jax.run.build import (
     build_classifier,
     build_method,
     build_model,
     build_optimizer,
     build_recipe,
 )
-from hpm_jax.training.devices import all_devices, check_batch
-from hpm_jax.training.finetune_step import make_finetune_step
-from hpm_jax.training.schedules import FinetuneSchedule
-from hpm_jax.training.state import fresh_state, init_params, init_state
-from hpm_jax.training.step import make_train_step
-from hpm_jax.training.workdir import open_workdir
+from hpm_jax.run.devices import all_devices, check_batch
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.finetune_step import make_finetune_step
+from hpm_jax.step.schedules import FinetuneSchedule
+from hpm_jax.step.state import fresh_state, init_params, init_state
+from hpm_jax.step.step import make_train_step
 
 FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {

@@ -25,10 +25,10 @@ from hpm_jax.convert.weights import (
     masked_autoencoder_params,
 )
 from hpm_jax.convert.write import write_weights
-from hpm_jax.training.build import build_classifier, build_optimizer
-from hpm_jax.training.checkpoints import checkpoints
-from hpm_jax.training.state import fresh_state, init_params
-from hpm_jax.training.workdir import open_workdir
+from hpm_jax.run.build import build_classifier, build_optimizer
+from hpm_jax.run.checkpoints import checkpoints
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.state import fresh_state, init_params
 
 SIZES = {"heads": 4, "decoder_heads": 4}  # of the golden model, which follow no rule
 

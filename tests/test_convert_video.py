@@ -20,7 +20,8 @@ from small_weights import (
     video_mae_state,
 )
 
-from hpm_jax.config import freeze
+from hpm_jax.config import Features, freeze
+from hpm_jax.config.inherit import inherit
 from hpm_jax.convert import __main__ as command
 from hpm_jax.convert.check import differences
 from hpm_jax.convert.random import load_weights
@@ -34,13 +35,11 @@ from hpm_jax.convert.weights import (
 )
 from hpm_jax.convert.write import write_weights
 from hpm_jax.evaluation.features import frozen_encoder
-from hpm_jax.inherit import inherit
-from hpm_jax.options import Features
+from hpm_jax.run.build import build_classifier, build_model, build_optimizer
+from hpm_jax.run.checkpoints import checkpoints
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.state import fresh_state, param_shapes
 from hpm_jax.tasks import finetune, pretrain
-from hpm_jax.training.build import build_classifier, build_model, build_optimizer
-from hpm_jax.training.checkpoints import checkpoints
-from hpm_jax.training.state import fresh_state, param_shapes
-from hpm_jax.training.workdir import open_workdir
 
 SIZES = {"heads": 4, "decoder_heads": 2, "grid": (4, 4)}  # of the golden model
 MODEL = dataclasses.replace(VIDEO_ENCODER, **DECODER, loss_predictor=True)

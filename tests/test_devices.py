@@ -8,12 +8,12 @@ import pytest
 from jax.sharding import PartitionSpec
 from small import compiled_step, parts_of, schedule, small_config
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
 from hpm_jax.plan.program import work
-from hpm_jax.training import devices as module
-from hpm_jax.training.build import build_sharded_step
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.step import make_train_step
+from hpm_jax.run import devices as module
+from hpm_jax.run.build import build_sharded_step
+from hpm_jax.run.devices import all_devices
+from hpm_jax.step.step import make_train_step
 
 CONFIG = small_config(mask={"hard_start": 0.5})
 

@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from hpm_jax.config import ConfigError
 from hpm_jax.data.sources import DataError
 from hpm_jax.evaluation import knn, logistic
 from hpm_jax.evaluation.checks import check_bank, check_labelled
@@ -13,7 +14,6 @@ from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.logistic import Classifier, fit, logistic_accuracy, standardised
 from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.evaluation.splits import hold_out
-from hpm_jax.options import ConfigError
 
 
 def blobs(examples, width, classes, spread=1.0, seed=0):

@@ -10,7 +10,8 @@ import pytest
 from small import changed, small_config, task_options
 from small_weights import ENCODER, random_weights
 
-from hpm_jax.config import freeze
+from hpm_jax.config import ConfigError, freeze
+from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
@@ -18,13 +19,11 @@ from hpm_jax.convert.write import write_weights
 from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Arrays, DataError, Splits
 from hpm_jax.evaluation.accuracy import scores
-from hpm_jax.inherit import inherit
-from hpm_jax.options import ConfigError
+from hpm_jax.run.build import build_classifier
+from hpm_jax.run.load import load_run
+from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.data import check_labels
 from hpm_jax.tasks.finetune import finetune, load_start
-from hpm_jax.training.build import build_classifier
-from hpm_jax.training.load import load_run
-from hpm_jax.training.metrics import read_lines
 
 RECIPE = {
     "data": {"crop_scale": (0.7, 1.0)},

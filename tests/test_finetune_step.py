@@ -8,27 +8,27 @@ import numpy as np
 import optax
 import pytest
 
+from hpm_jax.config import Augment
 from hpm_jax.models import Classifier
 from hpm_jax.models.layers import drop_paths
 from hpm_jax.models.positions import resize_positions, sincos_2d
-from hpm_jax.options import Augment
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.finetune_step import (
+from hpm_jax.run.devices import all_devices
+from hpm_jax.step.finetune_step import (
     Recipe,
     classification_loss,
     make_finetune_step,
     max_suppression,
     prepare,
 )
-from hpm_jax.training.optimizer import (
+from hpm_jax.step.optimizer import (
     FINETUNE_DECAYED,
     decay_mask,
     layer_scales,
     layerwise,
     make_optimizer,
 )
-from hpm_jax.training.schedules import FinetuneSchedule
-from hpm_jax.training.state import fresh_state, init_params
+from hpm_jax.step.schedules import FinetuneSchedule
+from hpm_jax.step.state import fresh_state, init_params
 
 MODEL = Classifier((1, 4, 4), 16, classes=5, width=16, depth=3, heads=2, head_std=0.5)
 NONE = Augment(policy="", erase=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0)

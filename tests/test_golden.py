@@ -20,14 +20,14 @@ from hpm_jax.losses import squared_error
 from hpm_jax.losses.ranking import absolute, relative
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.method import Method
+from hpm_jax.step.optimizer import decay_mask, make_optimizer
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import TrainState
+from hpm_jax.step.step import Masked, masked_loss, student_losses
+from hpm_jax.step.update import make_update
 from hpm_jax.targets import TARGETS
 from hpm_jax.tokens import Mask, patchify
-from hpm_jax.training.method import Method
-from hpm_jax.training.optimizer import decay_mask, make_optimizer
-from hpm_jax.training.schedules import Schedule
-from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import Masked, masked_loss, student_losses
-from hpm_jax.training.update import make_update
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
 

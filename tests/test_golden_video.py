@@ -14,19 +14,19 @@ from small import small_config
 from test_golden import CASES as HPM_CASES
 from test_golden import FOLDER, Case, assert_close
 
+from hpm_jax.config.shared import IMAGENET_STD
 from hpm_jax.convert.state_dict import from_state_dict
 from hpm_jax.convert.weights import masked_autoencoder, masked_autoencoder_params
 from hpm_jax.losses import squared_error
 from hpm_jax.losses.ranking import absolute
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.options.shared import IMAGENET_STD
+from hpm_jax.run.build import build_method, build_model
+from hpm_jax.step.choose import choose_mask, look
+from hpm_jax.step.state import TrainState, param_shapes
+from hpm_jax.step.step import student_losses, total_loss
 from hpm_jax.targets import TARGETS
 from hpm_jax.tokens import Mask, gather, patchify
-from hpm_jax.training.build import build_method, build_model
-from hpm_jax.training.choose import choose_mask, look
-from hpm_jax.training.state import TrainState, param_shapes
-from hpm_jax.training.step import student_losses, total_loss
 
 
 def is_video_mae(path):

@@ -12,9 +12,9 @@ import pytest
 from hpm_jax.convert.official import to_official, to_params
 from hpm_jax.convert.weights import Architecture
 from hpm_jax.models import Classifier
+from hpm_jax.step.optimizer import FINETUNE_DECAYED, decay_mask, layer_scales
+from hpm_jax.step.schedules import warmup_cosine
 from hpm_jax.tokens import patchify
-from hpm_jax.training.optimizer import FINETUNE_DECAYED, decay_mask, layer_scales
-from hpm_jax.training.schedules import warmup_cosine
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
 POOLS = {"mean_pool": "mean", "cls_token": "cls"}

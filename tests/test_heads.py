@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from hpm_jax.config import ConfigError
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import Sweep, init_probe
-from hpm_jax.options import ConfigError
 
 CLASSES = 3
 

@@ -8,9 +8,9 @@ import pytest
 from full_disk import no_file_larger_than
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
+from hpm_jax.run.metrics import MetricsWriter, read_lines
 from hpm_jax.storage import StorageError
-from hpm_jax.training.metrics import MetricsWriter, read_lines
 
 
 def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from hpm_jax.masking import select
 from hpm_jax.models import SIZES, MaskedAutoencoder
 from hpm_jax.models.flops import step_flops
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.step.state import init_params
 from hpm_jax.tokens import grid_of, patchify, unpatchify
-from hpm_jax.training.state import init_params
 
 GRID = (1, 4, 6)
 SMALL = {"width": 32, "depth": 2, "heads": 2}

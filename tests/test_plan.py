@@ -14,9 +14,9 @@ from hpm_jax.plan.largest import about, search, with_options
 from hpm_jax.plan.machines import PlanError, devices_of, machine
 from hpm_jax.plan.program import work
 from hpm_jax.plan.table import table
+from hpm_jax.run import devices as placement
+from hpm_jax.step.step import Masked, masked_loss
 from hpm_jax.tokens import Mask
-from hpm_jax.training import devices as placement
-from hpm_jax.training.step import Masked, masked_loss
 
 EIGHT = machine("h100:8")
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpm_jax.plan.compiled import asked_for
 from hpm_jax.plan.machines import CHIPS, GIB, PlanError, devices_of, machine
-from hpm_jax.training.throughput import PEAKS
+from hpm_jax.run.throughput import PEAKS
 
 
 def test_machines():

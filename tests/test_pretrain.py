@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpm_jax.training.checkpoints import CheckpointError
-from hpm_jax.training.load import load_run
+from hpm_jax.run.checkpoints import CheckpointError
+from hpm_jax.run.load import load_run
 
 ROOT = Path(__file__).parent.parent
 CONFIG = f"""

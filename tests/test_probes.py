@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hpm_jax.config import ConfigError
 from hpm_jax.data.sources import DataError
 from hpm_jax.evaluation.heads import Head, attentive, linear
 from hpm_jax.evaluation.probe_features import (
@@ -21,8 +22,7 @@ from hpm_jax.evaluation.probes import (
     make_probe_scores,
     make_probe_step,
 )
-from hpm_jax.options import ConfigError
-from hpm_jax.training.devices import all_devices
+from hpm_jax.run.devices import all_devices
 
 SWEEP = Sweep((0.05, 0.5, 2.0), (0.0, 0.1))
 WIDTH, CLASSES, BATCH = 6, 3, 16

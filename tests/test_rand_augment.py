@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from hpm_jax.config import ConfigError
 from hpm_jax.data import rand_augment as module
 from hpm_jax.data.rand_augment import NAMES, Policy, draw, parse_policy, rand_augment
-from hpm_jax.options import ConfigError
 
 MAE = parse_policy("rand-m9-mstd0.5-inc1")
 FILL = (200, 20, 90)

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 from small import small_config, task_options
 
-from hpm_jax.config import freeze
+from hpm_jax.config import ConfigError, Features, freeze
+from hpm_jax.config.inherit import finetune_config, inherit
 from hpm_jax.convert.random import load_weights, random_weights
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data import pipeline
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.evaluation.features import FeatureExtractor, frozen_encoder, pool
-from hpm_jax.inherit import finetune_config, inherit
-from hpm_jax.options import ConfigError, Features
+from hpm_jax.run.devices import all_devices
+from hpm_jax.run.load import load_run
+from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.probe import probe
 from hpm_jax.tasks.report import report
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.load import load_run
-from hpm_jax.training.metrics import read_lines
 
 
 @pytest.fixture(scope="module")

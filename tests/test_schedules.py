@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import MAE, small_config
 
-from hpm_jax.training.schedules import PretrainTimetable, teacher_decay, warmup_cosine
+from hpm_jax.step.schedules import PretrainTimetable, teacher_decay, warmup_cosine
 
 
 def test_warmup_and_cosine():

@@ -11,9 +11,9 @@ from hpm_jax import random
 from hpm_jax.masking import select
 from hpm_jax.masking.strategies import STRATEGIES, Context
 from hpm_jax.models.flops import step_flops
-from hpm_jax.training.choose import choose_mask
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.step import make_train_step
+from hpm_jax.run.devices import Devices
+from hpm_jax.step.choose import choose_mask
+from hpm_jax.step.step import make_train_step
 
 
 def run(config, n_hard=0, steps=1, accumulation=1, put=lambda x: x, put_images=lambda x: x):

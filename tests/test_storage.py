@@ -17,20 +17,19 @@ from bucket import Bucket
 from full_disk import QUIET, no_file_larger_than
 from small import small_config, task_options
 
-from hpm_jax.config import freeze
+from hpm_jax.config import ConfigError, freeze
+from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
-from hpm_jax.inherit import inherit
-from hpm_jax.options import ConfigError
+from hpm_jax.run import metrics
+from hpm_jax.run.checkpoints import Checkpoints, SaveError, checkpoints
+from hpm_jax.run.load import load_run
+from hpm_jax.run.metrics import MetricsWriter, read_lines
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.state import abstract_state, on_one_device
 from hpm_jax.storage import StorageError, as_path, write
 from hpm_jax.tasks.pretrain import pretrain
 from hpm_jax.tasks.report import report
-from hpm_jax.training import metrics
-from hpm_jax.training.checkpoints import Checkpoints, SaveError, checkpoints
-from hpm_jax.training.load import load_run
-from hpm_jax.training.metrics import MetricsWriter, read_lines
-from hpm_jax.training.state import abstract_state, on_one_device
-from hpm_jax.training.workdir import open_workdir
 
 ROOT = Path(__file__).parent.parent
 RUN = "gs://bucket/runs/a"

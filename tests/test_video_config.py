@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from small import schedule, small_config, task_options
 
-from hpm_jax.config import defaults, freeze
+from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.masking.schedule import hard_count
-from hpm_jax.options import ConfigError
-from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
-from hpm_jax.training.state import init_state, param_shapes
-from hpm_jax.training.step import make_train_step
+from hpm_jax.run.build import build_classifier, build_method, build_model, build_optimizer
+from hpm_jax.step.state import init_state, param_shapes
+from hpm_jax.step.step import make_train_step
 
 
 def clips_of_16(layout="videomae", **changes):

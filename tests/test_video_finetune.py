@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from hpm_jax.augmentation import erase, mix
+from hpm_jax.config import Augment
 from hpm_jax.evaluation.accuracy import average_views
 from hpm_jax.models import Classifier
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.options import Augment
-from hpm_jax.training.finetune_step import Recipe, prepare
+from hpm_jax.step.finetune_step import Recipe, prepare
 
 KEY = jax.random.key(0)
 

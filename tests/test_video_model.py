@@ -15,9 +15,9 @@ from hpm_jax.models.flops import step_flops
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.models.masked_autoencoder import DecoderInput
 from hpm_jax.models.positions import encoder_on_grid, sincos_2d, sinusoid
+from hpm_jax.run.build import build_model, build_optimizer
+from hpm_jax.step.state import init_params, param_shapes
 from hpm_jax.tokens import Mask
-from hpm_jax.training.build import build_model, build_optimizer
-from hpm_jax.training.state import init_params, param_shapes
 
 GRID = (3, 2, 4)
 SMALL = {"width": 32, "depth": 2, "heads": 2}

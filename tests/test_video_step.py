@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from small import MAE, schedule, small_config
 
+from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.run.checkpoints import checkpoints
+from hpm_jax.run.devices import all_devices
+from hpm_jax.step import step as step_module
+from hpm_jax.step.choose import look
+from hpm_jax.step.state import abstract_state, init_state, on_one_device
+from hpm_jax.step.step import Losses, make_train_step, pair_order, total_loss
 from hpm_jax.tokens import Mask
-from hpm_jax.training import step as step_module
-from hpm_jax.training.build import build_flops, build_method, build_model, build_optimizer
-from hpm_jax.training.checkpoints import checkpoints
-from hpm_jax.training.choose import look
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.state import abstract_state, init_state, on_one_device
-from hpm_jax.training.step import Losses, make_train_step, pair_order, total_loss
 
 KEY = jax.random.key(0)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from small import small_config
 
+from hpm_jax.run.build import build_method
 from hpm_jax.targets import one_frame
 from hpm_jax.tokens import patchify
-from hpm_jax.training.build import build_method
 
 
 def test_one_frame_of_each_patch():

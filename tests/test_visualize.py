@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from small import MAE, parts_of, schedule, small_config
 
+from hpm_jax.step import step as training_step
 from hpm_jax.tokens import patchify
-from hpm_jax.training import step as training_step
 from hpm_jax.visualize import view as views
 from hpm_jax.visualize.compare import table
 from hpm_jax.visualize.curves import draw_curves

@@ -10,13 +10,13 @@ from PIL import Image, ImageSequence
 from small import parts_of, schedule, small_config
 
 from hpm_jax import random
+from hpm_jax.run.build import build_method
+from hpm_jax.run.devices import all_devices
+from hpm_jax.step.choose import choose_mask
+from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.step import student_losses
 from hpm_jax.tasks import observe
 from hpm_jax.tokens import gather, patchify
-from hpm_jax.training.build import build_method
-from hpm_jax.training.choose import choose_mask
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.schedules import PretrainTimetable
-from hpm_jax.training.step import student_losses
 from hpm_jax.visualize import view as views
 from hpm_jax.visualize.clips import animate, draw_strip, panels_of
 from hpm_jax.visualize.report import write_report

@@ -8,12 +8,12 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks.variants.measure import Bench, step_of
 from benchmarks.variants.table import Subject
-from hpm_jax.options import Config
+from hpm_jax.config import Config
 from hpm_jax.plan import slice_of
 from hpm_jax.plan.program import work
-from hpm_jax.training.build import build_sharded_step
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.schedules import Schedule
+from hpm_jax.run.build import build_sharded_step
+from hpm_jax.run.devices import Devices
+from hpm_jax.step.schedules import Schedule
 
 
 class StepCost(NamedTuple):

@@ -12,11 +12,11 @@ import optax
 from jax import Array
 
 from benchmarks.variants.table import Subject
-from hpm_jax.options import Config
-from hpm_jax.training.build import build_method, build_model, build_optimizer
-from hpm_jax.training.schedules import Schedule
-from hpm_jax.training.state import TrainState, init_state
-from hpm_jax.training.step import make_train_step
+from hpm_jax.config import Config
+from hpm_jax.run.build import build_method, build_model, build_optimizer
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import TrainState, init_state
+from hpm_jax.step.step import make_train_step
 
 
 class Bench(NamedTuple):

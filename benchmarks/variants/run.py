@@ -6,7 +6,7 @@ from jax import Array
 
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import SOURCES
-from hpm_jax.training.load import Run, load_run
+from hpm_jax.run.load import Run, load_run
 
 
 def run_and_patches(workdir: str, count: int) -> tuple[Run, Array]:

@@ -9,8 +9,8 @@ from jax import Array
 
 from benchmarks.variants import attention, gelu, own_backward, precision, ranking, stacks
 from benchmarks.variants.restated import Params, Restated
+from hpm_jax.step.method import Method
 from hpm_jax.tokens import gather
-from hpm_jax.training.method import Method
 
 
 class Subject(NamedTuple):

@@ -13,8 +13,7 @@ from hpm_jax.convert.read import WHICH, read_weights
 from hpm_jax.convert.state_dict import NAMES, OWN_NAMES
 from hpm_jax.convert.weights import Weights, WeightsError
 from hpm_jax.convert.write import write_weights
-from hpm_jax.options import ConfigError
-from hpm_jax.training.checkpoints import CheckpointError
+from hpm_jax.errors import UserError
 
 PARTS = ("encoder", "decoder_input", "reconstructor", "predictor", "norm", "head")
 _HELP = f"""\
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         _convert(options)
-    except (WeightsError, CheckpointError, ConfigError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from hpm_jax.convert.weights import WeightsError
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 LISTED = 8  # names that a message spells out
 

@@ -20,8 +20,8 @@ from hpm_jax.convert.weights import (
     masked_autoencoder_params,
 )
 from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.step.state import Params
 from hpm_jax.tokens import Mask, patchify, unpatchify
-from hpm_jax.training.state import Params
 
 Forward = Callable[[Params, Array], dict[str, Array]]
 

@@ -28,7 +28,7 @@ from hpm_jax.convert.sizes import (
     target_values,
 )
 from hpm_jax.convert.weights import Architecture, WeightsError
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 _PARTS = {"": "encoder", "decoder_": "decoder_input"}
 _POSITIONS = {"pos_embed_temporal": "positions_time", "pos_embed_spatial": "positions_space"}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hpm_jax.convert.weights import WeightsError
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 Path = tuple[str | int, ...]  # into our parameters; a number is a place in a stacked one
 State = Mapping[str, np.ndarray]

@@ -19,7 +19,7 @@ from hpm_jax.convert.sizes import (
     rows_and_columns,
 )
 from hpm_jax.convert.weights import Architecture, WeightsError, constant_positions
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 # everything in a decoder and in a loss predictor but their blocks
 DECODER = {

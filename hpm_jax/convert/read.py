@@ -109,7 +109,7 @@ def _grid_of_clips(config: dict[str, Any]) -> tuple[int, int] | None:
 
 def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     """The newest checkpoint in a folder of a pre-training or a fine-tuning run."""
-    from hpm_jax.training.load import load_run
+    from hpm_jax.run.load import load_run
 
     run = load_run(path, folder)
     model, data = run.model, run.config.data

@@ -12,7 +12,7 @@ from hpm_jax.convert import hugging_face, mae_st, official, video_mae
 from hpm_jax.convert.names import State
 from hpm_jax.convert.sizes import Hints, few
 from hpm_jax.convert.weights import Architecture, Weights, WeightsError, check_positions
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 # What wrappers put before a name; `vit.` and `videomae.` before Hugging Face's are its own.
 _WRAPPERS = ("module", "model", "backbone", "encoder", "_orig_mod")

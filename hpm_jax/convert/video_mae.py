@@ -26,7 +26,7 @@ from hpm_jax.convert.sizes import (
 )
 from hpm_jax.convert.weights import Architecture, WeightsError
 from hpm_jax.models.sizes import VIDEO_SIZES
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 FRAMES, SIDE = 16, 224  # of a clip, in frames and pixels, where nobody says
 OUTSIDE = ("decoder", "encoder_to_decoder", "mask_token")  # how names outside the encoder begin

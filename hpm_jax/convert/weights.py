@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hpm_jax.errors import UserError
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.step.state import Params
 from hpm_jax.tokens import Grid
-from hpm_jax.training.state import Params
 
 POSITION_TOLERANCE = 1e-4  # between a file's frozen positions and our constants
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A checkpoint that cannot be used; the message names the key, what it has and needs."""
 
 

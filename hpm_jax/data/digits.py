@@ -10,7 +10,7 @@ from hpm_jax.data.clips import reach
 from hpm_jax.data.records import Arrays, DataError, Record, Records, Splits, hold_out
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 NAMES = tuple("0123456789")
 DIRECTIONS = ("left", "right", "up", "down")

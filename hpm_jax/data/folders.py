@@ -11,7 +11,7 @@ import numpy as np
 from hpm_jax.data.records import DataError, Record, Splits, hold_out
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 
 @dataclasses.dataclass(frozen=True)

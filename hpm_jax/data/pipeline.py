@@ -17,7 +17,7 @@ from hpm_jax.data.sources import DataError, Records
 from hpm_jax.data.views import TestView, TrainView, test_shape, test_view, train_view
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data, Run
+    from hpm_jax.config import Data, Run
 
 ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
 

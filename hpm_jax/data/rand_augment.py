@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
 
 # (image, strength, fill) -> image. The strength is the magnitude over 10, with a random sign; the
 # sign is a direction, such as left or right, and means nothing to operations that have none.

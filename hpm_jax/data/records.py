@@ -5,8 +5,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from hpm_jax.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Data that cannot be trained on; the message names the place and the remedy."""
 
 

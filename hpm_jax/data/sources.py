@@ -20,7 +20,7 @@ from hpm_jax.data.records import set_apart as set_apart
 from hpm_jax.data.video_sources import video_csv, video_folder
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from hpm_jax.data.decoding import EncodedImage, with_channels
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 # A file is decoded at half, a quarter or an eighth of its size where the crop still has twice the
 # pixels that are wanted: 51 dB from the full decode, by measurement.

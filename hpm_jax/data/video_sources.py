@@ -12,7 +12,7 @@ from hpm_jax.data.folders import Files, check_classes, class_folders, test_names
 from hpm_jax.data.records import DataError, Splits, hold_out
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v")
 # A path up to its last known ending, then what is behind it; else the last word is the label.

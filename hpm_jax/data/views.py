@@ -13,7 +13,7 @@ from hpm_jax.data.rand_augment import Policy, rand_augment
 from hpm_jax.data.transforms import CROPS, Box, cut, mirror, spread_crops, test_crop, train_crop
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 Stored = bytes | np.ndarray  # an encoded file, or uint8 [h, w, C] or [t, h, w, C]
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of uint8 [..., H, W, C]

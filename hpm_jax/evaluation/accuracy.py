@@ -10,9 +10,9 @@ from jax import Array
 from hpm_jax.data.sources import Records
 from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models import Classifier
+from hpm_jax.run.devices import Devices
+from hpm_jax.step.state import Params
 from hpm_jax.tokens import normalize, patchify
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.state import Params
 
 
 def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.features import pool
@@ -14,13 +15,12 @@ from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.rank_me import rank_me
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.options import Config
 from hpm_jax.random import stream
-from hpm_jax.training.choose import mask_units
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.method import Method
-from hpm_jax.training.state import Params
-from hpm_jax.training.step import pair_order, student_losses, total_loss
+from hpm_jax.run.devices import Devices
+from hpm_jax.step.choose import mask_units
+from hpm_jax.step.method import Method
+from hpm_jax.step.state import Params
+from hpm_jax.step.step import pair_order, student_losses, total_loss
 
 
 class Evaluator:

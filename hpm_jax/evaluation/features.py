@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hpm_jax.config import ConfigError, Features
 from hpm_jax.convert.weights import Weights
 from hpm_jax.data.sources import Records
 from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.positions import encoder_on_grid
-from hpm_jax.options import ConfigError, Features
+from hpm_jax.run.devices import Devices
+from hpm_jax.step.state import Params
 from hpm_jax.tokens import Grid, grid_of, normalize, patchify
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.state import Params
 
 POOLS = ("cls", "mean", "both", "tokens")
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
+from hpm_jax.config import ConfigError
 from hpm_jax.data.sources import DataError
 from hpm_jax.evaluation.checks import check_bank
-from hpm_jax.options import ConfigError
 
 RIDGE = 0.3  # of the mean eigenvalue
 

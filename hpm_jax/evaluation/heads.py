@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
 
 Params = Any
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hpm_jax.config import ConfigError
 from hpm_jax.evaluation.checks import check_bank
-from hpm_jax.options import ConfigError
 
 SIMILARITIES = 2**26  # computed at once, queries times bank: 256 MiB
 BLOCK = 128  # columns that are searched together

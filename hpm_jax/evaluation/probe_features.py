@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from hpm_jax import random
+from hpm_jax.config import ConfigError
 from hpm_jax.evaluation.checks import check_bank, check_labelled
 from hpm_jax.evaluation.heads import Head, linear
 from hpm_jax.evaluation.probes import (
@@ -19,8 +20,7 @@ from hpm_jax.evaluation.probes import (
     make_probe_step,
 )
 from hpm_jax.evaluation.splits import hold_out
-from hpm_jax.options import ConfigError
-from hpm_jax.training.schedules import warmup_cosine
+from hpm_jax.step.schedules import warmup_cosine
 
 # For batches of 1,024 and batch-normalised features. HPM's linear probe (8e-3 at 2,048) and MAE's
 # (LARS, 6.4 at 16,384) scale to 4e-3 and 0.4 here.

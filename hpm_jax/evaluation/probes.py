@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from hpm_jax.config import ConfigError
 from hpm_jax.evaluation.heads import Head, Params
-from hpm_jax.options import ConfigError
 
 BATCH_NORM_EPS = 1e-6
 BATCH_NORM_MOMENTUM = 0.1  # the share of a batch in the running statistics: PyTorch's default

@@ -8,7 +8,7 @@ from jax import Array
 
 from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Records
-from hpm_jax.training.devices import Devices
+from hpm_jax.run.devices import Devices
 
 
 def over_split(

@@ -30,11 +30,11 @@ flags.DEFINE_bool("largest", False, "Search the largest batch that fits by compi
 def main(argv: list[str]) -> None:
     """Prints the plan, or what to change; ends with 1 where the step does not fit."""
     from hpm_jax.config import freeze
-    from hpm_jax.options import ConfigError
+    from hpm_jax.errors import UserError
     from hpm_jax.plan.advice import advice
     from hpm_jax.plan.compiled import make_plan
     from hpm_jax.plan.largest import about, search
-    from hpm_jax.plan.machines import PlanError, devices_of, machine
+    from hpm_jax.plan.machines import devices_of, machine
     from hpm_jax.plan.table import table
 
     options = flags.FLAGS
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         if not plan.fits:
             print(advice(config, plan, gpu=not chosen.chip.tpu))
             sys.exit(1)
-    except (ConfigError, PlanError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

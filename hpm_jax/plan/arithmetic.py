@@ -73,10 +73,10 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
     import jax
     import jax.numpy as jnp
 
+    from hpm_jax.run.build import build_method, build_model
+    from hpm_jax.step.state import param_shapes
+    from hpm_jax.step.step import student_losses, total_loss
     from hpm_jax.tokens import Mask
-    from hpm_jax.training.build import build_method, build_model
-    from hpm_jax.training.state import param_shapes
-    from hpm_jax.training.step import student_losses, total_loss
 
     model, method = build_model(config).clone(**dict(changes)), build_method(config)
     patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
@@ -100,8 +100,8 @@ def param_bytes(config: Any) -> int:
     """Bytes of all parameters."""
     import jax
 
-    from hpm_jax.training.build import build_model
-    from hpm_jax.training.state import param_shapes
+    from hpm_jax.run.build import build_model
+    from hpm_jax.step.state import param_shapes
 
     shapes = jax.tree.leaves(param_shapes(build_model(config)))
     return sum(x.size * x.dtype.itemsize for x in shapes)
@@ -111,7 +111,7 @@ def attention_bytes(config: Any, rows: int) -> int:
     """Of the block with the most pairs of tokens: weights, their gradients, and those of scores."""
     import jax.numpy as jnp
 
-    from hpm_jax.training.build import build_model
+    from hpm_jax.run.build import build_model
 
     model = build_model(config)
     everything = config.patches + model.layout.extra_tokens

@@ -53,9 +53,9 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    from hpm_jax.training.build import build_flops, build_sharded_step
-    from hpm_jax.training.devices import Devices
-    from hpm_jax.training.schedules import Schedule
+    from hpm_jax.run.build import build_flops, build_sharded_step
+    from hpm_jax.run.devices import Devices
+    from hpm_jax.step.schedules import Schedule
 
     if len(devices) % config.run.fsdp:
         raise PlanError(

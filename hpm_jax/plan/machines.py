@@ -6,10 +6,12 @@ import os
 import re
 from typing import Any, NamedTuple
 
+from hpm_jax.errors import UserError
+
 GIB = 2**30
 
 
-class PlanError(ValueError):
+class PlanError(UserError, ValueError):
     """A plan that cannot be made; the message says what to change."""
 
 

@@ -4,8 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from hpm_jax.training.console import Console
-from hpm_jax.training.loop import Outcome
+from hpm_jax.run.console import Console
+from hpm_jax.run.loop import Outcome
 from hpm_jax.visualize.report import write_report
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from hpm_jax import random
+from hpm_jax.config import Finetune
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
@@ -18,22 +19,21 @@ from hpm_jax.evaluation.accuracy import AccuracyMeter
 from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
 from hpm_jax.models.positions import encoder_on_grid
-from hpm_jax.options import Finetune
+from hpm_jax.run.build import build_classifier, build_optimizer, build_recipe
+from hpm_jax.run.checkpoints import Checkpoints, checkpoints
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import Devices, all_devices, check_batch
+from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.metrics import MetricsWriter, read_lines
+from hpm_jax.run.processes import is_main
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.finetune_step import make_finetune_step
+from hpm_jax.step.optimizer import layer_scales, layerwise
+from hpm_jax.step.schedules import FinetuneTimetable
+from hpm_jax.step.state import Params, TrainState, fresh_state, init_params, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
-from hpm_jax.training.build import build_classifier, build_optimizer, build_recipe
-from hpm_jax.training.checkpoints import Checkpoints, checkpoints
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import Devices, all_devices, check_batch
-from hpm_jax.training.finetune_step import make_finetune_step
-from hpm_jax.training.loop import Experiment, train
-from hpm_jax.training.metrics import MetricsWriter, read_lines
-from hpm_jax.training.optimizer import layer_scales, layerwise
-from hpm_jax.training.processes import is_main
-from hpm_jax.training.schedules import FinetuneTimetable
-from hpm_jax.training.state import Params, TrainState, fresh_state, init_params, param_shapes
-from hpm_jax.training.workdir import open_workdir
 
 HEAD = ("head", "norm")  # what fine-tuning always starts afresh
 EXPLANATION = (
@@ -48,7 +48,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     """Runs, or goes on with, a fine-tuning run.
 
     Args:
-        config: from `hpm_jax.config.freeze`, of what `hpm_jax.inherit.inherit` has filled up.
+        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
         workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
             on from there.
 

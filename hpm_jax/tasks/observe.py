@@ -6,18 +6,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from hpm_jax.config import Config
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.evaluator import Evaluator
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.options import Config
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import Devices
+from hpm_jax.run.metrics import MetricsWriter
+from hpm_jax.run.processes import is_main
+from hpm_jax.step.method import Method, whole
+from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.state import TrainState
 from hpm_jax.storage import write
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.method import Method, whole
-from hpm_jax.training.metrics import MetricsWriter
-from hpm_jax.training.processes import is_main
-from hpm_jax.training.schedules import PretrainTimetable
-from hpm_jax.training.state import TrainState
 from hpm_jax.visualize import clips, pictures
 from hpm_jax.visualize.view import View, make_view
 

@@ -8,24 +8,24 @@ import jax
 import numpy as np
 
 from hpm_jax import random
+from hpm_jax.config import Config
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import masked_autoencoder_params
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Splits
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.options import Config
+from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import all_devices, check_batch
+from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.schedules import PretrainTimetable, Schedule
+from hpm_jax.step.state import Params, fresh_state, init_params, param_shapes
+from hpm_jax.step.step import make_train_step
 from hpm_jax.tasks.data import load_data
 from hpm_jax.tasks.ending import end_run
 from hpm_jax.tasks.observe import make_observer
-from hpm_jax.training.build import build_flops, build_method, build_model, build_optimizer
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import all_devices, check_batch
-from hpm_jax.training.loop import Experiment, train
-from hpm_jax.training.schedules import PretrainTimetable, Schedule
-from hpm_jax.training.state import Params, fresh_state, init_params, param_shapes
-from hpm_jax.training.step import make_train_step
-from hpm_jax.training.workdir import open_workdir
 
 
 def pretrain(config: Config, workdir: str | Path) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from hpm_jax import random
+from hpm_jax.config import Probe
 from hpm_jax.convert.random import load_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Records, hold_out
@@ -27,18 +28,17 @@ from hpm_jax.evaluation.probes import (
 )
 from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.flops import transformer_flops
-from hpm_jax.options import Probe
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import all_devices, check_batch
+from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.metrics import MetricsWriter
+from hpm_jax.run.processes import is_main
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.schedules import ProbeTimetable
+from hpm_jax.step.state import Params
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import all_devices, check_batch
-from hpm_jax.training.loop import Experiment, train
-from hpm_jax.training.metrics import MetricsWriter
-from hpm_jax.training.processes import is_main
-from hpm_jax.training.schedules import ProbeTimetable
-from hpm_jax.training.state import Params
-from hpm_jax.training.workdir import open_workdir
 
 EXPLANATION = (
     "All settings of the sweep are trained at once, on the same features of the same augmented "
@@ -65,7 +65,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     """Trains a sweep of probes, or goes on with it.
 
     Args:
-        config: from `hpm_jax.config.freeze`, of what `hpm_jax.inherit.inherit` has filled up.
+        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
         workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
             on from there.
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hpm_jax.config import Report
+from hpm_jax.config.inherit import finetune_config
 from hpm_jax.convert.random import load_weights
 from hpm_jax.data.sources import SOURCES, Records
 from hpm_jax.evaluation import heads
@@ -19,16 +21,14 @@ from hpm_jax.evaluation.few_shot import few_shot_accuracy
 from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.logistic import logistic_accuracy
 from hpm_jax.evaluation.probe_features import probe_accuracy
-from hpm_jax.inherit import finetune_config
-from hpm_jax.options import Report
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import all_devices
+from hpm_jax.run.metrics import read_lines
+from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels
 from hpm_jax.tasks.ending import command
 from hpm_jax.tasks.finetune import finetune
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import all_devices
-from hpm_jax.training.metrics import read_lines
-from hpm_jax.training.workdir import open_workdir
 
 
 class Row(NamedTuple):
@@ -54,7 +54,7 @@ def report(config: Report, workdir: str | Path) -> int:
     What stands in the workdir's `report.json` already is not measured again.
 
     Args:
-        config: from `hpm_jax.config.freeze`, of what `hpm_jax.inherit.inherit` has filled up.
+        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
         workdir: the folder for the table, and for the fine-tuning run where one is asked for.
 
     Returns:

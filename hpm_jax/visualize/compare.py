@@ -6,9 +6,9 @@ Draws their curves into one picture, and prints a table of their last evaluation
 import argparse
 import sys
 
-from hpm_jax.options import ConfigError
-from hpm_jax.storage import StorageError, as_path
-from hpm_jax.training.metrics import read_lines
+from hpm_jax.errors import UserError
+from hpm_jax.run.metrics import read_lines
+from hpm_jax.storage import as_path
 from hpm_jax.visualize.curves import draw_curves
 from hpm_jax.visualize.report import NUMBERS
 
@@ -41,7 +41,7 @@ def main() -> None:
                 sys.exit(f"error: {workdir} is not the workdir of a run: it has no metrics.jsonl")
             runs[workdir.name] = read_lines(workdir / "metrics.jsonl")
         draw_curves(runs, as_path(options.out))
-    except (ConfigError, StorageError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(table(runs))
 

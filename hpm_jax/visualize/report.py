@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from hpm_jax.run.metrics import read_lines
+from hpm_jax.run.processes import is_main
 from hpm_jax.storage import write
-from hpm_jax.training.metrics import read_lines
-from hpm_jax.training.processes import is_main
 from hpm_jax.visualize.curves import draw_curves
 
 # name, what it is, format, whether it should rise

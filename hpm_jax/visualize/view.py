@@ -12,11 +12,11 @@ from jax import Array
 from hpm_jax import random
 from hpm_jax.masking.strategies import hardest
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.choose import look, mask_units
+from hpm_jax.step.method import Method
+from hpm_jax.step.state import TrainState
+from hpm_jax.step.step import student_losses
 from hpm_jax.tokens import gather, unpatchify
-from hpm_jax.training.choose import look, mask_units
-from hpm_jax.training.method import Method
-from hpm_jax.training.state import TrainState
-from hpm_jax.training.step import student_losses
 
 VISIBLE, RANDOM, HARD = 0, 1, 2  # what became of a patch
 FATE_COLORS = ("#f2f2f2", "#9a9a9a", "#e4572e")

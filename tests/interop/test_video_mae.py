@@ -19,12 +19,12 @@ from transformers import (
     VideoMAEModel,
 )
 
+from hpm_jax.config.shared import IMAGENET_STD
 from hpm_jax.convert import __main__ as command
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.state_dict import from_state_dict, to_state_dict
 from hpm_jax.convert.weights import classifier, masked_autoencoder, masked_autoencoder_params
 from hpm_jax.losses import squared_error
-from hpm_jax.options.shared import IMAGENET_STD
 from hpm_jax.targets import TARGETS
 from hpm_jax.tokens import Mask, gather, patchify
 

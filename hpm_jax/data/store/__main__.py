@@ -8,9 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from hpm_jax.config import Data
 from hpm_jax.data.sources import SOURCES, DataError
 from hpm_jax.data.store.write import write_store
-from hpm_jax.options import Data
 
 _HELP = """\
 Larger images are resized and become JPEG files, smaller ones are copied as they are. What cannot be

@@ -12,7 +12,7 @@ from hpm_jax.data.records import DataError, Record, Splits
 from hpm_jax.data.store import INDEX
 
 if TYPE_CHECKING:
-    from hpm_jax.options import Data
+    from hpm_jax.config import Data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from hpm_jax.config import freeze
-from hpm_jax.options import INHERITED, Finetune, Report
-from hpm_jax.recipes import finetune_small
+from hpm_jax.config import INHERITED, Finetune, Report, freeze
+from hpm_jax.config.recipes import finetune_small
 from hpm_jax.storage import as_path
 
 # Where the images are: given by name or not at all, never half from one run and half from another.

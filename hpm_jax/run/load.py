@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hpm_jax.options import Config, Finetune
-from hpm_jax.storage import as_path
-from hpm_jax.training.build import build_classifier, build_method, build_model, build_optimizer
-from hpm_jax.training.checkpoints import CheckpointError, checkpoints
-from hpm_jax.training.method import Method
-from hpm_jax.training.state import (
+from hpm_jax.config import Config, Finetune
+from hpm_jax.run.build import build_classifier, build_method, build_model, build_optimizer
+from hpm_jax.run.checkpoints import CheckpointError, checkpoints
+from hpm_jax.run.workdir import read_config
+from hpm_jax.step.method import Method
+from hpm_jax.step.state import (
     TrainState,
     abstract_state,
     fresh_state,
     init_params,
     on_one_device,
 )
-from hpm_jax.training.workdir import read_config
+from hpm_jax.storage import as_path
 
 
 class Run(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpm_jax.config import Config, Finetune, Optimizer, ProbeOptimizer
 from hpm_jax.masking.schedule import hard_count
 from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.options import Config, Finetune, Optimizer, ProbeOptimizer
 
 
 class Schedule(NamedTuple):

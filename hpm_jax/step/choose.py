@@ -9,10 +9,10 @@ from hpm_jax.masking import select
 from hpm_jax.masking.strategies import Context
 from hpm_jax.masking.units import every_frame_of
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.method import Method
+from hpm_jax.step.state import Params, TrainState
+from hpm_jax.step.update import join, split
 from hpm_jax.tokens import Mask
-from hpm_jax.training.method import Method
-from hpm_jax.training.state import Params, TrainState
-from hpm_jax.training.update import join, split
 
 
 def look(

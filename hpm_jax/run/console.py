@@ -5,7 +5,7 @@ import time
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hpm_jax.training.processes import is_main
+from hpm_jax.run.processes import is_main
 
 QUIET_SECONDS = 15.0  # between lines where there is no terminal
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from hpm_jax.training.optimizer import Descend, descend
-from hpm_jax.training.state import Params, TrainState
+from hpm_jax.step.optimizer import Descend, descend
+from hpm_jax.step.state import Params, TrainState
 
 Metrics = dict[str, Array]
 
@@ -27,7 +27,7 @@ def make_update(
         optimizer: from `make_optimizer`.
         accumulation: into how many parts, one after the other, a batch is cut. A batch is any
             pytree of arrays with a leading axis of images.
-        descend: how far each parameter goes; see `hpm_jax/training/optimizer.py`.
+        descend: how far each parameter goes; see `hpm_jax/step/optimizer.py`.
     """
 
     def gradients(params, batch, schedule):

@@ -13,16 +13,17 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from hpm_jax.errors import UserError
+from hpm_jax.run.processes import is_main, wait_for_all
+from hpm_jax.step.state import TrainState
 from hpm_jax.storage import StorageError, as_path, is_local, move, reported
-from hpm_jax.training.processes import is_main, wait_for_all
-from hpm_jax.training.state import TrainState
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """No checkpoint can be read where there should be one."""
 
 
-class SaveError(CheckpointError, StorageError):
+class SaveError(StorageError, CheckpointError):
     """A checkpoint cannot be written; those before it are whole."""
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hpm_jax.options.shared import Data, OnGrid, Optimizer, Run
+from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hpm_jax.config import Run
 from hpm_jax.data.pipeline import BrokenImages
-from hpm_jax.options import Run
-from hpm_jax.training.checkpoints import checkpoints
-from hpm_jax.training.console import Console
-from hpm_jax.training.devices import Devices
-from hpm_jax.training.journal import Journal
-from hpm_jax.training.metrics import MetricsWriter, open_writer
-from hpm_jax.training.schedules import Timetable
-from hpm_jax.training.state import abstract_state
-from hpm_jax.training.stopping import StopRequest, stop_requests
+from hpm_jax.run.checkpoints import checkpoints
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import Devices
+from hpm_jax.run.journal import Journal
+from hpm_jax.run.metrics import MetricsWriter, open_writer
+from hpm_jax.run.stopping import StopRequest, stop_requests
+from hpm_jax.step.schedules import Timetable
+from hpm_jax.step.state import abstract_state
 
 State = Any
 

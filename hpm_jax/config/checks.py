@@ -1,12 +1,13 @@
 """What cannot run is said before anything is loaded or compiled, in one sentence."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from hpm_jax.config import Config, Finetune, Probe, Report
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.errors import ConfigError, check_choice
 from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.losses.pairs import PAIRS
 from hpm_jax.masking.strategies import STRATEGIES
@@ -15,22 +16,7 @@ from hpm_jax.models.attention import ATTENTIONS
 from hpm_jax.models.classifier import POOLS
 from hpm_jax.models.layers import REMAT_POLICIES
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.options import Config, ConfigError, Finetune, Probe, Report
 from hpm_jax.targets import TARGETS
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message: the closest of the choices, or all of them."""
-    choices = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}."
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or an error that names the closest choice."""
-    if value not in choices:
-        raise ConfigError(f"{name} = {value!r} does not exist{nearest(value, choices)}")
-    return value
 
 
 def check_pretrain(config: Config) -> None:

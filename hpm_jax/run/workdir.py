@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hpm_jax
-from hpm_jax.config import freeze
-from hpm_jax.options import FREE, ConfigError
+from hpm_jax.config import FREE, ConfigError, freeze
+from hpm_jax.run.processes import check_agreement, is_main, wait_for_all
 from hpm_jax.storage import as_path, is_local, reported, write
-from hpm_jax.training.processes import check_agreement, is_main, wait_for_all
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 

@@ -7,7 +7,7 @@ from signal import Signals
 
 import jax
 
-from hpm_jax.training.processes import preempted
+from hpm_jax.run.processes import preempted
 
 
 class StopRequest:

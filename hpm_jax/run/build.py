@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from hpm_jax.config import Config, Finetune
 from hpm_jax.losses import RANKING_LOSSES, pairs_ranked_correctly
 from hpm_jax.losses.pairs import (
     Pairs,
@@ -23,14 +24,13 @@ from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.flops import StepFlops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.options import Config, Finetune
+from hpm_jax.run.devices import Devices, check_batch
+from hpm_jax.step.finetune_step import Recipe
+from hpm_jax.step.method import Method, whole
+from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
+from hpm_jax.step.state import TrainState, abstract_state, init_state
+from hpm_jax.step.step import make_train_step
 from hpm_jax.targets import TARGETS, one_frame
-from hpm_jax.training.devices import Devices, check_batch
-from hpm_jax.training.finetune_step import Recipe
-from hpm_jax.training.method import Method, whole
-from hpm_jax.training.optimizer import FINETUNE_DECAYED, make_optimizer
-from hpm_jax.training.state import TrainState, abstract_state, init_state
-from hpm_jax.training.step import make_train_step
 
 
 def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencoder:

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
 from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.masking.units import Unit
-from hpm_jax.options.shared import Data, OnGrid, Optimizer, Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
+from hpm_jax.run.processes import is_main
 from hpm_jax.storage import as_path, is_local, reported, write
-from hpm_jax.training.processes import is_main
 
 FLUSH_SECONDS = 60.0  # between copies to a bucket
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
 
 SMALL = 2**16  # elements: to gather less would cost more time than it saves memory
 BATCH = PartitionSpec(("data", "fsdp"))

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.training.state import Params
+from hpm_jax.step.state import Params
 
 # Matrices and learned tokens decay; biases and norm scales do not (timm's rule, by name, because
 # the parameters of scanned blocks carry one axis more than those that the rule speaks of).

@@ -9,10 +9,6 @@ from hpm_jax.tokens import Grid, grid_of
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ConfigError(ValueError):
-    """A config that cannot run; the message says what to change."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images come from and what is done to them before the device sees them."""

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hpm_jax.options import ConfigError
+from hpm_jax.config import ConfigError
+from hpm_jax.errors import UserError
 
 # Seconds until a process that died is missed: the others then end too, for the launcher to restart.
 HEARTBEAT = 60
@@ -21,7 +22,7 @@ HEARTBEAT = 60
 COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
-class ProcessError(RuntimeError):
+class ProcessError(UserError, RuntimeError):
     """Processes that do not find each other, or do not fit together."""
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import jax
 
-from hpm_jax.training.console import Console
-from hpm_jax.training.metrics import MetricsWriter, read_lines
-from hpm_jax.training.schedules import Timetable
-from hpm_jax.training.throughput import Meter, peak_flops
-from hpm_jax.training.update import Metrics
+from hpm_jax.errors import UserError
+from hpm_jax.run.console import Console
+from hpm_jax.run.metrics import MetricsWriter, read_lines
+from hpm_jax.run.throughput import Meter, peak_flops
+from hpm_jax.step.schedules import Timetable
+from hpm_jax.step.update import Metrics
 
 Numbers = dict[str, float]
 
 
-class TrainingDiverged(ArithmeticError):
+class TrainingDiverged(UserError, ArithmeticError):
     """A loss that is not a number."""
 
 

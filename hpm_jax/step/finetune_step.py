@@ -11,15 +11,15 @@ from jax import Array
 
 from hpm_jax import random
 from hpm_jax.augmentation import erase, mix, smooth_labels
+from hpm_jax.config import Augment
 from hpm_jax.masking import hidden_count, select
 from hpm_jax.models import Classifier
 from hpm_jax.models.layers import drop_paths
-from hpm_jax.options import Augment
+from hpm_jax.step.optimizer import Descend, descend
+from hpm_jax.step.schedules import FinetuneSchedule
+from hpm_jax.step.state import Params, TrainState
+from hpm_jax.step.update import Metrics, make_update
 from hpm_jax.tokens import Grid, normalize, patchify
-from hpm_jax.training.optimizer import Descend, descend
-from hpm_jax.training.schedules import FinetuneSchedule
-from hpm_jax.training.state import Params, TrainState
-from hpm_jax.training.update import Metrics, make_update
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from hpm_jax.options.finetune import Accuracy
-from hpm_jax.options.shared import Data, Run
+from hpm_jax.config.finetune import Accuracy
+from hpm_jax.config.shared import Data, Run
 
 
 @dataclasses.dataclass(frozen=True)

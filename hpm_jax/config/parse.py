@@ -1,7 +1,7 @@
 """From an ml_collections config to checked options, or to an error that says what to change.
 
 A config file starts from `defaults()` and changes what it wants; `freeze` turns the result into the
-dataclasses of `hpm_jax/options`, or names the nearest right key or value.
+dataclasses of `hpm_jax/config`, or names the nearest right key or value.
 """
 
 import dataclasses
@@ -11,11 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from hpm_jax.checks import CHECKS
-from hpm_jax.checks import check_choice as check_choice
-from hpm_jax.checks import nearest as nearest
-from hpm_jax.options import TASKS, ConfigError
-from hpm_jax.options import defaults as defaults
+from hpm_jax.errors import ConfigError, check_choice, nearest
 
 
 def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
@@ -48,6 +44,9 @@ def freeze(config: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: for an unknown key, a value of the wrong type, or one that cannot run.
     """
+    from hpm_jax.config import TASKS  # the package is still being imported when this file is read
+    from hpm_jax.config.checks import CHECKS
+
     task = check_choice("config.task", config.get("task", "pretrain"), TASKS)
     frozen = _build(TASKS[task], config, "config")
     CHECKS[task](frozen)

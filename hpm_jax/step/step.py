@@ -10,12 +10,12 @@ from jax import Array
 
 from hpm_jax import random
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.choose import mask_units, predicted_losses, remembered_losses
+from hpm_jax.step.method import Method
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import Params, TrainState
+from hpm_jax.step.update import Metrics, make_update
 from hpm_jax.tokens import Mask, gather
-from hpm_jax.training.choose import mask_units, predicted_losses, remembered_losses
-from hpm_jax.training.method import Method
-from hpm_jax.training.schedules import Schedule
-from hpm_jax.training.state import Params, TrainState
-from hpm_jax.training.update import Metrics, make_update
 
 
 class Masked(NamedTuple):

@@ -4,29 +4,33 @@ import dataclasses
 
 import ml_collections
 
-from hpm_jax.options.evaluation import Budget as Budget
-from hpm_jax.options.evaluation import Features as Features
-from hpm_jax.options.evaluation import Probe as Probe
-from hpm_jax.options.evaluation import ProbeOptimizer as ProbeOptimizer
-from hpm_jax.options.evaluation import Probes as Probes
-from hpm_jax.options.evaluation import Report as Report
-from hpm_jax.options.finetune import Accuracy as Accuracy
-from hpm_jax.options.finetune import Augment as Augment
-from hpm_jax.options.finetune import ClassifierModel as ClassifierModel
-from hpm_jax.options.finetune import Finetune as Finetune
-from hpm_jax.options.finetune import FinetuneOptimizer as FinetuneOptimizer
-from hpm_jax.options.finetune import Regularize as Regularize
-from hpm_jax.options.pretrain import Config as Config
-from hpm_jax.options.pretrain import Evaluation as Evaluation
-from hpm_jax.options.pretrain import MaskOptions as MaskOptions
-from hpm_jax.options.pretrain import Model as Model
-from hpm_jax.options.pretrain import Ranking as Ranking
-from hpm_jax.options.pretrain import Teacher as Teacher
-from hpm_jax.options.shared import ConfigError as ConfigError
-from hpm_jax.options.shared import Data as Data
-from hpm_jax.options.shared import OnGrid as OnGrid
-from hpm_jax.options.shared import Optimizer as Optimizer
-from hpm_jax.options.shared import Run as Run
+from hpm_jax.config.evaluation import Budget as Budget
+from hpm_jax.config.evaluation import Features as Features
+from hpm_jax.config.evaluation import Probe as Probe
+from hpm_jax.config.evaluation import ProbeOptimizer as ProbeOptimizer
+from hpm_jax.config.evaluation import Probes as Probes
+from hpm_jax.config.evaluation import Report as Report
+from hpm_jax.config.finetune import Accuracy as Accuracy
+from hpm_jax.config.finetune import Augment as Augment
+from hpm_jax.config.finetune import ClassifierModel as ClassifierModel
+from hpm_jax.config.finetune import Finetune as Finetune
+from hpm_jax.config.finetune import FinetuneOptimizer as FinetuneOptimizer
+from hpm_jax.config.finetune import Regularize as Regularize
+from hpm_jax.config.parse import freeze as freeze
+from hpm_jax.config.parse import parse_variant as parse_variant
+from hpm_jax.config.pretrain import Config as Config
+from hpm_jax.config.pretrain import Evaluation as Evaluation
+from hpm_jax.config.pretrain import MaskOptions as MaskOptions
+from hpm_jax.config.pretrain import Model as Model
+from hpm_jax.config.pretrain import Ranking as Ranking
+from hpm_jax.config.pretrain import Teacher as Teacher
+from hpm_jax.config.shared import Data as Data
+from hpm_jax.config.shared import OnGrid as OnGrid
+from hpm_jax.config.shared import Optimizer as Optimizer
+from hpm_jax.config.shared import Run as Run
+from hpm_jax.errors import ConfigError as ConfigError
+from hpm_jax.errors import check_choice as check_choice
+from hpm_jax.errors import nearest as nearest
 
 TASKS: dict[str, type] = {
     "pretrain": Config,
