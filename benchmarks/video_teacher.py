@@ -13,10 +13,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hpm_jax.masking.strategies import hardest
 
 from hpm_jax.data.pipeline import test_images, train_batches
 from hpm_jax.data.sources import SOURCES
-from hpm_jax.masking.strategies import hardest
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.build import build_optimizer
 from hpm_jax.run.load import load_run
@@ -44,7 +44,7 @@ def main(workdir: str) -> None:
         return np.asarray(hardest(predicted, n_hard))
 
     def flops(stride=1):
-        return step_flops(model, config.hidden, asks_teacher=True, frame_stride=stride)
+        return step_flops(model, config.hidden, looks=1, frame_stride=stride)
 
     full = hard_units(state.teacher)
     student = flops().student

@@ -36,7 +36,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.batch_size = 256
     config.optimizer.base_learning_rate = 1e-3 if small else 1.5e-4
     config.optimizer.warmup_epochs = 0.05 * chosen["epochs"]
-    config.teacher.update(decay_start=0.99, decay_end=0.999, ramp_epochs=chosen["epochs"] // 2)
+    ramp = chosen["epochs"] // 2
+    config.teacher = f"moving_average(start=0.99, end=0.999, ramp_epochs={ramp})"
     config.evaluation.every_epochs = max(1.0, chosen["epochs"] / 20)
     config.run.workers = 2
     return config

@@ -29,5 +29,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = hpm_on_video(videomae(chosen["size"], chosen["epochs"]))
     config.mask.unit = MASKS[check_choice("masks", chosen["masks"], MASKS)]
     if chosen["masks"] == "free":
-        config.ranking.pairs = "sampled"  # all pairs of 1,408 hidden tokens are a million a clip
+        # all pairs of 1,408 hidden tokens are a million a clip
+        config.losses = ("ranking(pairs='sampled')",)
     return config

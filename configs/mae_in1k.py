@@ -29,8 +29,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.update(SIZES[chosen["size"]], dtype="bfloat16")
     config.target = "normalized_pixels"
     config.mask.update(strategy="random", ratio=0.75)
-    config.ranking.loss = "none"
-    config.teacher.keep = False
+    config.losses = ()
+    config.teacher = "none"
     config.optimizer.update(
         epochs=chosen["epochs"],
         batch_size=4096,

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.base_learning_rate = 8e-3
     config.optimizer.warmup_epochs = 4.0
     # a short run needs a teacher that forgets sooner than ImageNet's
-    config.teacher.update(decay_start=0.95, decay_end=0.99, ramp_epochs=30)
+    config.teacher = "moving_average(start=0.95, end=0.99, ramp_epochs=30)"
 
     config.evaluation.every_epochs = 5.0
     config.run.checkpoint_every_epochs = 10.0

@@ -38,8 +38,7 @@ def mae_st(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.update(crop="resized", crop_scale=(0.5, 1.0))
     config.model.update(layout="mae_st", dtype="float32")
     config.model.update(decoder_width=512, decoder_depth=4, decoder_heads=16)
-    config.target = "normalized_pixels"
-    config.target_frames = "one"
+    config.target = "normalized_pixels(frames='one')"
     config.mask.unit = "patch"
     config.optimizer.update(batch_size=512, base_learning_rate=1.6e-3, floor=0.0)
     config.optimizer.update(warmup_epochs=5.0, clip_norm=0.02)

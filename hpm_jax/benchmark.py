@@ -47,18 +47,18 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
     from hpm_jax.run.devices import all_devices
     from hpm_jax.run.throughput import peak_flops
     from hpm_jax.step.choose import choose_mask
-    from hpm_jax.step.schedules import Schedule
+    from hpm_jax.step.schedules import PretrainTimetable
     from hpm_jax.step.step import Masked, masked_loss
 
     devices = all_devices(config.run.fsdp)
-    model, method, init, abstract, shape, jitted = build_sharded_step(config, devices)
+    model, method, init, start, abstract, shape, jitted = build_sharded_step(config, devices)
     batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
     key = jax.random.key(config.seed)
-    n_hard = config.hidden_units // 2 if method.strategy.asks_teacher else 0
-    schedule = Schedule(np.float32(1e-6), np.float32(1e-3), np.int32(n_hard))
+    timetable = PretrainTimetable(config, batch, config.hidden_units)
+    schedule = timetable.at(timetable.steps // 2)._replace(learning_rate=np.float32(1e-6))
 
     placement = jax.tree.map(lambda x: x.sharding, abstract)
-    state = jax.jit(init, out_shardings=placement)(key)
+    state = jax.jit(init, out_shardings=placement)(key, start)
     noise = np.random.default_rng(0).integers(0, 256, shape.shape, dtype=np.uint8)
     images = devices.put(noise[devices.rows(batch)])
 
@@ -91,10 +91,13 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
     # --- its parts, over one part of the batch where gradients are accumulated
     patches = method.patches(noise[: batch // parts])
-    mask = jax.jit(lambda s, p: choose_mask(model, method, s, p, key, schedule.n_hard))
-    loss = masked_loss(model, method)
-    forward = jax.jit(lambda s, b: loss(s.params, b, schedule)[0])
-    gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(p, b, schedule)[0])(s.params))
+    mask = jax.jit(lambda s, p: choose_mask(model, method, s, p, key, schedule))
+
+    def loss(state, masked, params):
+        return masked_loss(model, method, state)(params, masked, schedule)[0]
+
+    forward = jax.jit(lambda s, b: loss(s, b, s.params))
+    gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(s, b, p))(s.params))
     chosen = mask(state, patches)
     teacher = parts * median_time(lambda: mask(state, patches), steps)
     ahead = parts * median_time(lambda: forward(state, Masked(patches, chosen)), steps)

@@ -7,9 +7,15 @@ import ml_collections
 import numpy as np
 
 from hpm_jax.config import Config, defaults, freeze
-from hpm_jax.run.build import build_method, build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.step.schedules import Schedule
-from hpm_jax.step.state import init_state
 from hpm_jax.step.step import make_train_step
 
 
@@ -21,7 +27,7 @@ def small_options() -> ml_collections.ConfigDict:
     config.model.update(patch_size=4, width=16, depth=1, heads=2, unroll=0)
     config.model.update(decoder_width=8, decoder_depth=1, decoder_heads=2)
     config.optimizer.update(epochs=4, batch_size=64, warmup_epochs=1.0, base_learning_rate=4e-3)
-    config.teacher.update(decay_start=0.9, decay_end=0.9)
+    config.teacher = "moving_average(start=0.9, end=0.9)"
     config.evaluation.update(bank_images=64, test_images=32, batch_size=32, pictures=2)
     return config
 
@@ -48,7 +54,7 @@ def changed(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.
     return config
 
 
-MAE = {"mask": {"strategy": "random"}, "ranking": {"loss": "none"}, "teacher": {"keep": False}}
+MAE = {"mask": {"strategy": "random"}, "losses": (), "teacher": "none"}
 
 
 class Parts:
@@ -59,9 +65,8 @@ class Parts:
         self.model, self.method = build_model(config), build_method(config)
         self.optimizer = build_optimizer(config)
         self.key = jax.random.key(config.seed)
-        self.state = jax.jit(
-            lambda key: init_state(self.model, self.optimizer, key, config.teacher.keep)
-        )(self.key)
+        init = build_init(config, self.model, self.method, self.optimizer)
+        self.state = jax.jit(init)(self.key, Start(frozen=load_frozen(self.method)))
         shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
         self.images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 

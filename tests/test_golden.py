@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hpm_jax.masking.strategies import STRATEGIES
 
 from hpm_jax.convert.official import from_official
 from hpm_jax.losses import squared_error
 from hpm_jax.losses.ranking import absolute, relative
-from hpm_jax.masking.strategies import STRATEGIES
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import decay_mask, make_optimizer

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hpm_jax.masking.strategies import STRATEGIES, Context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpm_jax.masking import hidden_count, select
 from hpm_jax.masking.schedule import hard_count
-from hpm_jax.masking.strategies import STRATEGIES, Context
 
 
 def context(predicted_loss, n_hard):

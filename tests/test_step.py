@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hpm_jax.masking.strategies import STRATEGIES, Context
 from small import MAE, compiled_step, parts_of, schedule, small_config
 
 from hpm_jax import random
 from hpm_jax.masking import select
-from hpm_jax.masking.strategies import STRATEGIES, Context
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.choose import choose_mask
@@ -157,7 +157,7 @@ def test_flops_against_the_compiler():
         return parts.model.apply({"params": params}, patches, method="predict_loss")
 
     patches, mask = parts.method.patches(parts.images), mask_of(config, 3)
-    wanted = step_flops(parts.model, config.hidden, asks_teacher=True)
+    wanted = step_flops(parts.model, config.hidden, looks=1)
     for function, arguments, analytic in (
         (jax.grad(student), (parts.state.params, patches, mask), wanted.student),
         (teacher, (parts.state.params, patches), wanted.teacher),

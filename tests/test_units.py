@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hpm_jax.masking.strategies import STRATEGIES, Context
 
 from hpm_jax.masking import select
 from hpm_jax.masking.schedule import hard_count
-from hpm_jax.masking.strategies import STRATEGIES, Context
 from hpm_jax.masking.units import Unit, every_frame_of
 from hpm_jax.tokens import Mask
 

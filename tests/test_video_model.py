@@ -310,7 +310,7 @@ def test_flops_against_the_compiler(layout, stride):
     def teacher(params, patches, seen):
         return model.apply({"params": params}, patches, seen, method="predict_loss")
 
-    wanted = step_flops(model, hidden=52, asks_teacher=True, frame_stride=stride)
+    wanted = step_flops(model, hidden=52, looks=1, frame_stride=stride)
     for function, arguments, analytic in (
         (jax.grad(student), (params, patches, keep, hide), wanted.student),
         (teacher, (params, patches, seen), wanted.teacher),
@@ -318,4 +318,4 @@ def test_flops_against_the_compiler(layout, stride):
         counted = jax.jit(function).lower(*arguments).cost_analysis()["flops"]
         share = counted / 8 / analytic
         assert 0.97 < share < 1.12, f"{function.__name__}: XLA counts {share:.3f} of the formula"
-    assert step_flops(model, 52, asks_teacher=False).teacher == 0
+    assert step_flops(model, 52, looks=0).teacher == 0

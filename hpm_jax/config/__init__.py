@@ -22,8 +22,6 @@ from hpm_jax.config.pretrain import Config as Config
 from hpm_jax.config.pretrain import Evaluation as Evaluation
 from hpm_jax.config.pretrain import MaskOptions as MaskOptions
 from hpm_jax.config.pretrain import Model as Model
-from hpm_jax.config.pretrain import Ranking as Ranking
-from hpm_jax.config.pretrain import Teacher as Teacher
 from hpm_jax.config.shared import Data as Data
 from hpm_jax.config.shared import OnGrid as OnGrid
 from hpm_jax.config.shared import Optimizer as Optimizer
@@ -31,6 +29,7 @@ from hpm_jax.config.shared import Run as Run
 from hpm_jax.errors import ConfigError as ConfigError
 from hpm_jax.errors import check_choice as check_choice
 from hpm_jax.errors import nearest as nearest
+from hpm_jax.fields import short
 
 TASKS: dict[str, type] = {
     "pretrain": Config,
@@ -68,7 +67,7 @@ def defaults(task: str = "pretrain") -> ml_collections.ConfigDict:
         task: a name in `TASKS`. All but "pretrain" start from a pre-trained encoder: what they
             inherit from it (`INHERITED`) is None here, and stays so unless a config sets it.
     """
-    config = ml_collections.ConfigDict(dataclasses.asdict(TASKS[task]()), convert_dict=True)
+    config = ml_collections.ConfigDict(short(TASKS[task]()), convert_dict=True)
     for section, names in INHERITED.items() if task != "pretrain" else ():
         for name in names:
             if name in config.get(section, {}):

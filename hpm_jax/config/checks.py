@@ -8,45 +8,14 @@ from hpm_jax.config import Config, Finetune, Probe, Report
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.errors import ConfigError, check_choice
-from hpm_jax.losses import RANKING_LOSSES
-from hpm_jax.losses.pairs import PAIRS
-from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.masking.units import UNITS
 from hpm_jax.models.attention import ATTENTIONS
 from hpm_jax.models.classifier import POOLS
 from hpm_jax.models.layers import REMAT_POLICIES
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.targets import TARGETS
 
 
 def check_pretrain(config: Config) -> None:
     """Raises a `ConfigError` for a pre-training run that cannot be."""
-    _check_choices(
-        config,
-        {
-            "weights": ("student", "teacher"),
-            "target": TARGETS,
-            "target_frames": ("all", "one"),
-            "mask.strategy": STRATEGIES,
-            "mask.unit": UNITS,
-            "mask.schedule": ("epoch", "step"),
-            "ranking.loss": (*RANKING_LOSSES, "none"),
-            "ranking.pairs": PAIRS,
-            "evaluation.pool": POOLS,
-        },
-    )
-    evaluation = ("bank_images", "test_images", "neighbors", "temperature", "batch_size")
-    _check_positive(
-        config,
-        {
-            "evaluation": evaluation,
-            "mask": ("views",),
-            "ranking": ("distances",),
-            "teacher": ("frame_stride", "every_steps"),
-        },
-    )
-    _check_shares(config, "mask", ("hard_start", "hard_end"))
-    _check_shares(config, "teacher", ("decay_start", "decay_end"))
     _check_common(config)
     _check_method(config)
 
@@ -242,30 +211,70 @@ def _check_method(config: Config) -> None:
     """Options that are impossible together."""
     _check_grid(config)
     _check_pool(config, "evaluation")
-    _check_teacher(config)
-    try:
-        hidden = config.hidden
-    except ValueError as error:
-        raise ConfigError(f"config.mask.ratio = {config.mask.ratio}: {error}") from None
+    for name, ratio in (("ratio", config.mask.ratio), ("ratio_end", config.mask.ratio_end)):
+        try:
+            if ratio:
+                config.unit.hidden(ratio)
+        except ValueError as error:
+            raise ConfigError(f"config.mask.{name} = {ratio}: {error}") from None
     for part in ("", "decoder_"):
         _check_width(config, part)
-    tubes = config.ranking.pairs == "tubes"
-    if config.ranking.loss != "none" and (config.hidden_units if tubes else hidden) < 2:
+    frames, stride = config.grid[0], config.teacher.frame_stride
+    if frames % stride:
         raise ConfigError(
-            f"config.mask.ratio = {config.mask.ratio} hides 1 {'tube' if tubes else 'patch'}, and "
-            "a ranking needs two: raise the ratio, or set config.ranking.loss=none."
+            f"config.teacher = {str(config.teacher)!r}: frame_stride = {stride} does not divide "
+            f"the {frames} frames of the grid (config.data.frames / config.model.tubelet)"
         )
-    if STRATEGIES[config.mask.strategy].asks_teacher:
-        if config.ranking.loss == "none":
-            raise ConfigError(
-                f"config.mask.strategy = {config.mask.strategy!r} needs a loss predictor, and "
-                "config.ranking.loss = 'none' builds none: set it to relative, or mask at random."
-            )
-        if not config.teacher.keep:
-            raise ConfigError(
-                f"config.mask.strategy = {config.mask.strategy!r} asks the teacher, and "
-                "config.teacher.keep is False: set it to True, or mask at random."
-            )
+    _check_terms(config)
+    _check_strategy(config)
+
+
+def _check_terms(config: Config) -> None:
+    """Each term once, and what it asks of the rest."""
+    names = [term.name for term in config.terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"config.losses has {name!r} twice: give one of them the weight")
+    if not any(term.weight for term in config.terms):
+        raise ConfigError("config.losses: every weight is 0, so there is nothing to learn")
+    predictors = [term.name for term in config.terms if term.predicts_loss]
+    if len(predictors) > 1:
+        raise ConfigError(
+            f"config.losses has {' and '.join(predictors)}, which both teach the loss predictor: "
+            "choose one"
+        )
+    for plug in (config.mask.strategy, config.target, config.objective, *config.terms):
+        plug.check(config)
+
+
+def _check_strategy(config: Config) -> None:
+    """What the mask strategy reads has to be there."""
+    strategy, name = config.mask.strategy, str(config.mask.strategy)
+    if not strategy.reads:
+        return
+    if "predicted_loss" in strategy.reads and not any(x.predicts_loss for x in config.terms):
+        raise ConfigError(
+            f"config.mask.strategy = {name!r} reads predicted losses, and no term of "
+            f"config.losses = {tuple(map(str, config.losses))} teaches a loss predictor: "
+            "--config.losses=\"('ranking',)\", or mask at random."
+        )
+    if "teacher" in strategy.onlookers and not config.teacher.kept:
+        raise ConfigError(
+            f"config.mask.strategy = {name!r} asks the teacher, and config.teacher = "
+            f"{str(config.teacher)!r} keeps none: --config.teacher=moving_average, or mask at "
+            "random."
+        )
+    only = strategy.reads == ("predicted_loss",)
+    if config.teacher.frame_stride > 1 and not only:
+        raise ConfigError(
+            f"config.mask.strategy = {name!r} reads {' and '.join(strategy.reads)} of every frame: "
+            "frame_stride = 1 in config.teacher"
+        )
+    if config.teacher.every_steps > 1 and not (only and strategy.onlookers == ("teacher",)):
+        raise ConfigError(
+            f"config.mask.strategy = {name!r} reads more than the teacher's predicted losses, "
+            "which alone are kept from step to step: every_steps = 1 in config.teacher"
+        )
 
 
 def _check_grid(config: Any) -> None:
@@ -292,22 +301,6 @@ def _check_pool(config: Any, section: str) -> None:
         raise ConfigError(
             f"config.{section}.pool = 'cls', and the layout {layout!r} has no cls token: "
             f"--config.{section}.pool=mean"
-        )
-
-
-def _check_teacher(config: Config) -> None:
-    """What a teacher that sees or looks less needs."""
-    frames, stride = config.grid[0], config.teacher.frame_stride
-    if frames % stride:
-        raise ConfigError(
-            f"config.teacher.frame_stride = {stride} does not divide the {frames} frames of the "
-            "grid (config.data.frames / config.model.tubelet)"
-        )
-    if config.ranking.pairs == "tubes" and config.mask.unit != "tube":
-        raise ConfigError(
-            "config.ranking.pairs = 'tubes' ranks tubes, and config.mask.unit = "
-            f"{config.mask.unit!r} hides patches one by one: set it to tube, or rank all or "
-            "sampled pairs."
         )
 
 

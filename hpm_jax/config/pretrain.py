@@ -3,93 +3,128 @@
 import dataclasses
 
 from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
-from hpm_jax.masking.strategies import STRATEGIES
-from hpm_jax.masking.units import Unit
+from hpm_jax.fields import option, positive
+from hpm_jax.losses.ranking import Relative
+from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
+from hpm_jax.losses.term import Term
+from hpm_jax.masking.hard import Hard
+from hpm_jax.masking.strategy import Strategy
+from hpm_jax.masking.units import UNITS, Unit
+from hpm_jax.models.attention import ATTENTIONS
+from hpm_jax.models.layers import REMAT_POLICIES
+from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.targets.pixels import RawPixels
+from hpm_jax.targets.target import Target
+from hpm_jax.teachers.teacher import MovingAverage, Teacher
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The masked autoencoder; `hpm_jax/models/sizes.py` has the usual sizes."""
 
-    patch_size: int = 16
-    tubelet: int = 1  # frames of a patch
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    layout: str = "mae"  # mae, videomae or mae_st; see hpm_jax/models/layouts.py
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    dtype: str = "float32"  # of matrix products: float32 or bfloat16
-    remat: str = "none"  # which products the backward pass computes again: none, mlp, full
-    unroll: int = 1  # blocks unrolled in each scan; 0 unrolls all
-    attention: str = "xla"  # or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16
+    patch_size: int = positive(16, "pixels of a side of a patch")
+    tubelet: int = positive(1, "frames of a patch")
+    width: int = option(768, "of the encoder", low=4, high=2**16)
+    depth: int = option(12, "blocks of the encoder", low=1, high=1024)
+    heads: int = positive(12, "of the encoder's attention")
+    layout: str = option("mae", "see hpm_jax/models/layouts.py", choices=LAYOUTS)
+    decoder_width: int = option(512, "of each decoder", low=4, high=2**16)
+    decoder_depth: int = option(8, "blocks of each decoder", low=1, high=1024)
+    decoder_heads: int = positive(16, "of the decoders' attention")
+    dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
+    remat: str = option(
+        "none", "which products the backward pass computes again", choices=REMAT_POLICIES
+    )
+    unroll: int = option(1, "blocks unrolled in each scan; 0 unrolls all", low=0)
+    attention: str = option(
+        "xla", "or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16", choices=ATTENTIONS
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which patches are hidden."""
+    """Which patches are hidden, how many, and how many of them count."""
 
-    strategy: str = "hard"
-    unit: str = "patch"  # what is hidden as one: a patch, or a "tube", the same in every frame
-    ratio: float = 0.75
-    views: int = 1  # masks of each image or clip, by one look of the teacher
-    hard_start: float = 0.0  # the share of hidden patches that are hard: alpha_0
-    hard_end: float = 0.5  # and alpha_T
-    schedule: str = "epoch"  # the share moves once an epoch, or with every "step"
+    strategy: Strategy = option(Hard(), "which patches are hidden first; see docs/masks.md")
+    unit: str = option(
+        "patch", "what is hidden as one: a patch, or a tube, the same in every frame", choices=UNITS
+    )
+    ratio: float = option(0.75, "the share of the patches that is hidden", above=0, below=1)
+    ratio_end: float = option(
+        0.0, "the share at the end of the run, reached linearly; 0 for the same", low=0, below=1
+    )
+    counted: float = option(1.0, "the share of the hidden that enters the loss", above=0, high=1)
+    counted_end: float = option(
+        0.0, "the share at the end of the run, reached linearly; 0 for the same", low=0, high=1
+    )
+    replaced: float = option(
+        0.0,
+        "the share of the visible that the student sees a learned token for (vis_mask_ratio)",
+        low=0,
+        below=1,
+    )
+    views: int = option(1, "masks of each image or clip, by one look", low=1, high=64)
 
+    @property
+    def ratio_moves(self) -> bool:
+        """Whether the ratio is another at the end."""
+        return self.ratio_end not in (0.0, self.ratio)
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The loss predictor's loss."""
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """The lowest and the highest ratio of the run."""
+        end = self.ratio_end or self.ratio
+        return min(self.ratio, end), max(self.ratio, end)
 
-    loss: str = "relative"  # relative, absolute, or none: then there is no loss predictor
-    weight: float = 1.0
-    pairs: str = "all"  # relative: all, of "tubes" for patches, or some "sampled"
-    distances: int = 8  # sampled: so many pairs for each hidden patch
+    def ratio_at(self, done: float) -> float:
+        """The ratio when a share `done` of the run is over."""
+        return self.ratio + done * ((self.ratio_end or self.ratio) - self.ratio)
 
+    @property
+    def some_count(self) -> bool:
+        """Whether there is a step in which some hidden patches do not enter the loss."""
+        return min(self.counted, self.counted_end or self.counted) < 1
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """The moving average of the student."""
-
-    keep: bool = True
-    decay_start: float = 0.999
-    decay_end: float = 0.9999
-    ramp_epochs: int = 100
-    frame_stride: int = 1  # it sees every so manieth frame of the grid
-    every_steps: int = 1  # it looks so seldom, and each batch comes that often, masked anew
+    def counted_at(self, done: float) -> float:
+        """The share of the hidden in the loss when a share `done` of the run is over."""
+        return self.counted + done * ((self.counted_end or self.counted) - self.counted)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What is measured and drawn on the way."""
 
-    every_epochs: float = 5.0
-    bank_images: int = 5000  # labelled training images that kNN looks among
-    test_images: int = 1000
-    neighbors: int = 20
-    temperature: float = 0.07
-    pool: str = "cls"  # the feature of an image: its cls token, or the "mean" of its patches
-    batch_size: int = 256
-    pictures: int = 6  # fixed images that are drawn; 0 draws none
+    every_epochs: float = option(5.0, "between evaluations; 0 for none", low=0)
+    bank_images: int = positive(5000, "labelled training images that kNN looks among")
+    test_images: int = positive(1000, "images that are measured")
+    neighbors: int = positive(20, "of kNN")
+    temperature: float = positive(0.07, "of kNN's votes")
+    pool: str = option(
+        "cls", "the feature of an image: its cls token, or the mean of its patches",
+        choices=("cls", "mean"),
+    )  # fmt: skip
+    batch_size: int = positive(256, "of evaluations")
+    pictures: int = option(6, "fixed images that are drawn; 0 draws none", low=0, high=100)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(OnGrid):
     """A pre-training run."""
 
-    task: str = "pretrain"
-    seed: int = 0
-    init_from: str = ""  # a workdir or a file of weights to start from; "" starts afresh
-    weights: str = "student"  # which weights of init_from: student or teacher
-    target: str = "pixels"
-    target_frames: str = "all"  # of each patch that are rebuilt: all, or one (mae_st)
+    task: str = option("pretrain", "what the run does")
+    seed: int = option(0, "of all random numbers", low=0, high=2**32 - 1)
+    modules: tuple[str, ...] = option((), "modules of your own that register plugs")
+    init_from: str = option("", "a workdir or a file of weights to start from; '' starts afresh")
+    weights: str = option("student", "which weights of init_from", choices=("student", "teacher"))
+    target: Target = option(RawPixels(), "what a hidden patch should become")
+    objective: Objective = option(SquaredError(), "how far a prediction is from its target")
+    losses: tuple[Term, ...] = option(
+        (Relative(),), "the terms beside reconstruction, which is there unless it is named"
+    )
+    teacher: Teacher = option(MovingAverage(), "who is asked what it sees of the whole image")
     data: Data = Data()
     model: Model = Model()
     mask: MaskOptions = MaskOptions()
-    ranking: Ranking = Ranking()
-    teacher: Teacher = Teacher()
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()
@@ -101,8 +136,8 @@ class Config(OnGrid):
 
     @property
     def hidden_units(self) -> int:
-        """Hidden units of one image: patches, or tubes."""
-        return self.unit.hidden(self.mask.ratio)
+        """Hidden units of one image, patches or tubes; the most, where the ratio moves."""
+        return self.unit.hidden(self.mask.ratios[1])
 
     @property
     def hidden(self) -> int:
@@ -110,9 +145,10 @@ class Config(OnGrid):
         return self.hidden_units * self.unit.size
 
     @property
-    def target_values(self) -> int:
-        """Values that a hidden patch becomes, D; 0 where they are those of the whole patch."""
-        return self.values // self.model.tubelet if self.target_frames == "one" else 0
+    def terms(self) -> tuple[Term, ...]:
+        """All terms of the loss: `losses`, and reconstruction where they do not name it."""
+        named = any(isinstance(term, Reconstruction) for term in self.losses)
+        return self.losses if named else (Reconstruction(), *self.losses)
 
     @property
     def clips(self) -> int:
@@ -121,6 +157,6 @@ class Config(OnGrid):
 
     @property
     def stored_scores(self) -> tuple[int, int] | None:
-        """Clips and units of a batch, where the teacher's word is kept from step to step."""
-        stored = self.teacher.every_steps > 1 and STRATEGIES[self.mask.strategy].asks_teacher
+        """Clips and units of a batch, where what the teacher says is kept from step to step."""
+        stored = self.teacher.every_steps > 1 and self.mask.strategy.reads
         return (self.clips, self.unit.count) if stored else None

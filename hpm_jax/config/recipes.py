@@ -31,8 +31,8 @@ def videomae(size: str, epochs: int) -> ConfigDict:
     config.model.update(VIDEO_SIZES[size], tubelet=2, layout="videomae", dtype="bfloat16")
     config.target = "channel_normalized_pixels"
     config.mask.update(strategy="random", unit="tube", ratio=0.9)
-    config.ranking.loss = "none"
-    config.teacher.keep = False
+    config.losses = ()
+    config.teacher = "none"
     batch_size = 512 if size in ("L", "H") else 2048
     config.optimizer.update(
         epochs=epochs,
@@ -56,9 +56,8 @@ def hpm_on_video(config: ConfigDict) -> ConfigDict:
 
     The image recipe's teacher, schedule and clipping; the rest is as in `config`, which changes.
     """
-    config.mask.update(strategy="hard", hard_start=0.0, hard_end=0.5)
-    config.ranking.update(loss="relative", pairs="tubes")
-    config.teacher.update(keep=True, decay_start=0.999, decay_end=0.9999, ramp_epochs=100)
-    config.teacher.frame_stride = 2
+    config.mask.strategy = "hard(start=0.0, end=0.5)"
+    config.losses = ("ranking(pairs='tubes')",)
+    config.teacher = "moving_average(frame_stride=2)"
     config.optimizer.clip_norm = 5.0
     return config

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hpm_jax.config import Config
@@ -13,14 +12,17 @@ from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.knn import knn_accuracy
 from hpm_jax.evaluation.rank_me import rank_me
-from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.masking.hard import Random
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.random import stream
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.choose import mask_units
 from hpm_jax.step.method import Method
-from hpm_jax.step.state import Params
-from hpm_jax.step.step import pair_order, student_losses, total_loss
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.state import Params, TrainState
+from hpm_jax.step.step import Masked, draw_all, student_pass, total_loss
+
+# the scalars of a step that hides at random and learns nothing
+AT_RANDOM = Schedule(np.float32(0), np.float32(0), np.int32(0))
 
 
 class Evaluator:
@@ -53,30 +55,34 @@ class Evaluator:
         for name in broken:
             say(f"cannot read {name}: left out of the evaluation")
 
-        blind = dataclasses.replace(method, strategy=STRATEGIES["random"])
+        blind = dataclasses.replace(
+            method, strategy=Random(), views=1, some_count=False, least_hidden=0, replaced=0.0
+        )
 
         def features(params, images):
             tokens = model.apply({"params": params}, method.patches(images), method="encode")
             return pool(tokens, evaluation.pool, model.layout.extra_tokens)
 
-        def masked_losses(params, images, start):
+        def masked_losses(state, images, start):
             patches = method.patches(images)
             key = jax.random.fold_in(jax.random.key(0), start)
-            mask = mask_units(model, blind, patches, key, jnp.int32(0), None)
-            losses = student_losses(model, method, params, patches, mask)
-            return total_loss(method, losses, pair_order(method, mask, stream(key, "pairs", 0)))[1]
+            mask = mask_units(blind, state, patches, key, AT_RANDOM, {})
+            masked = Masked(patches, mask, draw_all(blind, mask, key, 0))
+            outputs = student_pass(model, blind, state, state.params, masked)
+            return total_loss(blind, state, state.params, masked, outputs)[1]
 
         self._features = jax.jit(features, out_shardings=devices.replicated)
         self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)
 
-    def __call__(self, params: Params) -> dict[str, float]:
+    def __call__(self, state: TrainState) -> dict[str, float]:
         """All numbers, by name.
 
         `held_out/*` are means over fixed images under fixed random masks, the same for every mask
         strategy, so that runs can be compared. `knn` is there only where there are labels.
         """
+        params = state.params
         test = self.features(params, self.images)
-        numbers = {"rank_me": rank_me(test)} | self.held_out(params)
+        numbers = {"rank_me": rank_me(test)} | self.held_out(state)
         if self.labelled:
             bank = self.features(params, self.bank)
             neighbors, temperature = self.options.neighbors, self.options.temperature
@@ -95,13 +101,13 @@ class Evaluator:
             parts.append(found[: len(part)])
         return np.concatenate(parts)
 
-    def held_out(self, params: Params) -> dict[str, float]:
+    def held_out(self, state: TrainState) -> dict[str, float]:
         """The training losses on the test images, over whole batches."""
         size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
         sums: dict[str, float] = {}
         starts = range(0, len(self.images) - size + 1, size) if size else ()
         for start in starts:
             images = self.devices.put_whole(self.images[start : start + size])
-            losses = self._masked_losses(params, images, start)
+            losses = self._masked_losses(state, images, start)
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in losses.items()}
         return {f"held_out/{name}": value / len(starts) for name, value in sums.items()}

@@ -63,13 +63,17 @@ class Unit:
             starts = self.count * jnp.arange(self.size, dtype=units.dtype)[:, None]
             return (starts + units[:, None]).reshape(len(units), -1)
 
-        return Mask(in_every_frame(mask.keep), in_every_frame(mask.hide))
+        marks = (None if x is None else jnp.tile(x, self.size) for x in mask[2:])
+        return Mask(in_every_frame(mask.keep), in_every_frame(mask.hide), *marks)
 
     def pool(self, losses: Array) -> Array:
-        """Losses of patches `[B, L]` as those of units `[B, U]`: of a tube the mean over time."""
+        """Losses, or vectors, of patches `[B, L, ...]` as those of units `[B, U, ...]`.
+
+        Those of a tube are the means over time.
+        """
         if not self.tube:
             return losses
-        return losses.reshape(len(losses), self.size, self.count).mean(axis=1)
+        return losses.reshape(len(losses), self.size, self.count, *losses.shape[2:]).mean(axis=1)
 
 
 def every_frame_of(grid: Grid, stride: int) -> Mask:

@@ -65,12 +65,17 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: Array, keep: Array | None = None, drop: Array | None = None
+        self,
+        patches: Array,
+        keep: Array | None = None,
+        drop: Array | None = None,
+        replaced: tuple[Array, Array] | None = None,
     ) -> Array:
         """Encodes patches `[B, L, P]`, all or those at `keep [B, K]`, to `[B, 1 + K, D]`.
 
         A layout without a cls token gives `[B, K, D]`. `drop` `[B, depth, 2]` is from
-        `drop_paths`.
+        `drop_paths`. `replaced` is which of the kept patches, `[B, K]` bool, a token
+        `[1, 1, D]` stands for.
         """
         layout, cls_token = self.layout, None
         if layout.cls_token:
@@ -88,7 +93,11 @@ class Encoder(nn.Module):
         embedding = PatchEmbedding(
             self.width, self.dtype, layout.pytorch_init, name="patch_embedding"
         )
-        tokens = embedding(patches) + positions
+        tokens = embedding(patches)
+        if replaced is not None:
+            where, token = replaced
+            tokens = jnp.where(where[..., None], token.astype(tokens.dtype), tokens)
+        tokens = tokens + positions
         if cls_token is not None:
             tokens = put_first(cls_token, tokens)
         stack = Stack(**self.stack, dtype=self.dtype, key_bias=layout.key_bias, name="transformer")

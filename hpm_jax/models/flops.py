@@ -32,15 +32,16 @@ def transformer_flops(tokens: int, width: int, depth: int, read: int | None = No
 
 
 def step_flops(
-    model: MaskedAutoencoder, hidden: int, asks_teacher: bool, frame_stride: int = 1
+    model: MaskedAutoencoder, hidden: int, looks: int, predicts: bool = True, frame_stride: int = 1
 ) -> StepFlops:
     """Operations of one training step for one image.
 
     Args:
         model: whose sizes count.
         hidden: patches hidden in the image, M.
-        asks_teacher: whether the mask strategy has the teacher look.
-        frame_stride: it sees every so manieth frame of the grid.
+        looks: how many passes over the whole image the mask strategy asks for.
+        predicts: whether they predict losses, or end with the encoder.
+        frame_stride: a look sees one in so many frames of the grid.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
     extra = model.layout.extra_tokens
@@ -60,13 +61,12 @@ def step_flops(
         # the head's averaged kernel makes it a product with one vector
         return decoder(asked) + 2 * asked * model.decoder_width if model.loss_predictor else 0
 
-    values = model.target_values or model.values
-    reconstructor = decoder(hidden) + 2 * hidden * model.decoder_width * values
+    reconstructor = decoder(hidden) + 2 * hidden * model.decoder_width * model.target_width
     visible = length - hidden
     student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(hidden)
-    seen = length // frame_stride if asks_teacher else 0
-    teacher = encoder(seen) + decoder_input(seen) + predictor(length) if seen else 0
-    return StepFlops(3 * student, teacher)
+    seen = length // frame_stride
+    look = encoder(seen) + (decoder_input(seen) + predictor(length) if predicts else 0)
+    return StepFlops(3 * student, looks * look)
 
 
 def classifier_flops(model: Classifier, mask_sub: float = 0.0) -> float:

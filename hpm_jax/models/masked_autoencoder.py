@@ -112,10 +112,11 @@ class MaskedAutoencoder(nn.Module):
     Attributes:
         grid: the grid of patches, `(t, h, w)`.
         values: of a patch, `P`.
-        target_values: what a hidden patch becomes has this many values; 0 where it is pixels, `P`.
+        target_values: of what a hidden patch becomes, `D`; 0 for those of the patch, `P`.
         width, depth, heads: the encoder.
         decoder_width, decoder_depth, decoder_heads: each head.
         loss_predictor: whether there is one; plain MAE has none.
+        replaces: whether the student sees a learned token for some of the patches that it keeps.
         layout: cls token, positions and biases, see `hpm_jax/models/layouts.py`.
         dtype: of matrix products and of activations; parameters and outputs are float32.
         remat: a name in `REMAT_POLICIES`.
@@ -134,6 +135,7 @@ class MaskedAutoencoder(nn.Module):
     decoder_depth: int = 8
     decoder_heads: int = 16
     loss_predictor: bool = True
+    replaces: bool = False
     layout: Layout = LAYOUTS["mae"]
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -159,14 +161,22 @@ class MaskedAutoencoder(nn.Module):
         )
         self.decoder_input = DecoderInput(self.grid, self.decoder_width, self.dtype, layout)
         decoder = stack(self.decoder_depth, self.decoder_heads) | {"key_bias": layout.key_bias}
-        target_values = self.target_values or self.values
-        self.reconstructor = Reconstructor(target_values, decoder, self.dtype)
+        self.reconstructor = Reconstructor(self.target_width, decoder, self.dtype)
         if self.loss_predictor:
-            self.predictor = LossPredictor(target_values, decoder, self.dtype)
+            # as wide as pixels whatever the target is, as the official head
+            self.predictor = LossPredictor(self.values, decoder, self.dtype)
+        if self.replaces:
+            self.replacing_token = self.param("replacing_token", token_init, (1, 1, self.width))
+
+    @property
+    def target_width(self) -> int:
+        """Values of the target of one patch, `D`."""
+        return self.target_values or self.values
 
     def __call__(self, patches: Array, mask: Mask) -> Prediction:
         """The student: encodes what is kept, rebuilds what is hidden, predicts its own loss."""
-        features = self.encoder(patches, mask.keep)
+        replaced = None if mask.replaced is None else (mask.replaced, self.replacing_token)
+        features = self.encoder(patches, mask.keep, replaced=replaced)
         tokens = self.decoder_input(features, mask.keep, mask.hide)
         count = mask.hide.shape[1]
         loss = self.predictor(tokens, count) if self.loss_predictor else None
@@ -176,14 +186,36 @@ class MaskedAutoencoder(nn.Module):
         """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one."""
         return self.encoder(patches)
 
-    def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
-        """The teacher: the loss it expects at every patch, `[B, L]` float32.
+    def look(
+        self, patches: Array, reads: tuple[str, ...], mask: Mask | None = None
+    ) -> dict[str, Array]:
+        """What is asked about every patch, in one pass; nothing else is computed.
 
         Args:
             patches: `[B, L, P]`.
-            mask: what the teacher does not see; None where it sees everything. The losses are then
-                in the order `[visible, hidden]`.
+            reads: of "predicted_loss" `[B, L]`, "features" `[B, L, D]` of the last block, and
+                "attention" `[B, L]`, float32.
+            mask: what is not seen; None where everything is. The answers are then in the order
+                `[visible, hidden]`, and there are predicted losses alone.
+
+        Raises:
+            ValueError: for features or attention of patches that are not seen.
         """
-        keep, hide = mask or (None, None)
-        tokens = self.decoder_input(self.encoder(patches, keep), keep, hide)
-        return self.predictor(tokens, patches.shape[1])
+        if mask is not None and reads != ("predicted_loss",):
+            raise ValueError(f"{reads} of patches that are not seen: only predicted_loss is there")
+        keep, hide = (None, None) if mask is None else mask[:2]
+        found = {}
+        if "attention" in reads:
+            features, found["attention"] = self.encode_with_attention(patches)
+        else:
+            features = self.encoder(patches, keep)
+        if "features" in reads:
+            found["features"] = features[:, self.layout.extra_tokens :].astype(jnp.float32)
+        if "predicted_loss" in reads:
+            tokens = self.decoder_input(features, keep, hide)
+            found["predicted_loss"] = self.predictor(tokens, patches.shape[1])
+        return found
+
+    def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
+        """The loss expected at every patch, `[B, L]` float32; arguments as of `look`."""
+        return self.look(patches, ("predicted_loss",), mask)["predicted_loss"]

@@ -126,7 +126,7 @@ def computed_again(config: Any, rows: int) -> int:
     def bytes_of(remat, depth, decoder_depth):
         return kept(config, rows, remat=remat, depth=depth, decoder_depth=decoder_depth)
 
-    decoders = 1 if config.ranking.loss == "none" else 2
+    decoders = 1 + any(term.predicts_loss for term in config.terms)
 
     def blocks(remat):
         shallow = bytes_of(remat, 1, 2)

@@ -1,8 +1,7 @@
 """From a config to the parts of a run."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +9,24 @@ import numpy as np
 import optax
 from jax import Array
 
+from hpm_jax import random
 from hpm_jax.config import Config, Finetune
-from hpm_jax.losses import RANKING_LOSSES, pairs_ranked_correctly
-from hpm_jax.losses.pairs import (
-    Pairs,
-    all_pairs,
-    pairs_of_tubes,
-    some_pairs,
-)
-from hpm_jax.losses.ranking import relative
-from hpm_jax.masking.strategies import STRATEGIES
+from hpm_jax.convert.assign import overlay
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.flops import StepFlops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.finetune_step import Recipe
-from hpm_jax.step.method import Method, whole
+from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
-from hpm_jax.step.state import TrainState, abstract_state, init_state
+from hpm_jax.step.state import Params, TrainState, abstract_state, fresh_state, init_params
 from hpm_jax.step.step import make_train_step
-from hpm_jax.targets import TARGETS, one_frame
+from hpm_jax.tokens import Tokenizer
 
 
 def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencoder:
-    """The masked autoencoder of a config; it has a loss predictor unless nothing is ranked.
+    """The masked autoencoder of a config; it has a loss predictor where a term teaches one.
 
     Args:
         gather: `Devices.gather`, for parameters that are split over devices.
@@ -43,14 +35,15 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
     return MaskedAutoencoder(
         grid=config.grid,
         values=config.values,
-        target_values=config.target_values,
+        target_values=build_method(config).target_width,
         width=model.width,
         depth=model.depth,
         heads=model.heads,
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
-        loss_predictor=config.ranking.loss != "none",
+        loss_predictor=any(term.predicts_loss for term in config.terms),
+        replaces=config.mask.replaced > 0 or config.mask.ratio_moves,
         layout=LAYOUTS[model.layout],
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
@@ -62,52 +55,78 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
 
 def build_method(config: Config) -> Method:
     """The plugs of the training step."""
-    pairs = build_pairs(config)
-    ranking = RANKING_LOSSES.get(config.ranking.loss)
-    if config.ranking.loss == "relative":
-        ranking = functools.partial(relative, pairs=pairs)
-    part = whole
-    if config.target_frames == "one":
-        part = functools.partial(one_frame, grid=config.grid, patch_size=config.patch_size)
+    mask = config.mask
     return Method(
-        patch_size=config.patch_size,
-        mean=config.data.mean,
-        std=config.data.std,
+        tokenizer=Tokenizer(config.patch_size, config.data.mean, config.data.std),
+        unit=config.unit,
         hidden=config.hidden_units,
-        strategy=STRATEGIES[config.mask.strategy],
-        target=TARGETS[config.target],
-        part=part,
-        ranking=ranking,
-        ranking_weight=config.ranking.weight,
-        ranked=functools.partial(pairs_ranked_correctly, pairs=pairs),
-        shuffle=config.ranking.pairs == "sampled",
-        tubes=config.mask.unit == "tube",
-        views=config.mask.views,
-        frame_stride=config.teacher.frame_stride,
-        every_steps=config.teacher.every_steps if config.stored_scores else 1,
+        width=config.model.width,
+        least_hidden=config.unit.hidden(mask.ratios[0]) if mask.ratio_moves else 0,
+        some_count=mask.some_count,
+        replaced=mask.replaced,
+        views=mask.views,
+        strategy=mask.strategy,
+        target=config.target,
+        objective=config.objective,
+        terms=config.terms,
+        teacher=config.teacher,
     )
-
-
-def build_pairs(config: Config) -> Pairs:
-    """Over which pairs of hidden patches the ranking goes."""
-    return {
-        "all": all_pairs(config.hidden),
-        "tubes": pairs_of_tubes(config.unit.size),
-        "sampled": some_pairs(config.ranking.distances),
-    }[config.ranking.pairs]
 
 
 def build_flops(config: Config) -> StepFlops:
     """Operations of one training step for one image or video of a batch."""
     method = build_method(config)
     flops = step_flops(
-        build_model(config), config.hidden, method.strategy.asks_teacher, method.frame_stride
+        build_model(config),
+        config.hidden,
+        method.looks,
+        "predicted_loss" in method.strategy.reads,
+        method.teacher.frame_stride,
     )
     clips = config.data.clips
+    every = config.teacher.every_steps if config.stored_scores else 1
     return StepFlops(
-        student=flops.student * clips * method.views,
-        teacher=flops.teacher * clips / method.every_steps,
+        student=flops.student * clips * method.views, teacher=flops.teacher * clips / every
     )
+
+
+class Start(TypedDict, total=False):
+    """What a state starts from, loaded before anything is compiled."""
+
+    params: Params  # those that replace fresh ones
+    frozen: dict[str, Any]  # by slot; see `Plug.load`
+
+
+def load_frozen(method: Method) -> dict[str, Any]:
+    """The weights that never learn, of every plug that has some, by slot."""
+    loaded = {slot: plug.load(method.setting) for slot, plug in method.plugs.items()}
+    return {slot: weights for slot, weights in loaded.items() if weights is not None}
+
+
+def build_init(
+    config: Config,
+    model: MaskedAutoencoder,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[Array, Start], TrainState]:
+    """Builds `(root key, start) -> state`, to be jitted with the shardings wanted."""
+
+    def init(root: Array, start: Start) -> TrainState:
+        params = init_params(model, random.stream(root, "init", 0))
+        terms = {
+            slot: plug.init(random.stream(root, f"init {slot}", 0), method.setting)
+            for slot, plug in method.plugs.items()
+        }
+        terms = {slot: tree for slot, tree in terms.items() if tree is not None}
+        params = overlay(params | ({"terms": terms} if terms else {}), start.get("params", {}))
+        state = fresh_state(params, optimizer, method.teacher.kept, config.stored_scores)
+        plugs = {
+            slot: plug.init_state(params, method.setting) for slot, plug in method.plugs.items()
+        }
+        plugs = {slot: tree for slot, tree in plugs.items() if tree is not None}
+        return state.replace(plugs=plugs or None, frozen=start.get("frozen") or None)
+
+    return init
 
 
 def build_classifier(config: Finetune, classes: int, gather: Gather = as_they_are) -> Classifier:
@@ -158,7 +177,8 @@ class ShardedStep(NamedTuple):
 
     model: MaskedAutoencoder
     method: Method
-    init: Callable[[Array], TrainState]  # of a key, to be jitted
+    init: Callable[[Array, Start], TrainState]  # to be jitted
+    start: Start  # its second argument
     state: TrainState  # shapes, dtypes and shardings
     images: jax.ShapeDtypeStruct  # of a global batch
     step: Any  # jitted: (state, images, key, schedule) -> (state, metrics)
@@ -174,10 +194,8 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
     model, method = build_model(config, devices.gather), build_method(config)
     optimizer = build_optimizer(config)
 
-    def init(key):
-        return init_state(model, optimizer, key, config.teacher.keep, config.stored_scores)
-
-    state = abstract_state(init, jax.random.key(0), place=devices.shardings)
+    init, start = build_init(config, model, method, optimizer), Start(frozen=load_frozen(method))
+    state = abstract_state(init, jax.random.key(0), start, place=devices.shardings)
     placement = jax.tree.map(lambda x: x.sharding, state)
     shape = (config.optimizer.batch_size, *config.data.train_shape)
     step = jax.jit(
@@ -186,4 +204,4 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
         out_shardings=(placement, devices.replicated),
     )
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
-    return ShardedStep(model, method, init, state, images, step)
+    return ShardedStep(model, method, init, start, state, images, step)

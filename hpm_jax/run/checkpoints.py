@@ -50,7 +50,7 @@ class Checkpoints:
         Raises:
             SaveError: where this state, or the one before in the background, cannot be written.
         """
-        step = int(state.step)
+        step, state = int(state.step), without_frozen(state)
         with reported(self.folder, SaveError):
             if step not in self._manager.all_steps():
                 self._check_room(state)
@@ -67,11 +67,14 @@ class Checkpoints:
     def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
         """The newest state that can be read, on the devices that `abstract` names; None at first.
 
+        It lacks the frozen weights, which are in no checkpoint.
+
         A damaged checkpoint is set aside, never deleted, and the one before it is taken.
 
         Raises:
             CheckpointError: where there are checkpoints and none can be read.
         """
+        abstract = without_frozen(abstract)
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
         for step in steps:
@@ -119,6 +122,11 @@ class Checkpoints:
         """Waits likewise, and ends the background threads."""
         with reported(self.folder, SaveError):
             self._manager.close()
+
+
+def without_frozen(state: Any) -> Any:
+    """A state less its frozen weights: they come from their own file, and never change."""
+    return state.replace(frozen=None) if getattr(state, "frozen", None) is not None else state
 
 
 def _say_failures_once() -> None:

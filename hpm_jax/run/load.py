@@ -2,12 +2,21 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from hpm_jax.config import Config, Finetune
-from hpm_jax.run.build import build_classifier, build_method, build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_classifier,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.run.checkpoints import CheckpointError, checkpoints
 from hpm_jax.run.workdir import read_config
 from hpm_jax.step.method import Method
@@ -42,27 +51,30 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Ru
     path = as_path(workdir)
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is not the workdir of a run: it has no config.json")
-    model: Any
-    method: Method | None
     config = read_config(path)
     if config.task not in ("pretrain", "finetune"):
         raise CheckpointError(f"{path} is the workdir of a {config.task}: it has no weights")
     if not any((path / folder).glob("[0-9]*")):
         raise CheckpointError(f"{path} has no checkpoint yet")
-    if config.task == "pretrain":
-        model, method = build_model(config), build_method(config)
-    else:
-        classes = json.loads((path / "classes.json").read_text())
-        model, method = build_classifier(config, len(classes)), None
-    teacher = config.task == "pretrain" and config.teacher.keep
-    scores = config.stored_scores if config.task == "pretrain" else None
-
-    def init(key):
-        return fresh_state(init_params(model, key), build_optimizer(config), teacher, scores)
-
-    abstract = abstract_state(init, jax.random.key(0), place=on_one_device)
+    model, method, init, start = _parts(path, config)
+    abstract = abstract_state(init, jax.random.key(0), start, place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
         state = saved.restore(abstract, print)
     if state is None:  # in a bucket, one that is not whole is there too
         raise CheckpointError(f"{path} has no checkpoint yet")
-    return Run(config, model, method, state)
+    return Run(config, model, method, state.replace(frozen=start.get("frozen") or None))
+
+
+def _parts(path: Path, config: Config | Finetune) -> tuple[Any, Method | None, Any, Start]:
+    """Model, method, and how a state starts."""
+    if isinstance(config, Config):
+        model, method = build_model(config), build_method(config)
+        init = build_init(config, model, method, build_optimizer(config))
+        return model, method, init, Start(frozen=load_frozen(method))
+    classes = json.loads((path / "classes.json").read_text())
+    classifier = build_classifier(config, len(classes))
+
+    def init_classifier(key: jax.Array, start: Start) -> TrainState:
+        return fresh_state(init_params(classifier, key), build_optimizer(config))
+
+    return classifier, None, init_classifier, Start()

@@ -85,6 +85,8 @@ def train(
         state = saved.restore(abstract, console.say)
         if state is None:
             state = jax.jit(init, out_shardings=placement)(root, start)
+        elif getattr(abstract, "frozen", None) is not None:
+            state = state.replace(frozen=jax.device_put(start["frozen"], placement.frozen))
         done = int(state.step)
 
         # --- the data starts to flow while the step is compiled

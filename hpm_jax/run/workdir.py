@@ -1,6 +1,5 @@
 """The folder that a run leaves behind, and the guard against another run's."""
 
-import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -9,6 +8,7 @@ from typing import Any
 
 import hpm_jax
 from hpm_jax.config import FREE, ConfigError, freeze
+from hpm_jax.fields import as_dict
 from hpm_jax.run.processes import check_agreement, is_main, wait_for_all
 from hpm_jax.storage import as_path, is_local, reported, write
 
@@ -24,7 +24,7 @@ def open_workdir(path: str | Path, config: Any) -> Path:
     """
     workdir = as_path(path)
     there = workdir / "config.json"
-    check_agreement(_flat(dataclasses.asdict(config)) | versions() | {"workdir": str(workdir)})
+    check_agreement(_flat(as_dict(config)) | versions() | {"workdir": str(workdir)})
     with reported(workdir):
         begun = there.exists()
     if begun:
@@ -34,7 +34,7 @@ def open_workdir(path: str | Path, config: Any) -> Path:
         if is_local(workdir):
             with reported(workdir):
                 (workdir / "pictures").mkdir(parents=True, exist_ok=True)
-        _write_json(there, dataclasses.asdict(config))
+        _write_json(there, as_dict(config))
         _write_json(workdir / "versions.json", versions())
     wait_for_all("the workdir is there")
     return workdir
@@ -62,7 +62,7 @@ def read_config(workdir: Path) -> Any:
 
 
 def _check_same(there: Any, config: Any, workdir: Path) -> None:
-    old, new = _flat(dataclasses.asdict(there)), _flat(dataclasses.asdict(config))
+    old, new = _flat(as_dict(there)), _flat(as_dict(config))
     differences = [
         f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())

@@ -1,78 +1,110 @@
-"""Which patches a step hides: the teacher looks, the strategy scores, the highest are hidden."""
+"""Which patches a step hides: onlookers look, the strategy scores, the highest are hidden."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hpm_jax.masking import select
-from hpm_jax.masking.strategies import Context
+from hpm_jax import random
+from hpm_jax.masking.selection import count_some, replace_some, select, select_some
+from hpm_jax.masking.strategy import Context, Readings
 from hpm_jax.masking.units import every_frame_of
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.method import Method
+from hpm_jax.step.method import Method, own
+from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import Params, TrainState
-from hpm_jax.step.update import join, split
+from hpm_jax.step.update import join_parts, split
 from hpm_jax.tokens import Mask
+
+Seen = dict[str, Readings]
 
 
 def look(
-    model: MaskedAutoencoder, method: Method, teacher: Params, patches: Array, passes: int = 1
-) -> Array:
-    """The teacher looks: the loss it expects of every unit, `[B, U]` float32.
+    model: MaskedAutoencoder,
+    method: Method,
+    params: Params,
+    patches: Array,
+    passes: int = 1,
+    reads: tuple[str, ...] = ("predicted_loss",),
+) -> Readings:
+    """One onlooker looks: what is asked of it about every patch, `[B, L]` or `[B, L, D]` float32.
 
-    It sees every `method.frame_stride`-th frame of the grid, and says what it expects of the
-    others as of patches that are hidden from it.
+    It sees one in `frame_stride` frames of the grid, and predicts the loss of the others as of
+    patches that are hidden from it.
 
     Args:
-        passes: into how many parts the teacher's batch is cut, one after the other.
+        params: the onlooker.
+        passes: into how many parts the batch is cut, one after the other.
+        reads: what is asked, of "predicted_loss", "features" and "attention".
     """
-    seen = every_frame_of(model.grid, method.frame_stride)
-    in_raster_order = np.argsort(np.concatenate(seen))
+    stride = method.teacher.frame_stride
+    seen, unseen, *_ = every_frame_of(model.grid, stride)
+    in_raster_order = np.argsort(np.concatenate([seen, unseen]))
 
-    def predict(patches):
-        if method.frame_stride == 1:
-            return model.apply({"params": teacher}, patches, method="predict_loss")
-        mask = Mask(*(jnp.tile(x, (len(patches), 1)) for x in seen))
-        losses = model.apply({"params": teacher}, patches, mask, method="predict_loss")
-        return losses[:, in_raster_order]
+    def ask(patches):
+        if stride == 1:
+            return model.apply({"params": params}, patches, reads, method="look")
+        mask = Mask(*(jnp.tile(x, (len(patches), 1)) for x in (seen, unseen)))
+        found = model.apply({"params": params}, patches, reads, mask, method="look")
+        return jax.tree.map(lambda x: x[:, in_raster_order], found)
 
-    return method.unit(model).pool(join(jax.lax.map(predict, split(patches, passes))))
+    return jax.tree.map(join_parts, jax.lax.map(ask, split(patches, passes)))
 
 
-def predicted_losses(
+def onlooker(method: Method, state: TrainState, name: str) -> Params:
+    """The parameters that look: the teacher's, the student's, or those the strategy keeps."""
+    if name == "own":
+        return method.strategy.own_params(own(state, "mask").state)
+    return state.teacher if name == "teacher" else state.params
+
+
+def ask_all(
+    model: MaskedAutoencoder, method: Method, state: TrainState, patches: Array, passes: int = 1
+) -> Seen:
+    """What every onlooker of the strategy says of each unit, `[B, U]` or `[B, U, D]`."""
+    found: Seen = {}
+    for name in method.strategy.onlookers:
+        params = onlooker(method, state, name)
+        readings = look(model, method, params, patches, passes, method.strategy.reads)
+        found[name] = jax.tree.map(method.unit.pool, readings)
+    return found
+
+
+def readings(
     model: MaskedAutoencoder,
     method: Method,
     state: TrainState,
     patches: Array,
     n_hard: Array,
     passes: int = 1,
-) -> Array | None:
-    """What the strategy may know of each unit, `[B, U]`; None where it does not ask.
+) -> Seen:
+    """What the strategy may know of each unit; {} where it asks for nothing.
 
-    The teacher is in the graph only for a strategy that asks it, and runs only while `n_hard` is
-    above 0.
+    A look is in the graph only for a strategy that reads one, and runs only while `n_hard` is
+    above 0; else everything is 0.
     """
-    if not method.strategy.asks_teacher:
-        return None
-
-    def ask(patches):
-        return look(model, method, state.teacher, patches, passes)
+    if not method.strategy.reads:
+        return {}
+    ask = functools.partial(ask_all, model, method, state, passes=passes)
+    shapes = jax.eval_shape(ask, patches)
 
     def do_not_ask(patches):
-        return jnp.zeros((len(patches), method.unit(model).count), jnp.float32)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     return jax.lax.cond(n_hard > 0, ask, do_not_ask, patches)
 
 
-def remembered_losses(
+def remembered_readings(
     model: MaskedAutoencoder,
     method: Method,
     state: TrainState,
     patches: Array,
     n_hard: Array,
     passes: int = 1,
-) -> Array:
-    """The same, where the teacher looks only at every `method.every_steps`-th step.
+) -> Seen:
+    """The same, where the teacher looks only at every `every_steps`-th step.
 
     In between the batch is the same, and what was said of it stands in `state.scores`, NaN as
     long as nothing was.
@@ -80,27 +112,59 @@ def remembered_losses(
     unknown = jnp.isnan(state.scores).any()
 
     def ask(patches):
-        return look(model, method, state.teacher, patches, passes)
+        return ask_all(model, method, state, patches, passes)["teacher"]["predicted_loss"]
 
     def remember(patches):
         return jnp.where(n_hard > 0, state.scores, jnp.nan)
 
-    due = (state.step % method.every_steps == 0) | unknown
-    return jax.lax.cond((n_hard > 0) & due, ask, remember, patches)
+    due = (state.step % method.teacher.every_steps == 0) | unknown
+    losses = jax.lax.cond((n_hard > 0) & due, ask, remember, patches)
+    return {"teacher": {"predicted_loss": losses}}
+
+
+def context_of(
+    method: Method, state: TrainState, patches: Array, n_hard: Array, seen: Seen
+) -> Context:
+    """What the strategy may look at, of patches `[B, L, P]`."""
+    return Context(
+        patches=method.unit.merge(patches),
+        grid=method.unit.of_units,
+        tokenizer=method.tokenizer,
+        hidden=method.hidden,
+        n_hard=n_hard,
+        seen=seen,
+        state=own(state, "mask").state,
+        views=method.views,
+    )
 
 
 def mask_units(
-    model: MaskedAutoencoder,
     method: Method,
+    state: TrainState,
     patches: Array,
     key: Array,
-    n_hard: Array,
-    predicted: Array | None,
+    schedule: Schedule,
+    seen: Seen,
 ) -> Mask:
-    """The strategy scores the units; the highest are hidden, each with all its patches."""
-    unit = method.unit(model)
-    context = Context(unit.merge(patches), unit.of_units, n_hard, predicted)
-    return unit.spread(select(method.strategy.scores(key, context), method.hidden))
+    """The strategy scores the units; the highest are hidden, each with all its patches.
+
+    Args:
+        patches: `[B, L, P]`, the views of one image one after the other.
+        key: of this step and of masks.
+        schedule: `n_hard`, and how many are hidden and count, where those move.
+    """
+    scores = method.strategy.scores(key, context_of(method, state, patches, schedule.n_hard, seen))
+    if method.least_hidden:
+        mask = select_some(scores, method.least_hidden, method.hidden, schedule.hidden)
+    else:
+        mask = select(scores, method.hidden)
+    if method.some_count:
+        noise = jax.random.uniform(random.stream(key, "counted", 0), mask.hide.shape)
+        mask = count_some(mask, noise, schedule.counted)
+    if method.replaced:
+        noise = jax.random.uniform(random.stream(key, "replaced", 0), mask.keep.shape)
+        mask = replace_some(mask, noise, method.replaced)
+    return method.unit.spread(mask)
 
 
 def choose_mask(
@@ -109,9 +173,9 @@ def choose_mask(
     state: TrainState,
     patches: Array,
     key: Array,
-    n_hard: Array,
+    schedule: Schedule,
     passes: int = 1,
 ) -> Mask:
-    """The mask of patches `[B, L, P]` after a fresh look of the teacher."""
-    predicted = predicted_losses(model, method, state, patches, n_hard, passes)
-    return mask_units(model, method, patches, key, n_hard, predicted)
+    """The mask of patches `[B, L, P]` after a fresh look."""
+    seen = readings(model, method, state, patches, schedule.n_hard, passes)
+    return mask_units(method, state, patches, key, schedule, seen)

@@ -98,8 +98,8 @@ def max_suppression(logits: Array) -> Array:
 
 def classification_loss(
     model: Classifier, recipe: Recipe
-) -> Callable[[Params, Batch, FinetuneSchedule], tuple[Array, Metrics]]:
-    """Builds `(params, batch, schedule) -> (loss, metrics)` with the terms that are asked for.
+) -> Callable[[Params, Batch, FinetuneSchedule], tuple[Array, tuple[Metrics, None]]]:
+    """Builds `(params, batch, schedule) -> (loss, (metrics, None))` with the terms asked for.
 
     MaskSub (Heo et al. 2023) makes a second pass over some of the patches that learns from the
     first pass's softmax: half the loss each.
@@ -118,7 +118,7 @@ def classification_loss(
             suppressed = max_suppression(logits)
             loss = loss + schedule.max_sup * suppressed
             metrics["max_sup"] = suppressed
-        return loss, {"loss": loss} | metrics
+        return loss, ({"loss": loss} | metrics, None)
 
     return loss_of
 
@@ -142,6 +142,7 @@ def make_finetune_step(
 
     def finetune_step(state, images, labels, key, schedule):
         batch = prepare(model, recipe, images, labels, key, state.step)
-        return update(state, batch, schedule)
+        state, (metrics, _) = update(state, batch, schedule)
+        return state, metrics
 
     return finetune_step

@@ -1,61 +1,104 @@
 """How a model is pre-trained: the plugs that every step is built from."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 from jax import Array
 
-from hpm_jax.losses import pairs_ranked_correctly, squared_error
-from hpm_jax.losses.ranking import RankingLoss
-from hpm_jax.masking.strategies import Strategy
+from hpm_jax.losses.ranking import Relative
+from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
+from hpm_jax.losses.term import Own, Term
+from hpm_jax.masking.hard import Hard
+from hpm_jax.masking.strategy import Strategy
 from hpm_jax.masking.units import Unit
-from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.targets import Target
-from hpm_jax.tokens import Grid, normalize, patchify
+from hpm_jax.plugs import Plug, Setting
+from hpm_jax.step.state import TrainState
+from hpm_jax.targets import NormalizedPixels, Target, TargetContext
+from hpm_jax.teachers import MovingAverage, Teacher
+from hpm_jax.tokens import Tokenizer
 
-
-def whole(patches: Array) -> Array:
-    """All of a patch is to be rebuilt."""
-    return patches
+NOTHING = Own()
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How the model is pre-trained: the plugs of the step.
+    """How the model is pre-trained: the plugs of the step, and what they share.
 
-    HPM is hard masks with a relative ranking loss; MAE is random masks and no ranking loss.
+    HPM is hard masks with a ranking loss; MAE is random masks and reconstruction alone.
     """
 
-    patch_size: Grid
-    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
-    std: tuple[float, ...]
-    hidden: int  # units hidden in each image or clip
-    strategy: Strategy
-    target: Target
-    part: Callable[[Array], Array] = whole  # what of each patch is to be rebuilt
-    objective: Callable[[Array, Array], Array] = squared_error
-    ranking: RankingLoss | None = None
-    ranking_weight: float = 1.0
-    ranked: RankingLoss = pairs_ranked_correctly  # a metric over the same pairs
-    shuffle: bool = False  # whether the ranking needs the hidden patches in random order
-    tubes: bool = False  # whether a unit of masks is a tube, else a patch
+    tokenizer: Tokenizer
+    unit: Unit  # what is hidden as one: a patch or a tube
+    hidden: int  # units hidden in each image or clip; the most, where the ratio moves
+    width: int  # of the encoder
+    least_hidden: int = 0  # and the least; 0 where the ratio stays
+    some_count: bool = False  # whether a share of the hidden enters the loss
+    replaced: float = 0.0  # the share of visible patches that the student sees a token for
     views: int = 1  # masks of each clip, by one look of the teacher
-    frame_stride: int = 1  # the teacher sees every so manieth frame of the grid
-    every_steps: int = 1  # the teacher looks so seldom, and a batch comes so often
+    strategy: Strategy = Hard()
+    target: Target = NormalizedPixels()
+    objective: Objective = SquaredError()
+    terms: tuple[Term, ...] = (Reconstruction(), Relative())
+    teacher: Teacher = MovingAverage()
+
+    @property
+    def plugs(self) -> dict[str, Plug]:
+        """Every plug by its slot: what it brings lies under that name in the state."""
+        named: dict[str, Plug] = {"mask": self.strategy, "target": self.target}
+        named |= {"objective": self.objective, "teacher": self.teacher}
+        return named | {term.name: term for term in self.terms}
+
+    @property
+    def setting(self) -> Setting:
+        """What the plugs may know before the run starts."""
+        hidden = self.hidden * self.unit.size
+        return Setting(self.tokenizer, self.unit.grid, hidden, self.width)
+
+    @property
+    def target_width(self) -> int:
+        """Values of the target of one patch, D."""
+        return self.target.width(self.setting)
+
+    @property
+    def predicts_loss(self) -> bool:
+        """Whether the model needs a loss predictor."""
+        return any(term.predicts_loss for term in self.terms)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher looks at all."""
+        return bool(self.strategy.reads) and "teacher" in self.strategy.onlookers
+
+    @property
+    def looks(self) -> int:
+        """How many passes over the whole image the strategy asks for."""
+        return len(self.strategy.onlookers) if self.strategy.reads else 0
 
     def patches(self, images: Array) -> Array:
-        """uint8 images `[B, H, W, C]` to normalised patches `[B, L, P]` float32, on the device.
+        """uint8 images to normalised patches `[B, L, P]` float32; see `Tokenizer`."""
+        return self.tokenizer(images)
 
-        Clips are `[B, T, H, W, C]`, and several of each video `[B, R, T, H, W, C]` give B R rows.
-        """
-        if images.ndim == 6:
-            images = images.reshape(-1, *images.shape[2:])
-        return patchify(normalize(images, self.mean, self.std), self.patch_size)
-
-    def target_of(self, patches: Array) -> Array:
+    def target_of(self, patches: Array, own: Own = NOTHING) -> Array:
         """What each patch `[B, L, P]` is to become, `[B, L, D]`."""
-        return self.target(self.part(patches), self.std)
+        return self.target(self.target_context(patches, own))
 
-    def unit(self, model: MaskedAutoencoder) -> Unit:
-        """What masks are made of."""
-        return Unit(model.grid, self.tubes)
+    def target_context(self, patches: Array, own: Own = NOTHING) -> TargetContext:
+        """What the target may look at."""
+        return TargetContext(patches, self.unit.grid, self.tokenizer, own.frozen, own.state)
+
+
+def own(
+    state: TrainState, slot: str, params: Any = None, drawn: dict[str, Any] | None = None
+) -> Own:
+    """What the plug in `slot` has brought itself.
+
+    Args:
+        params: of the student, where they are others than the state's.
+    """
+    trained = (state.params if params is None else params).get("terms", {})
+    return Own(
+        params=trained.get(slot),
+        frozen=(state.frozen or {}).get(slot),
+        state=(state.plugs or {}).get(slot),
+        drawn=(drawn or {}).get(slot),
+    )

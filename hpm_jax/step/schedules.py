@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpm_jax.config import Config, Finetune, Optimizer, ProbeOptimizer
-from hpm_jax.masking.schedule import hard_count
-from hpm_jax.masking.strategies import STRATEGIES
 
 
 class Schedule(NamedTuple):
@@ -16,7 +14,9 @@ class Schedule(NamedTuple):
 
     learning_rate: np.float32
     teacher_rate: np.float32  # 1 - decay of the teacher
-    n_hard: np.int32  # patches that the teacher chooses
+    n_hard: np.int32  # units that are hidden because they are hard
+    hidden: np.int32 | None = None  # units that are hidden; None where the mask ratio stays
+    counted: np.float32 | None = None  # the share of them in the loss; None where all are
 
 
 class FinetuneSchedule(NamedTuple):
@@ -38,11 +38,6 @@ def warmup_cosine(epoch: float, peak: float, floor: float, warmup: float, epochs
         return peak * epoch / warmup
     progress = (epoch - warmup) / (epochs - warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def teacher_decay(epoch: int, start: float, end: float, ramp_epochs: int) -> float:
-    """Linear from `start` to `end` over the first `ramp_epochs`, then `end`."""
-    return start + min(epoch, ramp_epochs) / ramp_epochs * (end - start) if ramp_epochs else end
 
 
 class Timetable(abc.ABC):
@@ -90,38 +85,39 @@ class Timetable(abc.ABC):
 
 
 class PretrainTimetable(Timetable):
-    """Adds the teacher's decay and how many patches it chooses."""
+    """Adds the teacher's decay, and what moves in the mask."""
 
     def __init__(self, config: Config, images: int, hidden: int):
-        """`hidden` is the number of patches hidden in each image."""
+        """`hidden` is the number of units hidden in each image, at most."""
         super().__init__(config.optimizer, images)
         self.config, self.hidden = config, hidden
 
     def at(self, step: int) -> Schedule:
         """The scalars of `step`."""
-        mask, teacher, epoch = self.config.mask, self.config.teacher, self.epoch(step)
-        n_hard = 0
-        if STRATEGIES[mask.strategy].asks_teacher:
-            mask_epoch = int(epoch) if mask.schedule == "epoch" else epoch
-            n_hard = hard_count(
-                mask_epoch, self.optimizer.epochs, self.hidden, mask.hard_start, mask.hard_end
-            )
-        decay = teacher_decay(
-            int(epoch), teacher.decay_start, teacher.decay_end, teacher.ramp_epochs
-        )
+        mask, epoch, epochs = self.config.mask, self.epoch(step), self.optimizer.epochs
+        done = step / max(self.steps - 1, 1)
+        hidden = counted = None
+        if mask.ratio_moves:
+            hidden = np.int32(self.config.unit.hidden(mask.ratio_at(done)))
+        if mask.some_count:
+            counted = np.float32(mask.counted_at(done))
         return Schedule(
             learning_rate=self.learning_rate(step),
-            teacher_rate=np.float32(1 - decay),
-            n_hard=np.int32(n_hard),
+            teacher_rate=np.float32(1 - self.config.teacher.decay(int(epoch))),
+            n_hard=np.int32(mask.strategy.n_hard(epoch, epochs, self.hidden)),
+            hidden=hidden,
+            counted=counted,
         )
 
     def numbers(self, schedule: Schedule) -> dict[str, float]:
         """The scalars of a step as they are written down."""
-        return {
+        numbers = {
             "learning_rate": float(schedule.learning_rate),
             "teacher_decay": 1.0 - float(schedule.teacher_rate),
             "n_hard": int(schedule.n_hard),
         }
+        moving = {"hidden": schedule.hidden, "counted_share": schedule.counted}
+        return numbers | {name: float(x) for name, x in moving.items() if x is not None}
 
 
 class FinetuneTimetable(Timetable):

@@ -24,7 +24,9 @@ class TrainState:
     params: Params  # float32: the student, both heads
     teacher: Params | None  # float32: its moving average, of the same shape; None where not kept
     optimizer: optax.OptState
-    scores: Array | None = None  # [B, U]: what a teacher that looks seldom said of this batch
+    scores: Array | None = None  # [B, U]: what a teacher that looks rarely said of this batch
+    plugs: Any = None  # by slot, the states that plugs keep; None where none does
+    frozen: Any = None  # by slot, weights that never learn; in no checkpoint
 
 
 def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
@@ -44,20 +46,6 @@ def param_shapes(model: MaskedAutoencoder | Classifier) -> Params:
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
-def init_state(
-    model: MaskedAutoencoder,
-    optimizer: optax.GradientTransformation,
-    key: Array,
-    teacher: bool,
-    scores: tuple[int, int] | None = None,
-) -> TrainState:
-    """A fresh state; the teacher starts as a copy of the student, everywhere the same.
-
-    To be jitted with the shardings wanted, so that no device holds more than its own.
-    """
-    return fresh_state(init_params(model, key), optimizer, teacher, scores)
-
-
 def fresh_state(
     params: Params,
     optimizer: optax.GradientTransformation,
@@ -65,6 +53,8 @@ def fresh_state(
     scores: tuple[int, int] | None = None,
 ) -> TrainState:
     """The state before the first step from `params`, a copy of which is the teacher, if any.
+
+    To be jitted with the shardings wanted, so that no device holds more than its own.
 
     Args:
         scores: clips and units of a batch, where what the teacher says is kept from step to step.

@@ -1,7 +1,7 @@
 """The training step: one pure function of (state, images, key, schedule), compiled once."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ import optax
 from jax import Array
 
 from hpm_jax import random
+from hpm_jax.losses.reconstruction import compared
+from hpm_jax.losses.term import Outputs
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.choose import mask_units, predicted_losses, remembered_losses
-from hpm_jax.step.method import Method
+from hpm_jax.step.choose import mask_units, readings, remembered_readings
+from hpm_jax.step.method import Method, own
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import Metrics, make_update
@@ -19,70 +21,80 @@ from hpm_jax.tokens import Mask, gather
 
 
 class Masked(NamedTuple):
-    """A batch, masked: what the loss is computed of."""
+    """A batch, masked: what the loss is computed of, every part with a leading axis of images."""
 
     patches: Array  # [B, L, P] float32
     mask: Mask
-    order: Array | None = None  # [B, M] int32: in which the hidden patches are paired
+    drawn: dict[str, Any] | None = None  # by slot, the random numbers of the plugs that draw
 
 
-class Losses(NamedTuple):
-    """What the student's pass gives, patch by hidden patch, before anything is averaged."""
-
-    reconstruction: Array  # [B, M] float32
-    predicted: Array | None  # [B, M] float32
-    values: Array  # [B, M, D] float32: the rebuilt target
-    features: Array  # [B, 1 + K, D]
-
-
-def student_losses(
-    model: MaskedAutoencoder, method: Method, params: Params, patches: Array, mask: Mask
-) -> Losses:
-    """Hides, rebuilds, and measures each hidden patch."""
-    prediction = model.apply({"params": params}, patches, mask)
-    target = gather(jax.lax.stop_gradient(method.target_of(patches)), mask.hide)
-    losses = method.objective(prediction.values, target)
-    return Losses(losses, prediction.loss, prediction.values, prediction.features)
+def draw_all(method: Method, mask: Mask, key: Array, step: Array | int) -> dict[str, Any]:
+    """The random numbers of every plug for the whole batch, each from a stream of its own."""
+    drawn = {
+        slot: plug.draw(random.stream(key, slot, step), mask) for slot, plug in method.plugs.items()
+    }
+    return {slot: numbers for slot, numbers in drawn.items() if numbers is not None}
 
 
-def total_loss(method: Method, losses: Losses, order: Array | None = None) -> tuple[Array, Metrics]:
-    """`mean(reconstruction) + weight * ranking`, and all its parts.
+def student_pass(
+    model: MaskedAutoencoder, method: Method, state: TrainState, params: Params, masked: Masked
+) -> Outputs:
+    """Hides, rebuilds, and measures each hidden patch.
 
     Args:
-        order: `[B, M]` in which the hidden patches are paired; None for raster order.
+        state: whose frozen weights and whose plugs' states are used.
+        params: the student.
     """
-    reconstruction = jnp.mean(losses.reconstruction)
-    if method.ranking is None:
-        return reconstruction, {"loss": reconstruction, "reconstruction": reconstruction}
-    predicted, true = losses.predicted, losses.reconstruction
-    if order is not None:
-        predicted, true = (jnp.take_along_axis(x, order, axis=1) for x in (predicted, true))
-    ranking = method.ranking(predicted, true)
-    loss = reconstruction + method.ranking_weight * ranking
-    parts = {
-        "reconstruction": reconstruction,
-        "ranking": ranking,
-        "ranked_correctly": method.ranked(predicted, true),
-    }
-    return loss, {"loss": loss} | parts
+    patches, mask = masked.patches, masked.mask
+    prediction = model.apply({"params": params}, patches, mask)
+    target = method.target_of(patches, own(state, "target", params))
+    target = gather(jax.lax.stop_gradient(target), mask.hide)
+    return Outputs(
+        losses=compared(method.objective, prediction.values, target),
+        predicted=prediction.loss,
+        values=prediction.values,
+        target=target,
+        features=prediction.features,
+        patches=patches,
+        mask=mask,
+        unit=method.unit,
+    )
 
 
-def pair_order(method: Method, mask: Mask, key: Array) -> Array | None:
-    """The order in which hidden patches are paired `[B, M]`: random where some pairs stand for all.
+def total_loss(
+    method: Method, state: TrainState, params: Params, masked: Masked, outputs: Outputs
+) -> tuple[Array, Metrics]:
+    """The sum of all terms, each times its weight, and all that they report."""
+    total, metrics = jnp.zeros((), jnp.float32), {}
+    for term in method.terms:
+        its_own = own(state, term.name, params, masked.drawn)
+        value, others = term(outputs._replace(own=its_own))
+        total = total + term.weight * value
+        metrics |= {getattr(term, "reported", term.name): value} | others
+    return total, {"loss": total} | metrics
 
-    None where every pair counts.
+
+def observations(method: Method, outputs: Outputs) -> dict[str, Any]:
+    """What the plugs with a state of their own learn from the student's pass, by slot."""
+    stopped = jax.lax.stop_gradient(outputs._replace(unit=None))._replace(unit=outputs.unit)
+    found = {slot: plug.observe(stopped) for slot, plug in method.plugs.items()}
+    return {slot: values for slot, values in found.items() if values is not None}
+
+
+Loss = Callable[[Params, Masked, Any], tuple[Array, tuple[Metrics, dict[str, Any]]]]
+
+
+def masked_loss(model: MaskedAutoencoder, method: Method, state: TrainState) -> Loss:
+    """Builds `(params, masked, schedule) -> (loss, (metrics, observations))`.
+
+    Args:
+        state: whose frozen weights and whose plugs' states are used.
     """
-    if not method.shuffle:
-        return None
-    return jnp.argsort(jax.random.uniform(key, mask.hide.shape), axis=1)
 
-
-def masked_loss(model: MaskedAutoencoder, method: Method) -> Callable[..., tuple[Array, Metrics]]:
-    """Builds `(params, masked, schedule) -> (loss, metrics)` of a `Masked` batch."""
-
-    def loss_of(params, masked, schedule):
-        losses = student_losses(model, method, params, masked.patches, masked.mask)
-        return total_loss(method, losses, masked.order)
+    def loss_of(params: Params, masked: Masked, schedule: Any):
+        outputs = student_pass(model, method, state, params, masked)
+        loss, metrics = total_loss(method, state, params, masked, outputs)
+        return loss, (metrics, observations(method, outputs))
 
     return loss_of
 
@@ -102,24 +114,41 @@ def make_train_step(
         accumulation: into how many parts, one after the other, a batch is cut; masks do not
             depend on it.
 
-    The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Method.patches`), the
+    The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Tokenizer`), the
     root key of the run and the scalars of this step; its metrics are float32 scalars.
     """
-    update = make_update(masked_loss(model, method), optimizer, accumulation)
-    ask = predicted_losses if method.every_steps == 1 else remembered_losses
+    ask = readings if method.teacher.every_steps == 1 else remembered_readings
 
-    def train_step(state, images, key, schedule):
+    def train_step(
+        state: TrainState, images: Array, key: Array, schedule: Schedule
+    ) -> tuple[TrainState, Metrics]:
         patches = method.patches(images)
-        n_hard = schedule.n_hard
-        predicted = ask(model, method, state, patches, n_hard, accumulation)
+        seen = ask(model, method, state, patches, schedule.n_hard, accumulation)
         if state.scores is not None:
-            state = state.replace(scores=predicted)
+            state = state.replace(scores=seen["teacher"]["predicted_loss"])
         if method.views > 1:
-            patches = jnp.repeat(patches, method.views, axis=0)
-            predicted = None if predicted is None else jnp.repeat(predicted, method.views, axis=0)
+            patches, seen = jax.tree.map(
+                lambda x: jnp.repeat(x, method.views, axis=0), (patches, seen)
+            )
         mask_key = random.stream(key, "mask", state.step)
-        mask = mask_units(model, method, patches, mask_key, n_hard, predicted)
-        order = pair_order(method, mask, random.stream(key, "pairs", state.step))
-        return update(state, Masked(patches, mask, order), schedule)
+        mask = mask_units(method, state, patches, mask_key, schedule, seen)
+        masked = Masked(patches, mask, draw_all(method, mask, key, state.step))
+        update = make_update(masked_loss(model, method, state), optimizer, accumulation)
+        before = state
+        state, (metrics, observed) = update(state, masked, schedule)
+        return update_plugs(method, before, state, observed), metrics
 
     return train_step
+
+
+def update_plugs(
+    method: Method, before: TrainState, after: TrainState, observed: dict[str, Any]
+) -> TrainState:
+    """The states of the plugs after a step."""
+    if not before.plugs:
+        return after
+    plugs = {
+        slot: method.plugs[slot].update_state(its_own, after.params, observed.get(slot))
+        for slot, its_own in before.plugs.items()
+    }
+    return after.replace(plugs=plugs)

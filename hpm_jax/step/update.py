@@ -15,25 +15,26 @@ Metrics = dict[str, Array]
 
 
 def make_update(
-    loss_of: Callable[[Params, Any, Any], tuple[Array, Metrics]],
+    loss_of: Callable[[Params, Any, Any], tuple[Array, tuple[Metrics, Any]]],
     optimizer: optax.GradientTransformation,
     accumulation: int = 1,
     descend: Descend = descend,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
-    """Builds the second half of every step: `(state, batch, schedule) -> (state, metrics)`.
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, tuple[Metrics, Any]]]:
+    """Builds the second half of every step: `(state, batch, schedule) -> (state, auxiliary)`.
 
     Args:
-        loss_of: `(params, batch, schedule) -> (loss, metrics)`, means over the batch.
+        loss_of: `(params, batch, schedule) -> (loss, (metrics, others))`, means over the batch;
+            the pair is the auxiliary, the gradient's norm added to the metrics.
         optimizer: from `make_optimizer`.
         accumulation: into how many parts, one after the other, a batch is cut. A batch is any
             pytree of arrays with a leading axis of images.
         descend: how far each parameter goes; see `hpm_jax/step/optimizer.py`.
     """
 
-    def gradients(params, batch, schedule):
+    def gradients(params: Params, batch: Any, schedule: Any):
         return jax.grad(loss_of, has_aux=True)(params, batch, schedule)
 
-    def mean_gradients(params, batch, schedule):
+    def mean_gradients(params: Params, batch: Any, schedule: Any):
         parts = jax.tree.map(lambda x: split(x, accumulation), batch)
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradients, params, first, schedule)
@@ -47,8 +48,8 @@ def make_update(
 
     compute = gradients if accumulation == 1 else mean_gradients
 
-    def update(state, batch, schedule):
-        grads, metrics = compute(state.params, batch, schedule)
+    def update(state: TrainState, batch: Any, schedule: Any):
+        grads, (metrics, others) = compute(state.params, batch, schedule)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
             updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
@@ -60,7 +61,7 @@ def make_update(
         state = state.replace(
             step=state.step + 1, params=params, teacher=teacher, optimizer=optimizer_state
         )
-        return state, metrics
+        return state, (metrics, others)
 
     return update
 
@@ -70,6 +71,6 @@ def split(batch: Array, parts: int) -> Array:
     return jnp.swapaxes(batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]), 0, 1)
 
 
-def join(parts: Array) -> Array:
+def join_parts(parts: Array) -> Array:
     """The inverse of `split`."""
     return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])

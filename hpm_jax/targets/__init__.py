@@ -1,12 +1,10 @@
-"""Targets: pure functions of the patches `[B, L, P]` to what is to be rebuilt, `[B, L, D]`."""
+"""Targets: what a hidden patch should become, `[B, L, D]` of patches `[B, L, P]`."""
 
-from hpm_jax.targets.pixels import Target as Target
-from hpm_jax.targets.pixels import channel_normalized_pixels, normalized_pixels, pixels
+from hpm_jax.targets.pixels import NormalizedPixels as NormalizedPixels
+from hpm_jax.targets.pixels import RawPixels as RawPixels
 from hpm_jax.targets.pixels import one_frame as one_frame
 from hpm_jax.targets.pixels import patch_statistics as patch_statistics
+from hpm_jax.targets.target import Target as Target
+from hpm_jax.targets.target import TargetContext as TargetContext
 
-TARGETS: dict[str, Target] = {
-    "pixels": pixels,
-    "normalized_pixels": normalized_pixels,
-    "channel_normalized_pixels": channel_normalized_pixels,
-}
+TARGETS = Target.plugs

@@ -1,35 +1,94 @@
 """What a hidden patch should become: its pixels, raw or normalised patch by patch."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hpm_jax.tokens import Grid
+from hpm_jax.fields import option
+from hpm_jax.plugs import Setting, register
+from hpm_jax.targets.target import Target, TargetContext
+from hpm_jax.tokens import Grid, gather
 
-Statistics = Callable[[Array, tuple[float, ...]], tuple[Array, Array]]
+PASTED = "rebuilt: visible patches are pasted, hidden ones are as the model says"
+NORMALIZED = (
+    "rebuilt: visible patches are pasted; hidden ones get their contrast and brightness back from "
+    "the true patch, since the target is normalised patch by patch"
+)
+ONE_FRAME = "; one frame of each patch is rebuilt, and stands in all its frames"
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """Patches, less a mean, over a deviation, both of the patch itself.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pixels(Target):
+    """Patches, less a mean, over a deviation, both of the patch itself."""
 
-    Attributes:
-        statistics: `(patches [B, L, P], std)` to mean and deviation, which broadcast to the
-            patches and put a rebuilt one back; None for patches as they are. `std` is what the
-            channels were divided by.
-    """
+    frames: str = option(
+        "all",
+        "which frames of each patch are rebuilt: all, or one (mae_st)",
+        choices=("all", "one"),
+    )
 
-    statistics: Statistics | None = None
+    def statistics(self, patches: Array, std: tuple[float, ...]) -> tuple[Array, Array]:
+        """Mean and deviation of `[B, L, P]`, which broadcast to the patches.
 
-    def __call__(self, patches: Array, std: tuple[float, ...] = (1.0,)) -> Array:
-        """The target `[B, L, P]` of normalised patches `[B, L, P]`."""
-        if self.statistics is None:
-            return patches
-        mean, deviation = self.statistics(patches, std)
+        Args:
+            std: what the channels were divided by.
+        """
+        return jnp.zeros((), patches.dtype), jnp.ones((), patches.dtype)
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """How the picture is to be read."""
+        pasted = PASTED if type(self).statistics is Pixels.statistics else NORMALIZED
+        return pasted + (ONE_FRAME if self.frames == "one" else "")
+
+    def width(self, setting: Setting) -> int:
+        """P, or P over the frames of a patch."""
+        values = setting.tokenizer.values
+        return values if self.frames == "all" else values // setting.tokenizer.patch_size[0]
+
+    def _rebuilt(self, context: TargetContext) -> Array:
+        """What of each patch is rebuilt, `[B, L, D]`."""
+        if self.frames == "all":
+            return context.patches
+        return one_frame(context.patches, context.grid, context.tokenizer.patch_size)
+
+    def __call__(self, context: TargetContext) -> Array:
+        """`[B, L, P]`, or one frame of each patch."""
+        patches = self._rebuilt(context)
+        mean, deviation = self.statistics(patches, context.tokenizer.std)
         return (patches - mean) / deviation
+
+    def picture(self, values: Array, context: TargetContext, hide: Array) -> Array:
+        """With the mean and deviation of the true patch; one frame stands in all of them."""
+        patches = self._rebuilt(context)
+        of_patches = self.statistics(patches, context.tokenizer.std)
+        mean, deviation = (gather(jnp.broadcast_to(x, patches.shape), hide) for x in of_patches)
+        return jnp.tile(values * deviation + mean, context.patches.shape[-1] // values.shape[-1])
+
+
+@register("pixels")
+class RawPixels(Pixels):
+    """Normalised pixels as they are (MAE without `norm_pix_loss`)."""
+
+
+@register("normalized_pixels")
+class NormalizedPixels(Pixels):
+    """Less the mean of the patch, over its deviation (MAE, `norm_pix_loss`; HPM)."""
+
+    def statistics(self, patches: Array, std: tuple[float, ...]) -> tuple[Array, Array]:
+        """See `patch_statistics`."""
+        return patch_statistics(patches, std)
+
+
+@register("channel_normalized_pixels")
+class ChannelNormalizedPixels(Pixels):
+    """The same channel by channel (VideoMAE)."""
+
+    def statistics(self, patches: Array, std: tuple[float, ...]) -> tuple[Array, Array]:
+        """See `channel_statistics`."""
+        return channel_statistics(patches, std)
 
 
 def patch_statistics(patches: Array, std: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
@@ -68,8 +127,3 @@ def one_frame(patches: Array, grid: Grid, patch_size: Grid) -> Array:
     split = patches.reshape(batch, slots, length // slots, frames, values // frames)
     picked = [split[:, slot, :, frame] for slot, frame in enumerate(wanted)]
     return jnp.stack(picked, axis=1).reshape(batch, length, values // frames)
-
-
-pixels = Target()
-normalized_pixels = Target(patch_statistics)
-channel_normalized_pixels = Target(channel_statistics)

@@ -14,20 +14,14 @@ from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices
 from hpm_jax.run.metrics import MetricsWriter
 from hpm_jax.run.processes import is_main
-from hpm_jax.step.method import Method, whole
+from hpm_jax.step.method import Method
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.state import TrainState
 from hpm_jax.storage import write
 from hpm_jax.visualize import clips, pictures
 from hpm_jax.visualize.view import View, make_view
 
-NORMALIZED = (
-    "rebuilt: visible patches are pasted; hidden ones get their contrast and brightness back from "
-    "the true patch, since the target is normalised patch by patch"
-)
-RAW = "rebuilt: visible patches are pasted, hidden ones are as the model says"
-ONE_FRAME = "one frame of each patch is rebuilt, and stands in all its frames"
-SELDOM = "of the times of the grid the teacher sees one in {}, and its word holds until the next"
+SPARSE = "the teacher sees one in {} frames of the grid, and its prediction stands until the next"
 
 Draw = Callable[[np.ndarray, View, str, str], bytes]  # images, view, title, note to a file
 
@@ -51,19 +45,20 @@ def make_observer(
         draw, count = {"png": clips.draw_strip, "gif": clips.animate}, min(count, clips.CLIPS)
     images = evaluate.images[:count]
     view = jax.jit(make_view(model, method), out_shardings=devices.replicated)
-    note, units = explain(method), "tubes" if method.tubes else "patches"
+    note, units = explain(method), "tubes" if method.unit.tube else "patches"
 
     def observe(state: TrainState) -> None:
         step = int(state.step)
         epoch = timetable.epoch(step)
-        numbers = evaluate(state.params)
+        numbers = evaluate(state)
         writer.write(step, {"epoch": epoch} | numbers)
         console.say(f"epoch {epoch:<6.4g} " + summary(numbers))
         if len(images):
-            n_hard = timetable.at(min(step, timetable.steps - 1)).n_hard
-            seen = jax.tree.map(np.asarray, view(state, images, n_hard))
+            schedule = timetable.at(min(step, timetable.steps - 1))
+            seen = jax.tree.map(np.asarray, view(state, images, schedule))
         if len(images) and is_main():
-            title = f"epoch {epoch:.4g}: {n_hard} of {timetable.hidden} hidden {units} are hard"
+            hard = f"{schedule.n_hard} of {timetable.hidden} hidden {units} are hard"
+            title = f"epoch {epoch:.4g}: {hard}"
             files = {kind: function(images, seen, title, note) for kind, function in draw.items()}
             for kind, file in files.items():
                 write(workdir / "pictures" / f"step_{step:07d}.{kind}", file)
@@ -73,13 +68,9 @@ def make_observer(
 
 
 def explain(method: Method) -> str:
-    """How the rebuilt patches of a picture, and what the teacher says of them, are to be read."""
-    notes = [NORMALIZED if method.target.statistics else RAW]
-    if method.part is not whole:
-        notes.append(ONE_FRAME)
-    if method.frame_stride > 1:
-        notes.append(SELDOM.format(method.frame_stride))
-    return "; ".join(notes)
+    """How the rebuilt patches of a picture, and the predicted losses, are to be read."""
+    stride = method.teacher.frame_stride
+    return method.target.note + (f"; {SPARSE.format(stride)}" if stride > 1 else "")
 
 
 def summary(numbers: dict[str, float]) -> str:

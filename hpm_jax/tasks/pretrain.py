@@ -7,21 +7,29 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hpm_jax import random
 from hpm_jax.config import Config
-from hpm_jax.convert.assign import assign, overlay
+from hpm_jax.convert.assign import assign
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import masked_autoencoder_params
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Splits
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_flops,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.loop import Experiment, train
 from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.method import Method
 from hpm_jax.step.schedules import PretrainTimetable, Schedule
-from hpm_jax.step.state import Params, fresh_state, init_params, param_shapes
+from hpm_jax.step.state import Params, param_shapes
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tasks.data import load_data
 from hpm_jax.tasks.ending import end_run
@@ -45,28 +53,27 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     check_batch(config, devices)
     splits = load_data(config)
     model = build_model(config, devices.gather)
-    start = load_start(config, model, console.say)
+    method, optimizer = build_method(config), build_optimizer(config)
+    start = Start(params=load_start(config, model, method, console.say), frozen=load_frozen(method))
     workdir = open_workdir(workdir, config)
     timetable = PretrainTimetable(config, len(splits.train), config.hidden_units)
     facts = describe(config, splits, timetable, devices.count)
     console.say("\n".join(facts))
 
-    # --- method and state
-    method, optimizer = build_method(config), build_optimizer(config)
-
-    def init(root, start):
-        params = overlay(init_params(model, random.stream(root, "init", 0)), start)
-        return fresh_state(params, optimizer, config.teacher.keep, config.stored_scores)
-
     # --- what the loop needs to know
     flops = build_flops(config)
     shape = (config.optimizer.batch_size, *config.data.train_shape)
     experiment = Experiment(
-        init=init,
+        init=build_init(config, model, method, optimizer),
         start=start,
         step=make_train_step(model, method, optimizer, config.optimizer.accumulation),
         inputs={"image": jax.ShapeDtypeStruct(shape, np.uint8)},
-        batches=functools.partial(train_batches, splits.train, config, repeats=method.every_steps),
+        batches=functools.partial(
+            train_batches,
+            splits.train,
+            config,
+            repeats=config.teacher.every_steps if config.stored_scores else 1,
+        ),
         timetable=timetable,
         flops=lambda schedule: flops.student + (flops.teacher if schedule.n_hard else 0),
         summary=functools.partial(summarize, config.hidden_units),
@@ -88,14 +95,20 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     return end_run(outcome, workdir, facts, EXPLANATION, console)
 
 
-def load_start(config: Config, model: MaskedAutoencoder, say: Callable[[str], None]) -> Params:
+def load_start(
+    config: Config, model: MaskedAutoencoder, method: Method, say: Callable[[str], None]
+) -> Params:
     """The parameters that `config.init_from` names, checked against the model; {} without one."""
     if not config.init_from:
         return {}
     given = masked_autoencoder_params(read_weights(config.init_from, config.weights))
-    params, matching = assign(
-        param_shapes(model), given, new=("predictor",), dropped=("predictor",)
-    )
+    new = ["predictor", "replacing_token"]
+    if given["reconstructor"]["head"]["kernel"].shape[-1] != method.target_width:
+        given["reconstructor"] = dict(given["reconstructor"])
+        del given["reconstructor"]["head"]  # of another target
+        new.append("reconstructor/head")
+    dropped = ("predictor", "replacing_token", "terms")
+    params, matching = assign(param_shapes(model), given, new, dropped)
     say(matching.sentence(config.init_from))
     return params
 
@@ -128,9 +141,7 @@ def describe(
     units = f"{config.hidden_units} of {config.unit.count} tubes"
     hidden = f"{config.hidden} of {config.patches} patches"
     masks = f"{mask.strategy} masks, {units if mask.unit == 'tube' else hidden} hidden"
-    if timetable.at(timetable.steps - 1).n_hard:
-        share = f"{mask.hard_start:.0%} to {mask.hard_end:.0%}"
-        masks += f", {share} of them hard"
+    terms = " + ".join(map(str, config.terms))
     kind = jax.devices()[0].device_kind
     where = config.data.name if config.data.source == "tfds" else config.data.path
     return [
@@ -138,7 +149,7 @@ def describe(
         + f", {len(splits.train)} {what} to train on and {len(splits.test)} to test, {labels}",
         f"model: width {model.width}, {model.depth} blocks, {of}{height} x {width} pixels in "
         f"{cut}{h} x {w} patches, {model.dtype}",
-        f"method: {masks}; target {config.target}; ranking {config.ranking.loss}",
+        f"method: {masks}; target {config.target}; loss {terms}; teacher {config.teacher}",
         f"run: {config.optimizer.epochs} epochs, {timetable.steps} steps of "
         f"{config.optimizer.batch_size} {what} on {devices} x {kind}",
     ]

@@ -10,67 +10,67 @@ import numpy as np
 from jax import Array
 
 from hpm_jax import random
-from hpm_jax.masking.strategies import hardest
+from hpm_jax.masking.units import Unit
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.choose import look, mask_units
-from hpm_jax.step.method import Method
+from hpm_jax.step.choose import ask_all, context_of, look, mask_units
+from hpm_jax.step.method import Method, own
+from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import TrainState
-from hpm_jax.step.step import student_losses
-from hpm_jax.tokens import gather, unpatchify
+from hpm_jax.step.step import Masked, draw_all, student_pass
 
-VISIBLE, RANDOM, HARD = 0, 1, 2  # what became of a patch
+VISIBLE, HIDDEN, HARD = 0, 1, 2  # what became of a patch
 FATE_COLORS = ("#f2f2f2", "#9a9a9a", "#e4572e")
-LEGEND = "mask: white visible, grey hidden at random, orange hidden because hard"
+LEGEND = "mask: white visible, grey hidden, orange hidden because hard"
 
 
 class View(NamedTuple):
     """What there is to draw; maps lie on the grid: `[B, h, w]`, of clips `[B, t, h, w]`."""
 
     rebuilt: Array  # as the images, float32 in [0, 1]: hidden patches rebuilt, visible ones pasted
-    fate: Array  # int32: VISIBLE, RANDOM or HARD
+    fate: Array  # int32: VISIBLE, HIDDEN or HARD
     predicted: Array | None  # the loss that the teacher expects, everywhere
     true: Array  # the student's loss at hidden patches, NaN at visible ones
 
 
 def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
-    """Builds `(state, images, n_hard) -> View`, to be jitted: one training mask, looked at.
+    """Builds `(state, images, schedule) -> View`, to be jitted: one training mask, looked at.
 
-    The teacher looks once; its word is drawn patch by patch, and the mask follows from it.
-
-    A target of normalised pixels is put back with the mean and deviation of the true patch, which
-    the model never predicts; raw pixels are as the model says. Where one frame of each patch is
-    rebuilt, it stands in all frames of the patch.
+    The mask is the strategy's, and so is which patches are hidden because they are hard. Hidden
+    patches are drawn as the target says (`Target.picture`), grey where it is no picture.
     """
-    unit = method.unit(model)
-    of_patches = dataclasses.replace(method, tubes=False)
+    of_patches = dataclasses.replace(method, unit=Unit(model.grid), views=1)
+    alone = dataclasses.replace(method, views=1)
 
-    def view(state: TrainState, images: Array, n_hard: Array) -> View:
+    def view(state: TrainState, images: Array, schedule: Schedule) -> View:
         grid = model.grid[5 - images.ndim :]  # that of an image has no t
         patches = method.patches(images)
-        predicted = units = None
+        predicted = None
         if model.loss_predictor:
             judge = state.params if state.teacher is None else state.teacher
-            predicted = look(model, of_patches, judge, patches)
-            units = unit.pool(predicted)
+            predicted = look(model, of_patches, judge, patches)["predicted_loss"]
+        seen = ask_all(model, alone, state, patches) if method.strategy.reads else {}
         key = random.stream(jax.random.key(0), "pictures", 0)
-        mask = mask_units(model, method, patches, key, n_hard, units)
-        losses = student_losses(model, method, state.params, patches, mask)
+        mask = mask_units(alone, state, patches, key, schedule, seen)
+        masked = Masked(patches, mask, draw_all(alone, mask, key, 0))
+        outputs = student_pass(model, alone, state, state.params, masked)
 
-        values = losses.values
-        if method.target.statistics:
-            mean, deviation = method.target.statistics(method.part(patches), method.std)
-            values = values * gather(deviation, mask.hide) + gather(mean, mask.hide)
-        values = jnp.tile(values, patches.shape[-1] // values.shape[-1])
         rows = jnp.arange(len(patches))[:, None]
-        rebuilt = unpatchify(patches.at[rows, mask.hide].set(values), model.grid, method.patch_size)
-        rebuilt = rebuilt * jnp.asarray(method.std) + jnp.asarray(method.mean)
+        context = method.target_context(patches, own(state, "target"))
+        values = method.target.picture(outputs.values, context, mask.hide)
+        if values is None:
+            values = jnp.zeros((*mask.hide.shape, patches.shape[-1]), patches.dtype)
+        drawn = method.tokenizer.pixels(patches.at[rows, mask.hide].set(values), model.grid)
 
-        fate = jnp.zeros(patches.shape[:2], jnp.int32).at[rows, mask.hide].set(RANDOM)
-        if units is not None:
-            fate = jnp.where(jnp.tile(hardest(units, n_hard), unit.size), HARD, fate)
-        true = jnp.full(patches.shape[:2], jnp.nan).at[rows, mask.hide].set(losses.reconstruction)
+        fate = jnp.zeros(patches.shape[:2], jnp.int32).at[rows, mask.hide].set(HIDDEN)
+        if mask.counted is not None:
+            fate = fate.at[rows, mask.hide].set(jnp.where(mask.counted, HIDDEN, VISIBLE))
+        hard = method.strategy.hard(context_of(alone, state, patches, schedule.n_hard, seen))
+        if hard is not None:
+            hard = jnp.tile(hard, method.unit.size)
+            fate = jnp.where(hard & (fate == HIDDEN) & (schedule.n_hard > 0), HARD, fate)
+        true = jnp.full(patches.shape[:2], jnp.nan).at[rows, mask.hide].set(outputs.losses)
         return View(
-            rebuilt=jnp.clip(rebuilt, 0, 1).reshape(images.shape),
+            rebuilt=jnp.clip(drawn, 0, 1).reshape(images.shape),
             fate=fate.reshape(-1, *grid),
             predicted=None if predicted is None else predicted.reshape(-1, *grid),
             true=true.reshape(-1, *grid),
