@@ -172,9 +172,33 @@ class MaskedAutoencoder(nn.Module):
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         return Prediction(features, self.reconstructor(tokens, count), loss)
 
-    def encode(self, patches: Array) -> Array:
-        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one."""
-        return self.encoder(patches)
+    def encode(
+        self, patches: Array, collect: tuple[int, ...] = ()
+    ) -> Array | tuple[Array, tuple[Array, ...]]:
+        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one.
+
+        With `collect`, numbers of blocks from 0, also the outputs of these, as many and as long,
+        before the norm that ends the encoder.
+        """
+        outputs = self.encoder.outputs(patches, collect=collect)
+        return (outputs.tokens, outputs.blocks) if collect else outputs.tokens
+
+    def encode_with_attention(
+        self, patches: Array, keep: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Features, and how much the cls token attends to each patch in the encoder's last block.
+
+        Args:
+            patches: `[B, L, P]`.
+            keep: `[B, K]` the patches that are seen; None for all, K = L.
+
+        Returns:
+            Features `[B, 1 + K, D]`, as of `encode`, and the heads' mean attention `[B, K]`
+            float32. Without a cls token it is that of the mean of all queries.
+        """
+        outputs = self.encoder.outputs(patches, keep, attention=True)
+        assert outputs.attention is not None
+        return outputs.tokens, outputs.attention
 
     def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
         """The teacher: the loss it expects at every patch, `[B, L]` float32.
@@ -184,6 +208,10 @@ class MaskedAutoencoder(nn.Module):
             mask: what the teacher does not see; None where it sees everything. The losses are then
                 in the order `[visible, hidden]`.
         """
+        return self.predict_loss_from(self.encoder(patches, mask and mask.keep), mask)
+
+    def predict_loss_from(self, features: Array, mask: Mask | None = None) -> Array:
+        """The same from features of the encoder, `[B, 1 + K, D]`, which others may want as well."""
         keep, hide = mask or (None, None)
-        tokens = self.decoder_input(self.encoder(patches, keep), keep, hide)
-        return self.predictor(tokens, patches.shape[1])
+        tokens = self.decoder_input(features, keep, hide)
+        return self.predictor(tokens, tokens.shape[1] - self.layout.extra_tokens)
