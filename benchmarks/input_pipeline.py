@@ -28,10 +28,12 @@ from PIL import Image
 
 from hpm_jax.config import defaults, freeze
 from hpm_jax.data.decoding import EncodedImage
+from hpm_jax.data.geometry import Box, cut
 from hpm_jax.data.pipeline import train_batches
 from hpm_jax.data.sources import SOURCES, Records
 from hpm_jax.data.store.write import write_store
-from hpm_jax.data.transforms import Box, cut, random_box, train_crop
+from hpm_jax.data.transforms import random_box
+from hpm_jax.data.views import train_view
 
 SIZE, SCALE, RATIO = 224, (0.2, 1.0), (3 / 4, 4 / 3)
 BATCH = 16
@@ -90,7 +92,7 @@ def options_of(source: str, path: Path, threads: int = 1, workers: int = 0) -> A
 
 def one_core(records: dict[str, Records], data: Any, repeats: int) -> None:
     """Images a second of CPU time in one thread, all ways taking turns."""
-    rng = np.random.default_rng(0)
+    rng, view = np.random.default_rng(0), train_view(data)
     usual, whose = usual_pipelines()
     originals = records["originals"]
     ways = {
@@ -98,8 +100,7 @@ def one_core(records: dict[str, Records], data: Any, repeats: int) -> None:
         for name, load in usual.items()
     }
     ways |= {
-        f"hpm_jax, {name}": lambda index, r=r: train_crop(r[index].image, rng, data)
-        for name, r in records.items()
+        f"hpm_jax, {name}": lambda index, r=r: view(r[index], rng) for name, r in records.items()
     }
     seconds = {name: [] for name in ways}
     for _ in range(repeats + 1):  # the first is to warm up
@@ -224,7 +225,7 @@ def pixels(records: dict[str, Records], crops: int = 4) -> None:
     rng, errors = np.random.default_rng(0), []
     for index in range(len(records["store"])):
         original, stored = (
-            EncodedImage(records[name][index].image).pixels(3) for name in ("originals", "store")
+            EncodedImage(records[name][index]["image"]).pixels(3) for name in ("originals", "store")
         )
         down, across = (stored.shape[side] / original.shape[side] for side in (0, 1))
         for _ in range(crops):

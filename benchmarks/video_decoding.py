@@ -22,7 +22,8 @@ from PIL import Image
 
 from hpm_jax.config import Data
 from hpm_jax.data.clips import SAMPLINGS
-from hpm_jax.data.transforms import CROPS, cut
+from hpm_jax.data.geometry import cut
+from hpm_jax.data.transforms import CROPS
 from hpm_jax.data.video import Video
 
 HEIGHT, WIDTH, FRAMES, RATE = 256, 340, 300, 30

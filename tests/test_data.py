@@ -89,7 +89,7 @@ def test_folder(folder):
     config = config_of(source="folder", path=str(folder), channels=3)
     splits = SOURCES["folder"](config.data)
     assert (len(splits.train), len(splits.test), splits.classes) == (24, 6, ("cat", "dog"))
-    assert splits.train[0].label == 0 and splits.train[23].label == 1
+    assert splits.train[0]["label"] == 0 and splits.train[23]["label"] == 1
     assert splits.train.name(0).endswith("train/cat/0.jpg")
     images, labels, names = load_test_images(splits.test, np.arange(6), config)
     assert images.shape == (6, 16, 16, 3) and list(labels) == [0, 0, 0, 1, 1, 1] and not names
@@ -98,7 +98,7 @@ def test_folder(folder):
 def test_images_without_folders_have_no_labels(folder):
     data = config_of(source="folder", path=str(folder / "train" / "cat"), channels=3).data
     splits = SOURCES["folder"](data)
-    assert splits.classes == () and splits.train[0].label == -1
+    assert splits.classes == () and splits.train[0]["label"] == -1
     assert (len(splits.train), len(splits.test)) == (11, 1), "a share is held out"
 
 
@@ -197,7 +197,7 @@ def test_tensorflow_datasets_without_tensorflow(tmp_path):
     config = config_of(source="tfds", name="tiny", path=str(tmp_path), channels=3)
     splits = SOURCES["tfds"](config.data)
     assert (len(splits.train), len(splits.test), splits.classes) == (20, 6, ("cat", "dog"))
-    assert splits.train[3].label == 1
+    assert splits.train[3]["label"] == 1
     images, labels, _ = load_test_images(splits.test, np.arange(6), config)
     assert images.std() > 0 and sorted(labels) == [0, 0, 0, 1, 1, 1]
     assert "tensorflow" not in sys.modules
@@ -212,4 +212,4 @@ def test_a_data_set_that_is_not_prepared(tmp_path):
 def test_synthetic_images_take_no_time_or_memory():
     splits = SOURCES["synthetic"](config_of(source="synthetic", channels=3).data)
     assert len(splits.train) + len(splits.test) == 4096
-    assert splits.train[0].image.shape == (16, 16, 3)
+    assert splits.train[0]["image"].shape == (16, 16, 3)

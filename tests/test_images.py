@@ -9,10 +9,19 @@ from small_images import WHOLE, config_of, encode, photo
 
 from hpm_jax.config import defaults, freeze
 from hpm_jax.data.decoding import BrokenImage, EncodedImage
-from hpm_jax.data.transforms import random_box, train_crop
-from hpm_jax.data.transforms import test_crop as center_crop
+from hpm_jax.data.transforms import random_box
+from hpm_jax.data.views import center_crop as center_view
+from hpm_jax.data.views import train_view
 
 # --- crops
+
+
+def train_crop(stored, rng, data):
+    return train_view(data)({"image": stored}, rng)["image"]
+
+
+def center_crop(stored, data):
+    return center_view({"image": stored}, data)["image"]
 
 
 def test_random_boxes_are_those_of_torchvision():

@@ -88,8 +88,8 @@ def test_a_store_holds_what_the_folder_holds(images, store):
     assert list(stored.train.labels) == [0] * 5 + [1] * 6, "one cat could not be read"
     for index in range(11):
         record, source = stored.train[index], original.train[index + (index >= 3)]
-        assert record.label == source.label
-        assert record.image == shrink(source.image, 32, 95)
+        assert record["label"] == source["label"]
+        assert record["image"] == shrink(source["image"], 32, 95)
 
 
 def test_broken_images_are_named(images, store):
@@ -214,12 +214,12 @@ def test_damage_in_a_shard_is_a_broken_image(store, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     shard = tmp_path / "train-00000-of-00003.array_record"
     train = splits_of(tmp_path, "store").train
-    damaged = shard.read_bytes().replace(train[1].image[-200:], bytes(200))
+    damaged = shard.read_bytes().replace(train[1]["image"][-200:], bytes(200))
     shard.write_bytes(damaged)
     train = splits_of(tmp_path, "store").train
     with pytest.raises(OSError, match="train, image 1: "):
         train[1]
-    assert train[2].image.startswith(b"\xff\xd8"), "its neighbour is whole"
+    assert train[2]["image"].startswith(b"\xff\xd8"), "its neighbour is whole"
 
 
 def test_too_many_broken_images(tmp_path):

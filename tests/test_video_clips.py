@@ -11,9 +11,9 @@ from small_videos import video_data as options
 from hpm_jax.data.clips import SAMPLINGS, reach
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.transforms import multi_scale_box
-from hpm_jax.data.transforms import test_crop as center_crop
-from hpm_jax.data.views import FramesInMemory, train_view
+from hpm_jax.data.views import FramesInMemory, center_crop
 from hpm_jax.data.views import test_view as make_test_view
+from hpm_jax.data.views import train_view as make_train_view
 
 
 def drawn(count, draws=300, seed=0, **data):
@@ -134,6 +134,15 @@ def test_multi_scale_boxes_stay_inside():
 WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
 
 
+def train_view(*arguments):
+    view = make_train_view(*arguments)
+    return lambda stored, rng: view({"image": stored}, rng)["image"]
+
+
+def seen_in_test(stored, data, **many):
+    return make_test_view(data, **many)({"image": stored})["image"]
+
+
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -191,37 +200,37 @@ def test_crops_for_testing_run_along_the_longer_side(size):
     ramp = ramp if size == (80, 40) else ramp.T
     video = np.broadcast_to(ramp[None, ..., None], (20, *size, 3))
     data = options(image_size=(40, 40), test_crop=1.0, frames=3)
-    views = make_test_view(data, clips=2, crops=3)(video)
+    views = seen_in_test(video, data, clips=2, crops=3)
     assert views.shape == (6, 3, 40, 40, 3)
     corners = views[:, 0, 0, 0, 0]
     np.testing.assert_array_equal(corners, [0, 20, 40, 0, 20, 40])
-    assert make_test_view(data)(video).shape == (3, 40, 40, 3)
-    assert make_test_view(data)(video)[0, 0, 0, 0] == 20, "one is in the centre"
+    assert seen_in_test(video, data).shape == (3, 40, 40, 3)
+    assert seen_in_test(video, data)[0, 0, 0, 0] == 20, "one is in the centre"
 
 
 def test_clips_for_testing_stand_in_order():
     video = np.stack([numbered(number, 32, 48) for number in range(60)])
     data = options(image_size=(32, 48), test_crop=1.0, frames=4, frame_stride=2)
-    views = numbers_in(make_test_view(data, clips=3, crops=2)(video))
+    views = numbers_in(seen_in_test(video, data, clips=3, crops=2))
     starts = np.repeat([0, 26, 52], 2)
     np.testing.assert_array_equal(views, starts[:, None] + np.arange(4) * 2)
-    np.testing.assert_array_equal(numbers_in(make_test_view(data)(video)), 26 + np.arange(4) * 2)
+    np.testing.assert_array_equal(numbers_in(seen_in_test(video, data)), 26 + np.arange(4) * 2)
 
 
 def test_a_clip_is_cropped_as_an_image_is():
     data = options(image_size=(16, 20), frames=2, frame_stride=1)
     video = noise(2, 30, 50, 3)
-    clip = make_test_view(data)(video)
+    clip = seen_in_test(video, data)
     still = options(image_size=(16, 20), frames=1)
     for frame, image in zip(clip, video, strict=True):
-        np.testing.assert_array_equal(frame, center_crop(image, still))
+        np.testing.assert_array_equal(frame, center_crop({"image": image}, still)["image"])
 
 
 def test_an_image_is_a_video_of_one_frame():
     image = noise(16, 16, 3)
     video = FramesInMemory(image)
     assert (len(video), video.height, video.width) == (1, 16, 16)
-    clip = make_test_view(options(frames=3, test_crop=1.0, image_size=(16, 16)))(image)
+    clip = seen_in_test(image, options(frames=3, test_crop=1.0, image_size=(16, 16)))
     np.testing.assert_array_equal(clip, np.stack([image] * 3))
 
 
@@ -236,4 +245,4 @@ def test_grey_clips():
     data = options(channels=1, frames=2)
     video = noise(9, 20, 20, 3)
     assert train_view(data)(video, np.random.default_rng(0)).shape == (2, 16, 16, 1)
-    assert make_test_view(data)(video).shape == (2, 16, 16, 1)
+    assert seen_in_test(video, data).shape == (2, 16, 16, 1)

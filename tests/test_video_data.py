@@ -171,7 +171,7 @@ def test_repeated_batches_are_loaded_once():
 def test_class_folders_of_videos(videos):
     splits = SOURCES["video_folder"](video_data(path=str(videos)))
     assert (len(splits.train), len(splits.test), splits.classes) == (8, 2, ("jump", "run"))
-    assert splits.train.name(5).endswith("train/run/1.mp4") and splits.train[5].label == 1
+    assert splits.train.name(5).endswith("train/run/1.mp4") and splits.train[5]["label"] == 1
 
 
 @pytest.mark.parametrize("source", ["video_folder", "video_csv", "moving_digits"])

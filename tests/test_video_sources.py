@@ -36,7 +36,9 @@ def clips(tmp_path):
 
 
 def contents(records):
-    return [(record.image.decode(), record.label) for record in map(records.__getitem__, range(3))]
+    return [
+        (record["image"].decode(), record["label"]) for record in map(records.__getitem__, range(3))
+    ]
 
 
 LAYOUTS = {
@@ -116,7 +118,7 @@ def test_digits_move_where_their_label_says():
     assert (len(splits.train), len(splits.test)) == (1617 * 4, 180 * 4)
     ways = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
     for index in np.random.default_rng(0).choice(len(splits.train), 60, replace=False):
-        video, label = splits.train[int(index)]
+        video, label = splits.train[int(index)].values()
         assert video.shape == (8, 32, 40, 1) and video.dtype == np.uint8
         light = video[..., 0].astype(float)
         total = light.sum((1, 2))
@@ -131,7 +133,7 @@ def test_digits_move_where_their_label_says():
 
 def test_digits_are_as_large_as_they_should_be():
     train = digits().train
-    videos = np.stack([train[index].image for index in range(0, 800, 4)])
+    videos = np.stack([train[index]["image"] for index in range(0, 800, 4)])
     lit = videos[..., 0].max((0, 1)) > 0
     assert lit.mean() > 0.9, "somewhere they are everywhere"
     heights = [np.ptp(np.flatnonzero(v[0].any((1, 2)))) + 1 for v in videos]
@@ -143,7 +145,7 @@ def test_no_single_frame_tells_the_direction():
     splits = digits(frames=2)
     columns = {}
     for direction in (0, 1):
-        videos = [splits.train[4 * index + direction].image for index in range(800)]
+        videos = [splits.train[4 * index + direction]["image"] for index in range(800)]
         light = np.stack(videos)[..., 0].astype(float).sum((1, 2))
         columns[direction] = (light * np.arange(40)).sum(1) / light.sum(1)
     difference = columns[0].mean() - columns[1].mean()
@@ -155,12 +157,12 @@ def test_labels_of_moving_digits():
     assert both.classes[:5] == ("0 left", "0 right", "0 up", "0 down", "1 left")
     assert digit.classes == tuple("0123456789") and len(direction.classes) == 4
     for index in (0, 5, 1234):
-        name = both.classes[both.train[index].label]
-        assert name == f"{digit.train[index].label} {direction.classes[index % 4]}"
-        assert direction.train[index].label == index % 4
-        np.testing.assert_array_equal(both.train[index].image, digit.train[index].image)
+        name = both.classes[both.train[index]["label"]]
+        assert name == f"{digit.train[index]['label']} {direction.classes[index % 4]}"
+        assert direction.train[index]["label"] == index % 4
+        np.testing.assert_array_equal(both.train[index]["image"], digit.train[index]["image"])
     np.testing.assert_array_equal(
-        known_labels(both.test)[:8], [both.test[i].label for i in range(8)]
+        known_labels(both.test)[:8], [both.test[i]["label"] for i in range(8)]
     )
     with pytest.raises(DataError, match="its 'digit', its 'direction', or '' for both"):
         digits(name="speed")
@@ -171,11 +173,11 @@ def test_held_out_digits_are_others():
     moving = digits()
     assert len(moving.test) == 4 * len(still.test)
     labels = [int(name.split()[0]) for name in map(moving.classes.__getitem__, moving.test.labels)]
-    assert labels[::4] == [still.test[index].label for index in range(len(still.test))]
+    assert labels[::4] == [still.test[index]["label"] for index in range(len(still.test))]
     assert moving.test.name(5) == f"{still.test.name(1)}, moving right"
 
 
 def test_synthetic_videos():
     splits = SOURCES["synthetic"](video_data(source="synthetic"))
-    assert splits.train[0].image.shape == (4, 16, 16, 3)
-    assert (splits.train[0].image[0] != splits.train[0].image[1]).any()
+    assert splits.train[0]["image"].shape == (4, 16, 16, 3)
+    assert (splits.train[0]["image"][0] != splits.train[0]["image"][1]).any()

@@ -15,7 +15,6 @@ from hpm_jax.convert.names import (
     State,
     from_names,
     fuse_attention,
-    layer_shapes,
     to_names,
 )
 from hpm_jax.convert.sizes import (
@@ -27,7 +26,7 @@ from hpm_jax.convert.sizes import (
     rows_and_columns,
     target_values,
 )
-from hpm_jax.convert.weights import Architecture, WeightsError
+from hpm_jax.convert.weights import Architecture, WeightsError, model_shapes
 from hpm_jax.step.state import Params
 
 _PARTS = {"": "encoder", "decoder_": "decoder_input"}
@@ -110,22 +109,9 @@ def architecture(state: State, hints: Hints) -> Architecture:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every name of a model, as `to_mae_names` leaves them, with its shape."""
-    frames, rows, columns = a.grid
-    found = {
-        "cls_token": (1, 1, a.width),
-        "pos_embed_spatial": (1, rows * columns, a.width),
-        "pos_embed_temporal": (1, frames, a.width),
-        **layer_shapes("patch_embed.proj", a.width, a.channels, *a.patch),
-        **NAMES.stack_shapes("blocks", a.depth, a.width),
-        **layer_shapes("fc_norm" if a.pool == "mean" else "norm", a.width),
-    }
-    if a.classes:
-        found |= layer_shapes("head", a.classes, a.width)
-    if a.decoder_width:
-        found["decoder_cls_token"] = (1, 1, a.decoder_width)
-        found["decoder_pos_embed_spatial"] = (1, rows * columns, a.decoder_width)
-        found["decoder_pos_embed_temporal"] = (1, frames, a.decoder_width)
-    return found | official.decoder_shapes(a)
+    found = NAMES.shapes(model_shapes(a), (a.channels, *a.patch))
+    times = {name: shape for name, shape in found.items() if name.endswith("pos_embed_temporal")}
+    return found | {name: (1, frames, width) for name, (frames, _, width) in times.items()}
 
 
 def constants(a: Architecture) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Between the names of PyTorch's checkpoints and our nested parameters, by tables."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ class Names(NamedTuple):
     """The names of one family of checkpoints, and where each is in our parameters."""
 
     stacks: Mapping[str, str]  # what the blocks of a stack are called, and our stack
-    block: Mapping[str, tuple[Path, tuple[int, ...]]]  # in a block; shapes in multiples of width
+    block: Mapping[str, Path]  # in a block
     rest: Mapping[str, Path]
 
     def depth(self, state: State, blocks: str) -> int:
@@ -29,13 +30,26 @@ class Names(NamedTuple):
         layers = [re.match(rf"{re.escape(blocks)}\.(\d+)\.", name) for name in state]
         return 1 + max((int(layer.group(1)) for layer in layers if layer), default=-1)
 
-    def stack_shapes(self, blocks: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
-        """The names in the blocks of a stack, with their shapes."""
-        return {
-            f"{blocks}.{layer}.{name}": tuple(width * multiple for multiple in multiples)
-            for layer in range(depth)
-            for name, (_, multiples) in self.block.items()
-        }
+    def shapes(self, ours: Params, convolution: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The names of a model, with their shapes in a checkpoint.
+
+        Args:
+            ours: the model's parameters, or their shapes.
+            convolution: channels, perhaps frames, rows and columns of a patch.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for blocks, stack in self.stacks.items():
+            if stack not in ours:
+                continue
+            params = ours[stack]["transformer"]["blocks"]
+            depth = len(jax.tree.leaves(params)[0])
+            for layer, (name, path) in itertools.product(range(depth), self.block.items()):
+                found[f"{blocks}.{layer}.{name}"] = _shape(params, path)[1:][::-1]
+        for name, path in self.rest.items():
+            if shape := _shape(ours, path):
+                found[name] = shape[::-1] if len(shape) == 2 else shape
+        width = found["patch_embed.proj.bias"]
+        return found | {"patch_embed.proj.weight": (*width, *convolution)}
 
     def place(self, name: str) -> Path:
         """Where our parameters have what is called `name`; a `KeyError` for an unknown name."""
@@ -44,24 +58,24 @@ class Names(NamedTuple):
         if not in_block:
             return self.rest[name]
         blocks, layer, rest = in_block.groups()
-        return (self.stacks[blocks], "transformer", "blocks", int(layer), *self.block[rest][0])
+        return (self.stacks[blocks], "transformer", "blocks", int(layer), *self.block[rest])
 
 
-def block_names(biases: Mapping[str, tuple[Path, tuple[int, ...]]]) -> dict:
+def block_names(biases: Mapping[str, Path]) -> dict[str, Path]:
     """A block of a vision transformer, which differs in the biases of its attention."""
     return {
-        "norm1.weight": (("LayerNorm_0", "scale"), (1,)),
-        "norm1.bias": (("LayerNorm_0", "bias"), (1,)),
+        "norm1.weight": ("LayerNorm_0", "scale"),
+        "norm1.bias": ("LayerNorm_0", "bias"),
         **biases,
-        "attn.qkv.weight": (("attention", "qkv", "kernel"), (3, 1)),
-        "attn.proj.weight": (("attention", "projection", "kernel"), (1, 1)),
-        "attn.proj.bias": (("attention", "projection", "bias"), (1,)),
-        "norm2.weight": (("LayerNorm_1", "scale"), (1,)),
-        "norm2.bias": (("LayerNorm_1", "bias"), (1,)),
-        "mlp.fc1.weight": (("Dense_0", "kernel"), (4, 1)),
-        "mlp.fc1.bias": (("Dense_0", "bias"), (4,)),
-        "mlp.fc2.weight": (("Dense_1", "kernel"), (1, 4)),
-        "mlp.fc2.bias": (("Dense_1", "bias"), (1,)),
+        "attn.qkv.weight": ("attention", "qkv", "kernel"),
+        "attn.proj.weight": ("attention", "projection", "kernel"),
+        "attn.proj.bias": ("attention", "projection", "bias"),
+        "norm2.weight": ("LayerNorm_1", "scale"),
+        "norm2.bias": ("LayerNorm_1", "bias"),
+        "mlp.fc1.weight": ("Dense_0", "kernel"),
+        "mlp.fc1.bias": ("Dense_0", "bias"),
+        "mlp.fc2.weight": ("Dense_1", "kernel"),
+        "mlp.fc2.bias": ("Dense_1", "bias"),
     }
 
 
@@ -76,11 +90,6 @@ ENCODER: dict[str, Path] = {
     "head.weight": ("head", "kernel"),
     "head.bias": ("head", "bias"),
 }
-
-
-def layer_shapes(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
-    """Weight and bias of a layer: linear `[out, in]`, of convolution, or of normalisation."""
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
 def from_names(state: State, names: Names) -> Params:
@@ -113,6 +122,18 @@ def to_names(
             value = _layer(value, key) if isinstance(key, int) else value[key]
         state[name] = _from_kernel(name, np.asarray(value, np.float32), shape)
     return state
+
+
+def _shape(ours: Params, path: Path) -> tuple[int, ...]:
+    """Of what stands at `path`; () where nothing does. A number takes a row of all blocks."""
+    leaf: Any = ours
+    for key in path:
+        if isinstance(key, int):
+            return leaf.shape[:1] + leaf.shape[2:]
+        if key not in leaf:
+            return ()
+        leaf = leaf[key]
+    return leaf.shape
 
 
 def _stacked(node: Any) -> Any:

@@ -8,7 +8,6 @@ from hpm_jax.convert.names import (
     State,
     block_names,
     from_names,
-    layer_shapes,
     to_names,
 )
 from hpm_jax.convert.sizes import (
@@ -18,7 +17,7 @@ from hpm_jax.convert.sizes import (
     require,
     rows_and_columns,
 )
-from hpm_jax.convert.weights import Architecture, WeightsError, constant_positions
+from hpm_jax.convert.weights import Architecture, WeightsError, constant_positions, model_shapes
 from hpm_jax.step.state import Params
 
 # everything in a decoder and in a loss predictor but their blocks
@@ -41,7 +40,7 @@ NAMES = Names(
         "decoder_blocks": "reconstructor",
         "decoder_blocks_losspred": "predictor",
     },
-    block=block_names({"attn.qkv.bias": (("attention", "qkv", "bias"), (3,))}),
+    block=block_names({"attn.qkv.bias": ("attention", "qkv", "bias")}),
     rest=ENCODER
     | DECODER
     | {"cls_token": ("encoder", "cls_token"), "pos_embed": ("encoder", "positions")},
@@ -86,30 +85,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every official name of a model, with its shape, but those of `constants`."""
-    width = a.width
-    found = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + a.patches, width),
-        **layer_shapes("patch_embed.proj", width, a.channels, a.patch_size, a.patch_size),
-        **NAMES.stack_shapes("blocks", a.depth, width),
-        **layer_shapes("fc_norm" if a.pool == "mean" else "norm", width),
-    }
-    if a.classes:
-        found |= layer_shapes("head", a.classes, width)
-    return found | decoder_shapes(a)
-
-
-def decoder_shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
-    """The names of decoder and loss predictor, with their shapes; {} where there is none."""
-    width = a.decoder_width
-    if not width:
-        return {}
-    found = {"mask_token": (1, 1, width), **layer_shapes("decoder_embed", width, a.width)}
-    for suffix in ("", "_losspred") if a.loss_predictor else ("",):
-        found |= NAMES.stack_shapes(f"decoder_blocks{suffix}", a.decoder_depth, width)
-        found |= layer_shapes(f"decoder_norm{suffix}", width)
-        found |= layer_shapes(f"decoder_pred{suffix}", a.rebuilt_values, width)
-    return found
+    return NAMES.shapes(model_shapes(a), (a.channels, *a.patch[1:]))
 
 
 def constants(a: Architecture) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ from hpm_jax.convert.names import (
     State,
     block_names,
     from_names,
-    layer_shapes,
     to_names,
 )
 from hpm_jax.convert.sizes import (
@@ -24,7 +23,7 @@ from hpm_jax.convert.sizes import (
     require,
     target_values,
 )
-from hpm_jax.convert.weights import Architecture, WeightsError
+from hpm_jax.convert.weights import Architecture, WeightsError, model_shapes
 from hpm_jax.models.sizes import VIDEO_SIZES
 from hpm_jax.step.state import Params
 
@@ -49,8 +48,8 @@ NAMES = Names(
     },
     block=block_names(
         {
-            "attn.q_bias": (("attention", "query_value_bias", 0), (1,)),
-            "attn.v_bias": (("attention", "query_value_bias", 1), (1,)),
+            "attn.q_bias": ("attention", "query_value_bias", 0),
+            "attn.v_bias": ("attention", "query_value_bias", 1),
         }
     ),
     rest=ENCODER
@@ -116,22 +115,7 @@ def _grid(tubelet: int, patch_size: int, hints: Hints) -> tuple[int, int, int]:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every name of a model, with its shape."""
-    width, decoder = a.width, a.decoder_width
-    found = {
-        **layer_shapes("patch_embed.proj", width, a.channels, *a.patch),
-        **NAMES.stack_shapes("blocks", a.depth, width),
-        **layer_shapes("fc_norm" if a.pool == "mean" else "norm", width),
-    }
-    if a.classes:
-        found |= layer_shapes("head", a.classes, width)
-    if decoder:
-        found["mask_token"] = (1, 1, decoder)
-        found["encoder_to_decoder.weight"] = (decoder, width)
-        for part in ("decoder", "decoder_losspred") if a.loss_predictor else ("decoder",):
-            found |= NAMES.stack_shapes(f"{part}.blocks", a.decoder_depth, decoder)
-            found |= layer_shapes(f"{part}.norm", decoder)
-            found |= layer_shapes(f"{part}.head", a.rebuilt_values, decoder)
-    return found
+    return NAMES.shapes(model_shapes(a), (a.channels, *a.patch))
 
 
 def constants(a: Architecture) -> dict[str, np.ndarray]:

@@ -1,16 +1,19 @@
 """What a checkpoint holds, whoever wrote it: an architecture, and parameters under our names."""
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hpm_jax.errors import UserError
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import sincos_2d
-from hpm_jax.step.state import Params
+from hpm_jax.step.state import Params, param_shapes
 from hpm_jax.tokens import Grid
 
 POSITION_TOLERANCE = 1e-4  # between a file's frozen positions and our constants
@@ -60,11 +63,6 @@ class Architecture:
         """Values of one patch, P."""
         return math.prod(self.patch) * self.channels
 
-    @property
-    def rebuilt_values(self) -> int:
-        """Values of one patch that the decoder gives, D."""
-        return self.target_values or self.values
-
 
 class Weights(NamedTuple):
     """Parameters as float32 numpy arrays, nested as those of our models.
@@ -91,6 +89,18 @@ def classifier(weights: Weights) -> Classifier:
         pool=a.pool,
         layout=a.of_layout,
     )
+
+
+def model_shapes(a: Architecture) -> Params:
+    """Shapes of all parameters of a model of these sizes, as `Weights` has them."""
+    whole = Weights(dataclasses.replace(a, decoder_heads=a.decoder_heads or 1), {})
+    patches = jax.ShapeDtypeStruct((1, a.patches, a.values), jnp.float32)
+    init = functools.partial(classifier(whole).init, method=None if a.classes else "features")
+    shapes = jax.eval_shape(init, jax.random.key(0), patches)["params"]
+    if not a.decoder_width:
+        return shapes
+    decoder = param_shapes(masked_autoencoder(whole))
+    return shapes | {name: part for name, part in decoder.items() if name != "encoder"}
 
 
 def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:

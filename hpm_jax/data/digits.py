@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from hpm_jax.data.clips import reach
-from hpm_jax.data.records import Arrays, DataError, Record, Records, Splits, hold_out
+from hpm_jax.data.records import Arrays, DataError, Example, Records, Splits, hold_out
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
@@ -71,11 +71,11 @@ class MovingDigits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         digit, direction = divmod(index, len(DIRECTIONS))
         rng = np.random.default_rng(index)
-        video = move(self.still[digit].image, DIRECTIONS[direction], rng, self.data)
-        return Record(video, int(self.labels[index]))
+        video = move(self.still[digit]["image"], DIRECTIONS[direction], rng, self.data)
+        return {"image": video, "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         digit, direction = divmod(index, len(DIRECTIONS))
@@ -83,7 +83,7 @@ class MovingDigits:
 
 
 def _moving(still: Records, data: "Data") -> MovingDigits:
-    digit = np.repeat([still[index].label for index in range(len(still))], len(DIRECTIONS))
+    digit = np.repeat([still[index]["label"] for index in range(len(still))], len(DIRECTIONS))
     direction = np.arange(len(digit)) % len(DIRECTIONS)
     both = len(DIRECTIONS) * digit + direction
     labels = {"digit": digit, "direction": direction, "": both}[data.name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpm_jax.data.records import DataError, Record, Splits, hold_out
+from hpm_jax.data.records import DataError, Example, Splits, hold_out
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
@@ -25,8 +25,9 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Record:
-        return Record(Path(self.name(index)).read_bytes(), int(self.labels[index]))
+    def __getitem__(self, index: int) -> Example:
+        image = Path(self.name(index)).read_bytes()
+        return {"image": image, "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.paths[index]))

@@ -1,10 +1,12 @@
 """Batches as a function of (seed, step): shuffle, repeat, load by index, shard, batch."""
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grain
@@ -13,13 +15,14 @@ from absl import flags
 
 from hpm_jax.data.decoding import BrokenImage
 from hpm_jax.data.rand_augment import Policy
-from hpm_jax.data.sources import DataError, Records
+from hpm_jax.data.sources import DataError, Example, Records
 from hpm_jax.data.views import TestView, TrainView, test_shape, test_view, train_view
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data, Run
 
 ATTEMPTS = 8  # images tried for one place in a batch before the run gives up
+NO_LABEL = np.array(-1, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +33,23 @@ class LoadForTraining(grain.transforms.RandomMap):
     view: TrainView
     shape: tuple[int, ...]  # of a view
 
-    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, index: int, rng: np.random.Generator) -> Example:
         broken = np.full(ATTEMPTS, -1, np.int64)
         for attempt in range(ATTEMPTS):
             try:
-                record = self.records[int(index)]
-                image = self.view(record.image, rng)
-                return {"image": image, "label": np.array(record.label, np.int32), "broken": broken}
+                example = self.view(self.records[int(index)], rng)
+                return {"label": NO_LABEL, **example, "broken": broken}
             except (BrokenImage, OSError):
                 broken[attempt] = index
                 index = int(rng.integers(len(self.records)))
-        image = np.zeros(self.shape, np.uint8)
-        return {"image": image, "label": np.array(-1, np.int32), "broken": broken}
+        return {**self.blank, "broken": broken}
+
+    @functools.cached_property
+    def blank(self) -> Example:
+        """Stands in a batch for what cannot be read."""
+        return blank_of(
+            self.records, lambda one: self.view(one, np.random.default_rng()), self.shape
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +63,35 @@ class LoadForTesting(grain.transforms.Map):
     view: TestView
     shape: tuple[int, ...]  # of a view
 
-    def map(self, index: int) -> dict[str, np.ndarray]:
-        image = np.zeros(self.shape, np.uint8)
-        label, weight, broken = -1, 0.0, -1
+    def map(self, index: int) -> Example:
+        weight, broken = np.array(0.0, np.float32), -1
+        example = None
         try:
             if index >= 0:
-                record = self.records[int(index)]
-                image, label, weight = self.view(record.image), record.label, 1.0
+                example = {"label": NO_LABEL, **self.view(self.records[int(index)])}
+                weight = np.array(1.0, np.float32)
         except (BrokenImage, OSError):
             broken = index
-        return {
-            "image": image,
-            "label": np.array(label, np.int32),
-            "weight": np.array(weight, np.float32),
-            "broken": np.array(broken, np.int64),
-        }
+        example = self.blank if example is None else example
+        return {**example, "weight": weight, "broken": np.array(broken, np.int64)}
+
+    @functools.cached_property
+    def blank(self) -> Example:
+        """Stands in a batch for what cannot be read, and for nothing."""
+        return blank_of(self.records, self.view, self.shape)
+
+
+def blank_of(
+    records: Records, view: Callable[[Example], Example], shape: tuple[int, ...]
+) -> Example:
+    """A black image `shape` without label, and zeros for what else the examples have."""
+    for index in range(min(ATTEMPTS, len(records))):
+        try:
+            example = view(records[index])
+        except (BrokenImage, OSError):
+            continue
+        return {key: np.zeros_like(value) for key, value in example.items()} | {"label": NO_LABEL}
+    return {"image": np.zeros(shape, np.uint8), "label": NO_LABEL}
 
 
 class BrokenImages:
@@ -128,7 +150,8 @@ def train_batches(
     """Endless batches from step `start` on: `image` uint8, `label` int32 `[B]`, `broken` `[B, 8]`.
 
     `image` is `[B, H, W, C]`; of videos `[B, T, H, W, C]`, or `[B, R, T, H, W, C]` where
-    `config.data.clips` R is more than 1.
+    `config.data.clips` R is more than 1. What else the examples of the source have is there too:
+    `label_map [B, H, W]` and `boxes [B, N, 4]`, seen as the image is.
 
     A global batch depends on the seed and the step alone: not on the number of processes, workers
     or threads, nor on where a run was stopped. B is this process's share of it.

@@ -1,7 +1,7 @@
 """Records with random access, what every source of images or videos is a list of."""
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,11 +12,14 @@ class DataError(UserError, ValueError):
     """Data that cannot be trained on; the message names the place and the remedy."""
 
 
-class Record(NamedTuple):
-    """One image or video as it is stored."""
-
-    image: bytes | np.ndarray  # an encoded file, or uint8 [h, w, channels], [t, h, w, channels]
-    label: int  # -1 without labels
+# One image or video, as it is stored or as it is seen, with what is known of it:
+#   image      an encoded file, or uint8 [h, w, channels], or of a video [t, h, w, channels]
+#   label      of the whole, -1 without labels
+#   label_map  whole numbers [h, w], of a video [t, h, w]; or an encoded file
+#   boxes      [N, 4] of (left, top, right, bottom) in pixels, of a video [t, N, 4]; N is the same
+#              in every example, and boxes that are not there are four zeros
+# Other keys are arrays that no view changes.
+Example = dict[str, Any]
 
 
 class Records(Protocol):
@@ -24,7 +27,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> Example: ...
 
     def name(self, index: int) -> str:
         """What a message calls the record: its path, or its place in the data set."""
@@ -49,8 +52,8 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Record:
-        return Record(self.images[index], int(self.labels[index]))
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self.images[index], "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         return f"image {index}"
@@ -66,7 +69,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         return self.records[int(self.indices[index])]
 
     def name(self, index: int) -> str:

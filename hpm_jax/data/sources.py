@@ -10,7 +10,7 @@ from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
 from hpm_jax.data.records import Arrays as Arrays
 from hpm_jax.data.records import DataError as DataError
-from hpm_jax.data.records import Record as Record
+from hpm_jax.data.records import Example as Example
 from hpm_jax.data.records import Records as Records
 from hpm_jax.data.records import Splits as Splits
 from hpm_jax.data.records import Subset as Subset
@@ -35,9 +35,9 @@ class TfdsRecords:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         example = self.source[index]
-        return Record(example["image"], int(example.get("label", -1)))
+        return {"image": example["image"], "label": int(example.get("label", -1))}
 
     def name(self, index: int) -> str:
         return f"{self.title}, example {index}"

@@ -1,30 +1,17 @@
-"""Host-side crops: random ones and flips for training, along the middle for evaluation."""
+"""Which part of an image is seen: a random one for training, along the middle for evaluation."""
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from hpm_jax.data.decoding import EncodedImage, with_channels
+from hpm_jax.data.geometry import Box, View
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
-# A file is decoded at half, a quarter or an eighth of its size where the crop still has twice the
-# pixels that are wanted: 51 dB from the full decode, by measurement.
-MARGIN = 2
 SCALES = (1, 0.875, 0.75, 0.66)  # of the short side: heights and widths of multi-scale crops
-
-
-class Box(NamedTuple):
-    """A part of an image, in pixels; in fractions of them once the image is scaled."""
-
-    top: float
-    left: float
-    height: float
-    width: float
 
 
 def random_box(
@@ -75,83 +62,28 @@ CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
 }
 
 
-def resize(array: np.ndarray, size: tuple[int, int], box: tuple | None = None) -> np.ndarray:
-    """Bicubic and antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
-
-    Args:
-        box: the part to resize, (left, top, right, bottom), fractions allowed; None for all.
-    """
-    if array.shape[-1] not in (1, 3):
-        channels = [resize(array[..., c : c + 1], size, box) for c in range(array.shape[-1])]
-        return np.concatenate(channels, axis=-1)
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image = image.resize(size[::-1], Image.Resampling.BICUBIC, box)
-    return np.asarray(image).reshape(*size, array.shape[-1])
-
-
-def train_crop(image: bytes | np.ndarray, rng: np.random.Generator, data: "Data") -> np.ndarray:
-    """A random crop, resized, mirrored or not: uint8 `[*data.image_size, channels]`.
-
-    Raises:
-        BrokenImage: for bytes that cannot be decoded.
-    """
-    encoded = EncodedImage(image) if isinstance(image, bytes) else None
-    height, width = (encoded.height, encoded.width) if encoded else image.shape[:2]
+def draw_view(rng: np.random.Generator, height: int, width: int, data: "Data") -> View:
+    """A view for training of an image of `height` x `width` pixels."""
     box = CROPS[data.crop](rng, height, width, data)
-    flip = rng.random() < data.flip
-    if encoded:
-        needed = (MARGIN * data.image_size[0], MARGIN * data.image_size[1])
-        eighths = encoded.smallest_scale(box.height, box.width, needed)
-        image = encoded.pixels(data.channels, eighths)
-        box = Box(*(edge * eighths / 8 for edge in box))
-    crop = cut(with_channels(image, data.channels), box, data.image_size)
-    return mirror(crop) if flip else crop
+    return View(box, bool(rng.random() < data.flip), data.image_size)
 
 
-def mirror(image: np.ndarray) -> np.ndarray:
-    """Left and right exchanged, `[..., w, C]`: whole pixels are copied, not one byte at a time."""
-    return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
+def spread_views(height: int, width: int, data: "Data", count: int) -> list[View]:
+    """Views for evaluation: resized so that a crop is `data.test_crop` of it, then crops.
 
-
-def cut(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
-    # first whole pixels, so that nothing outside the crop shines in, then the exact fraction
-    top, left = math.floor(box.top), math.floor(box.left)
-    bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
-    part = np.ascontiguousarray(image[top:bottom, left:right])
-    inner = (box.left - left, box.top - top)
-    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height))
-
-
-def test_crop(image: bytes | np.ndarray, data: "Data") -> np.ndarray:
-    """Resized so that the crop is `data.test_crop` of it, then the centre."""
-    if isinstance(image, bytes):
-        image = EncodedImage(image).pixels(data.channels)
-    return spread_crops(with_channels(image, data.channels), data, 1)[0]
-
-
-def spread_crops(image: np.ndarray, data: "Data", count: int) -> list[np.ndarray]:
-    """Resized as by `test_crop`, then `count` crops along the longer side, uint8 `[H, W, C]` each.
-
-    The first is at the left or top edge and the last at the other; one alone is in the centre.
+    The crops are spread along the longer side: the first is at the left or top edge and the last
+    at the other; one alone is in the centre.
     """
-    height, width = image.shape[:2]
-    factor = max(
-        wanted / data.test_crop / side
-        for wanted, side in zip(data.image_size, (height, width), strict=True)
-    )
-    size = tuple(
-        max(wanted, round(side * factor))
-        for wanted, side in zip(data.image_size, (height, width), strict=True)
-    )
-    image = resize(np.ascontiguousarray(image), size)
-    room = (size[0] - data.image_size[0], size[1] - data.image_size[1])
-    crops = []
+    sides = tuple(zip(data.image_size, (height, width), strict=True))
+    factor = max(wanted / data.test_crop / side for wanted, side in sides)
+    size = tuple(max(wanted, round(side * factor)) for wanted, side in sides)
+    room = [side - wanted for side, wanted in zip(size, data.image_size, strict=True)]
+    views = []
     for number in range(count):
         corner = [room[0] // 2, room[1] // 2]
         if count > 1:
             longer = int(room[1] >= room[0])
             corner[longer] = room[longer] * number // (count - 1)
-        top, left = corner
-        crops.append(image[top : top + data.image_size[0], left : left + data.image_size[1]])
-    return crops
+        window = Box(corner[0], corner[1], *data.image_size)
+        views.append(View(Box(0, 0, height, width), False, (size[0], size[1]), window))
+    return views

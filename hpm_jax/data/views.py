@@ -1,4 +1,4 @@
-"""What is seen of a stored image or video: a crop or a clip, or several that are read at once."""
+"""What is seen of a stored example: a crop or a clip, or several that are read at once."""
 
 import contextlib
 import functools
@@ -8,23 +8,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hpm_jax.data.clips import SAMPLINGS
-from hpm_jax.data.decoding import EncodedImage, with_channels
+from hpm_jax.data.decoding import (
+    MARGIN,
+    BrokenImage,
+    EncodedImage,
+    decode_label_map,
+    with_channels,
+)
+from hpm_jax.data.geometry import View, cut
 from hpm_jax.data.rand_augment import Policy, rand_augment
-from hpm_jax.data.transforms import CROPS, Box, cut, mirror, spread_crops, test_crop, train_crop
+from hpm_jax.data.records import DataError, Example
+from hpm_jax.data.transforms import draw_view, spread_views
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
 Stored = bytes | np.ndarray  # an encoded file, or uint8 [h, w, C] or [t, h, w, C]
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of uint8 [..., H, W, C]
-TrainView = Callable[[Stored, np.random.Generator], np.ndarray]
-TestView = Callable[[Stored], np.ndarray]
+TrainView = Callable[[Example, np.random.Generator], Example]
+TestView = Callable[[Example], Example]
 
 
 def train_view(data: "Data", policy: Policy | None = None) -> TrainView:
-    """From what is stored to uint8 `data.train_shape`, at random.
+    """From an example as it is stored to one whose `image` is uint8 `data.train_shape`, at random.
 
-    The views of this file raise a `BrokenImage` for what cannot be decoded.
+    Label maps and boxes go through the same crops and flips. The views of this file raise a
+    `BrokenImage` for what cannot be decoded.
 
     Args:
         policy: RandAugment, after crop and flip; None for none.
@@ -37,14 +46,14 @@ def train_view(data: "Data", policy: Policy | None = None) -> TrainView:
 
 
 def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
-    """From what is stored to uint8 `test_shape(data, clips, crops)`, always the same.
+    """From an example as it is stored to one of `test_shape(data, clips, crops)`, always the same.
 
     Args:
         clips: of a video, spread over its length; 1 is in its middle.
         crops: of each clip, along the longer side of its frames; 1 is in the centre.
     """
     if data.frames == 1:
-        return functools.partial(test_crop, data=data)
+        return functools.partial(center_crop, data=data)
     return functools.partial(spread_clips, data=data, clips=clips, crops=crops)
 
 
@@ -55,69 +64,144 @@ def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
 
 
 def random_crop(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
-) -> np.ndarray:
+    example: Example, rng: np.random.Generator, data: "Data", change: Change
+) -> Example:
     """A crop of an image: `[H, W, C]`."""
-    return change(train_crop(stored, rng, data), rng)
+    _check_change(example, change)
+    stored = example["image"]
+    image = EncodedImage(stored) if isinstance(stored, bytes) else stored
+    height, width = _size(image)
+    view = draw_view(rng, height, width, data)
+    if isinstance(image, EncodedImage):
+        needed = (MARGIN * view.size[0], MARGIN * view.size[1])
+        eighths = image.smallest_scale(view.box.height, view.box.width, needed)
+        pixels, at_scale = image.pixels(data.channels, eighths), view.scaled(eighths / 8)
+    else:
+        pixels, at_scale = image, view
+    crop = at_scale.apply_image(with_channels(pixels, data.channels))
+    return {**_annotations(example, view, (height, width)), "image": change(crop, rng)}
 
 
 def random_crops(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
-) -> np.ndarray:
+    example: Example, rng: np.random.Generator, data: "Data", change: Change
+) -> Example:
     """`data.clips` crops of an image, each a clip of one frame: `[R, 1, H, W, C]`."""
+    stored = example["image"]
     image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
-    crops = [random_crop(image, rng, data, change) for _ in range(data.clips)]
-    return np.stack(crops)[:, None]
+    whole = {**example, "image": image}
+    crops = _stacked([random_crop(whole, rng, data, change) for _ in range(data.clips)])
+    return {key: crop[:, None] if key in SEEN else crop for key, crop in crops.items()}
+
+
+def _size(image: EncodedImage | np.ndarray) -> tuple[int, int]:
+    """Height and width."""
+    if isinstance(image, EncodedImage):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
+
+
+def center_crop(example: Example, data: "Data") -> Example:
+    """The crop in the centre of an image: `[H, W, C]`."""
+    image = example["image"]
+    if isinstance(image, bytes):
+        image = EncodedImage(image).pixels(data.channels)
+    height, width = image.shape[:2]
+    (view,) = spread_views(height, width, data, 1)
+    crop = view.apply_image(with_channels(image, data.channels))
+    return {**_annotations(example, view, (height, width)), "image": crop}
+
+
+SEEN = ("image", "label_map", "boxes")  # the keys of an example that a view changes
+
+
+def _annotations(
+    example: Example, view: View, size: tuple[int, int], numbers: np.ndarray | None = None
+) -> Example:
+    """Everything but the image, as arrays: label maps and boxes as they are seen.
+
+    Args:
+        size: height and width of the image.
+        numbers: of a video, those of the frames that are seen, `[T]`.
+    """
+    seen = {key: value for key, value in example.items() if key != "image"}
+    if "label" in seen:
+        seen["label"] = np.array(seen["label"], np.int32)
+    frames = slice(None) if numbers is None else numbers
+    if "label_map" in seen:
+        labels = seen["label_map"]
+        labels = decode_label_map(labels) if isinstance(labels, bytes) else labels
+        if labels.shape[-2:] != tuple(size):
+            there, wanted = (f"{h} x {w}" for h, w in (labels.shape[-2:], size))
+            raise BrokenImage(f"its label map has {there} pixels, and the image {wanted}")
+        seen["label_map"] = view.apply_label_map(labels[frames])
+    if "boxes" in seen:
+        seen["boxes"] = view.apply_boxes(seen["boxes"][frames])
+    return {key: np.asarray(value) for key, value in seen.items()}
 
 
 class Draw(NamedTuple):
     """A clip that is yet to be read."""
 
     numbers: np.ndarray  # of its frames, [T]
-    box: Box  # the same in every frame
-    flip: bool
+    view: View  # the same in every frame
 
 
 def random_clips(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
-) -> np.ndarray:
+    example: Example, rng: np.random.Generator, data: "Data", change: Change
+) -> Example:
     """A clip of a video, `[T, H, W, C]`, or several, each of its own time and crop: `[R, T, ...]`.
 
     Each frame that any of them needs is decoded once, and kept no longer than to be cropped.
     """
+    _check_change(example, change)
     clips = np.empty((data.clips, *data.view_shape), np.uint8)
-    with _opened(stored) as video:
+    with _opened(example["image"]) as video:
+        size = video.height, video.width
         draws = [_draw(video, rng, data) for _ in clips]
         for number, frame in video.frames(np.stack([draw.numbers for draw in draws])):
             for clip, draw in zip(clips, draws, strict=True):
                 here = draw.numbers == number
                 if here.any():
-                    clip[here] = with_channels(cut(frame, draw.box, data.image_size), data.channels)
-    changed = [
-        change(mirror(clip) if draw.flip else clip, rng)
+                    clip[here] = with_channels(draw.view.apply_image(frame), data.channels)
+    seen = [
+        {**_annotations(example, draw.view, size, draw.numbers), "image": change(clip, rng)}
         for clip, draw in zip(clips, draws, strict=True)
     ]
-    return changed[0] if data.clips == 1 else np.stack(changed)
+    return seen[0] if data.clips == 1 else _stacked(seen)
 
 
 def _draw(video: Any, rng: np.random.Generator, data: "Data") -> Draw:
     numbers = SAMPLINGS[data.sampling].random(rng, len(video), data)
-    box = CROPS[data.crop](rng, video.height, video.width, data)
-    return Draw(numbers, box, rng.random() < data.flip)
+    return Draw(numbers, draw_view(rng, video.height, video.width, data))
 
 
-def spread_clips(stored: Stored, data: "Data", clips: int, crops: int) -> np.ndarray:
+def _stacked(views: list[Example]) -> Example:
+    """Views of one example as one, with an axis before what they see: `[V, ...]`."""
+    seen = {key: np.stack([view[key] for view in views]) for key in SEEN if key in views[0]}
+    return {**views[0], **seen}
+
+
+def spread_clips(example: Example, data: "Data", clips: int, crops: int) -> Example:
     """Clips over the length of a video, each cropped along its longer side: `[V, T, H, W, C]`.
 
     The crops of a clip stand together. One alone comes without its axis: `[T, H, W, C]`.
     """
-    views = np.empty((clips, crops, *data.view_shape), np.uint8)
-    with _opened(stored) as video:
+    pixels = np.empty((clips, crops, *data.view_shape), np.uint8)
+    with _opened(example["image"]) as video:
+        size = video.height, video.width
+        views = spread_views(*size, data, crops)
         numbers = SAMPLINGS[data.sampling].spread(len(video), data, clips)
         for number, frame in video.frames(numbers):
             clip, time = np.nonzero(numbers == number)
-            views[clip, :, time] = spread_crops(with_channels(frame, data.channels), data, crops)
-    return views.reshape(test_shape(data, clips, crops))
+            # the views differ in their windows alone
+            resized = cut(with_channels(frame, data.channels), views[0].box, views[0].size)
+            pixels[clip, :, time] = [view.crop(resized) for view in views]
+    seen = [
+        {**_annotations(example, view, size, numbers[clip]), "image": pixels[clip, crop]}
+        for clip in range(clips)
+        for crop, view in enumerate(views)
+    ]
+    return seen[0] if len(seen) == 1 else _stacked(seen)
 
 
 class FramesInMemory:
@@ -149,6 +233,16 @@ def _change(data: "Data", policy: Policy | None) -> Change:
         return _as_it_is
     fill = tuple(round(255 * mean) for mean in data.mean)
     return functools.partial(rand_augment, policy=policy, fill=fill)
+
+
+def _check_change(example: Example, change: Change) -> None:
+    """Raises a `DataError` where pixels would move and what is known of them would not."""
+    known = [key for key in SEEN if key in example and key != "image"]
+    if known and change is not _as_it_is:
+        raise DataError(
+            f"the examples have {' and '.join(known)}, which RandAugment would leave in place "
+            "while it moves the image: train without it, config.augment.policy = ''."
+        )
 
 
 def _as_it_is(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

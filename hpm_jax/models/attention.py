@@ -107,10 +107,37 @@ class Attention(nn.Module):
     key_bias: bool = True
     attention: str = "xla"
 
-    @nn.compact
     def __call__(self, x: Array, read: int | None = None) -> Array:
         """Tokens `[B, N, D]` to what the last `read` of them, or all, attend to, `[B, read, D]`."""
         width, read = x.shape[-1], read or x.shape[1]
+        projections, kernel, bias = self.parameters(width)
+
+        def project(part: int, tokens: Array) -> Array:
+            return checkpoint_name(_heads(tokens, *projections[part]), "heads")
+
+        out = ATTENTIONS[self.attention](project(0, x[:, -read:]), project(1, x), project(2, x))
+        return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
+
+    def summary_weights(self, x: Array, first: bool = True) -> Array:
+        """Where the summary of an image looks: softmax weights `[B, N]` float32, the heads' mean.
+
+        The query is that of the first token, or the mean of all queries. Only this query and the
+        keys are computed.
+        """
+        (query, key, _), _, _ = self.parameters(x.shape[-1])
+        # a query is linear in its token, so the mean of the queries is that of the mean token
+        summary = x[:, :1] if first else x.mean(axis=1, keepdims=True)
+        scores = _scores(_heads(summary, *query), _heads(x, *key))
+        return jax.nn.softmax(scores, axis=-1).mean(axis=1)[:, 0]
+
+    @nn.compact
+    def parameters(self, width: int) -> tuple[list[tuple[Array, Array]], Array, Array]:
+        """What tokens of `width` D are multiplied by, in the dtype of the products.
+
+        Returns:
+            Kernel `[D, heads, D / heads]` and bias `[heads, 1, D / heads]` of query, key and
+            value; and of the projection, `[heads, D / heads, D]` and `[D]`.
+        """
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
         head = width // self.heads
@@ -120,12 +147,12 @@ class Attention(nn.Module):
             bias = jnp.stack([query, jnp.zeros_like(query), value])
         kernels = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
         biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
-
-        def project(part: int, tokens: Array) -> Array:
-            heads = jnp.einsum("bnw,whd->bhnd", tokens, kernels[:, part]) + biases[part]
-            return checkpoint_name(heads, "heads")
-
-        out = ATTENTIONS[self.attention](project(0, x[:, -read:]), project(1, x), project(2, x))
+        projections = [(kernels[:, part], biases[part]) for part in range(3)]
         kernel, bias = Linear(width, name="projection")(width)
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
-        return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias.astype(self.dtype)
+        return projections, kernel, bias.astype(self.dtype)
+
+
+def _heads(tokens: Array, kernel: Array, bias: Array) -> Array:
+    """`[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`."""
+    return jnp.einsum("bnw,whd->bhnd", tokens, kernel) + bias

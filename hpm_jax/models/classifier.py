@@ -86,10 +86,21 @@ class Classifier(nn.Module):
         return self.head(self.features(patches, keep, drop))
 
     def features(
-        self, patches: Array, keep: Array | None = None, drop: Array | None = None
-    ) -> Array:
-        """What the head reads, `[B, D]` float32."""
-        tokens = self.encoder(patches, keep, drop)
+        self,
+        patches: Array,
+        keep: Array | None = None,
+        drop: Array | None = None,
+        collect: tuple[int, ...] = (),
+    ) -> Array | tuple[Array, tuple[Array, ...]]:
+        """What the head reads, `[B, D]` float32.
+
+        With `collect`, numbers of blocks from 0, also the outputs of these, `[B, 1 + K, D]` each.
+        """
+        outputs = self.encoder.outputs(patches, keep, drop, collect)
+        features = self._pooled(outputs.tokens)
+        return (features, outputs.blocks) if collect else features
+
+    def _pooled(self, tokens: Array) -> Array:
         if self.pool == "cls":
             return tokens[:, 0].astype(jnp.float32)
         tokens = tokens[:, self.layout.extra_tokens :]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.layers import Dense, Stack, pytorch_init
+from hpm_jax.models.layers import Dense, Outputs, Stack, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import CONSTANT, sincos_2d
 from hpm_jax.tokens import Grid, gather
@@ -63,7 +63,6 @@ class Encoder(nn.Module):
     layout: Layout = LAYOUTS["mae"]
     positions: str = "sincos"
 
-    @nn.compact
     def __call__(
         self,
         patches: Array,
@@ -76,6 +75,27 @@ class Encoder(nn.Module):
         A layout without a cls token gives `[B, K, D]`. `drop` `[B, depth, 2]` is from
         `drop_paths`. `replaced` is which of the kept patches, `[B, K]` bool, a token
         `[1, 1, D]` stands for.
+        """
+        return self.outputs(patches, keep, drop, replaced=replaced).tokens
+
+    @nn.compact
+    def outputs(
+        self,
+        patches: Array,
+        keep: Array | None = None,
+        drop: Array | None = None,
+        collect: tuple[int, ...] = (),
+        attention: bool = False,
+        replaced: tuple[Array, Array] | None = None,
+    ) -> Outputs:
+        """The same with what the blocks computed on the way; costs nothing where none is asked for.
+
+        Args:
+            collect: numbers of blocks, from 0, whose outputs are returned, `[B, 1 + K, D]` each.
+            attention: whether that of the cls token in the last block is returned, `[B, K]`; of
+                the mean query where there is no cls token. Softmax is over all tokens, so what the
+                cls token has for itself is missing from the sum.
+            replaced: see the plain call.
         """
         layout, cls_token = self.layout, None
         if layout.cls_token:
@@ -101,7 +121,11 @@ class Encoder(nn.Module):
         if cls_token is not None:
             tokens = put_first(cls_token, tokens)
         stack = Stack(**self.stack, dtype=self.dtype, key_bias=layout.key_bias, name="transformer")
-        return stack(tokens, drop)
+        query = "first" if layout.cls_token else "mean"
+        outputs = stack.outputs(tokens, drop, None, collect, query if attention else "")
+        if outputs.attention is None:
+            return outputs
+        return outputs._replace(attention=outputs.attention[:, layout.extra_tokens :])
 
 
 def put_first(token: Array, tokens: Array) -> Array:

@@ -182,9 +182,33 @@ class MaskedAutoencoder(nn.Module):
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         return Prediction(features, self.reconstructor(tokens, count), loss)
 
-    def encode(self, patches: Array) -> Array:
-        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one."""
-        return self.encoder(patches)
+    def encode(
+        self, patches: Array, collect: tuple[int, ...] = ()
+    ) -> Array | tuple[Array, tuple[Array, ...]]:
+        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one.
+
+        With `collect`, numbers of blocks from 0, also the outputs of these, as many and as long,
+        before the norm that ends the encoder.
+        """
+        outputs = self.encoder.outputs(patches, collect=collect)
+        return (outputs.tokens, outputs.blocks) if collect else outputs.tokens
+
+    def encode_with_attention(
+        self, patches: Array, keep: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Features, and how much the cls token attends to each patch in the encoder's last block.
+
+        Args:
+            patches: `[B, L, P]`.
+            keep: `[B, K]` the patches that are seen; None for all, K = L.
+
+        Returns:
+            Features `[B, 1 + K, D]`, as of `encode`, and the heads' mean attention `[B, K]`
+            float32. Without a cls token it is that of the mean of all queries.
+        """
+        outputs = self.encoder.outputs(patches, keep, attention=True)
+        assert outputs.attention is not None
+        return outputs.tokens, outputs.attention
 
     def look(
         self, patches: Array, reads: tuple[str, ...], mask: Mask | None = None

@@ -33,7 +33,7 @@ def check_labels(splits: Splits) -> None:
     for name, records in (("training", splits.train), ("test", splits.test)):
         labels = known_labels(records)
         if labels is None:  # reading them all would take too long: one tells whether there are any
-            labels = np.array([records[0].label])
+            labels = np.array([records[0].get("label", -1)])
         bad = np.flatnonzero((labels < 0) | (labels >= len(splits.classes)))
         if len(bad):
             label = int(labels[bad[0]])

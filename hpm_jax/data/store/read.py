@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grain
 import numpy as np
 
-from hpm_jax.data.records import DataError, Record, Splits
+from hpm_jax.data.records import DataError, Example, Splits
 from hpm_jax.data.store import INDEX
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ class StoredImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         try:
-            return Record(self.source[index], int(self.labels[index]))
+            return {"image": self.source[index], "label": int(self.labels[index])}
         except RuntimeError as error:  # array_record's, where a checksum does not fit
             raise OSError(f"{self.name(index)}: {error}") from error
 

@@ -14,10 +14,10 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 from rich.progress import track
 
-from hpm_jax.data.decoding import BrokenImage, EncodedImage
+from hpm_jax.data.decoding import MARGIN, BrokenImage, EncodedImage
+from hpm_jax.data.geometry import resize
 from hpm_jax.data.records import DataError, Records, Splits, Subset
 from hpm_jax.data.store import INDEX
-from hpm_jax.data.transforms import MARGIN, resize
 
 SHARD_IMAGES = 4096  # so many are made again after an interruption; about 180 MB at 256 pixels
 MOST_FILES = 512  # of a split: readers hold them open, and many systems allow 1024
@@ -73,7 +73,8 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     writer = ArrayRecordWriter(str(part), LAYOUT)
     for index in range(len(shard.records)):
         try:
-            image, label = shard.records[index]
+            record = shard.records[index]
+            image, label = record["image"], record.get("label", -1)
             small = shrink(image, shard.short_side, shard.quality)
         except (BrokenImage, OSError) as error:
             broken.append(f"{shard.records.name(index)}: {error}")
