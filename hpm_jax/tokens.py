@@ -1,5 +1,7 @@
 """Images and videos as patches on a `(t, h, w)` grid; an image is a video of one frame."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ class Mask(NamedTuple):
 
     keep: Array  # [B, K] int32
     hide: Array  # [B, M] int32
+    replaced: Array | None = None  # [B, K] bool: kept, and a learned token in their place
+    counted: Array | None = None  # [B, M] bool: in the loss; None where all are
 
 
 def grid_of(size: Grid, patch_size: Grid) -> Grid:
@@ -60,6 +64,39 @@ def unpatchify(patches: Array, grid: Grid, patch_size: Grid) -> Array:
     patches = patches.reshape(patches.shape[0], t, h, w, pt, ph, pw, -1)
     patches = patches.transpose(0, 1, 4, 2, 5, 3, 6, 7)
     return patches.reshape(patches.shape[0], t * pt, h * ph, w * pw, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """From uint8 images, videos or several clips of each to normalised patches, and back."""
+
+    patch_size: Grid
+    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels of a pixel, C."""
+        return len(self.mean)
+
+    @property
+    def values(self) -> int:
+        """Values of one patch, P."""
+        return math.prod(self.patch_size) * self.channels
+
+    def __call__(self, images: Array) -> Array:
+        """uint8 images `[B, H, W, C]` to normalised patches `[B, L, P]` float32.
+
+        Clips are `[B, T, H, W, C]`, and several of each video `[B, R, T, H, W, C]` give B R rows.
+        """
+        if images.ndim == 6:
+            images = images.reshape(-1, *images.shape[2:])
+        return patchify(normalize(images, self.mean, self.std), self.patch_size)
+
+    def pixels(self, patches: Array, grid: Grid) -> Array:
+        """Normalised patches `[B, L, P]` to pixels in [0, 1], `[B, T, H, W, C]`."""
+        video = unpatchify(patches, grid, self.patch_size)
+        return video * jnp.asarray(self.std) + jnp.asarray(self.mean)
 
 
 def gather(tokens: Array, indices: Array) -> Array:

@@ -1,4 +1,9 @@
 """Which patches to hide: strategies give scores, one routine turns them into masks."""
 
+from hpm_jax.masking import hard as hard
 from hpm_jax.masking.selection import hidden_count as hidden_count
 from hpm_jax.masking.selection import select as select
+from hpm_jax.masking.strategy import Context as Context
+from hpm_jax.masking.strategy import Strategy as Strategy
+
+STRATEGIES = Strategy.plugs

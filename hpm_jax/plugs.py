@@ -1,0 +1,172 @@
+"""Plugs: parts of the method that a config names by a call, such as `"block(scale=(0.1, 0.3))"`.
+
+A plug is a frozen dataclass. Its fields are its options (`hpm_jax/fields.py`), and it brings what
+it needs: parameters, weights that never learn, a state of its own. A family of plugs is a subclass
+of `Plug` with a `kind`; `register` gives a member of it its name.
+"""
+
+import ast
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+from jax import Array
+
+from hpm_jax.errors import ConfigError, nearest
+from hpm_jax.fields import build, option
+from hpm_jax.tokens import Grid, Mask, Tokenizer
+
+
+class Setting(NamedTuple):
+    """What a plug may know of a run before it starts."""
+
+    tokenizer: Tokenizer
+    grid: Grid  # of patches
+    hidden: int  # patches hidden in each image, M
+    width: int  # of the encoder, D
+
+
+class Plug:
+    """What a config can name; a family of them is a subclass with a `kind`.
+
+    The methods say what a plug brings; each brings nothing unless it is overridden.
+    """
+
+    kind: ClassVar[str] = "plug"  # what the family is called in messages
+    plugs: ClassVar[dict[str, type["Plug"]]] = {}  # the family's members by name
+    name: ClassVar[str] = ""
+
+    def load(self, setting: Setting) -> Any:
+        """Weights that never learn, a tree of arrays: `state.frozen[slot]`, in no checkpoint."""
+
+    def init(self, key: Array, setting: Setting) -> Any:
+        """Parameters that the optimizer trains, a tree of float32: `state.params["terms"][slot]`.
+
+        Those named "kernel" decay.
+        """
+
+    def init_state(self, params: Any, setting: Setting) -> Any:
+        """A state of its own, a tree of arrays: `state.plugs[slot]`, in every checkpoint.
+
+        Args:
+            params: the student's first parameters.
+        """
+
+    def update_state(self, state: Any, params: Any, observed: Any) -> Any:
+        """The state after a step, from the new parameters and what `observe` gave."""
+        return state
+
+    def draw(self, key: Array, mask: Mask) -> Any:
+        """Everything random of a step, a tree of `[B, ...]`, drawn for the whole batch at once."""
+
+    def observe(self, outputs: Any) -> Any:
+        """What `update_state` needs of the student's pass: means over the batch, no gradient.
+
+        Args:
+            outputs: an `Outputs`; see `hpm_jax/losses/term.py`.
+        """
+
+    def __init_subclass__(cls, kind: str = "", **rest: Any):
+        super().__init_subclass__(**rest)
+        if kind:
+            cls.kind, cls.plugs = kind, {}
+
+    @classmethod
+    def parse_call(cls, call: Any, path: str) -> Self:
+        """The plug that `call` names: `name` or `name(option=value, ...)`, parsed, never executed.
+
+        Args:
+            call: a string, or a plug of this family.
+            path: of the option that names it, for messages.
+
+        Raises:
+            ConfigError: for what is no such call, an unknown name or option, or a bad value.
+        """
+        if isinstance(call, cls):
+            return call
+        name, values = _parts(call, path, cls.kind)
+        if name not in cls.plugs:
+            raise ConfigError(
+                f"{path} = {call!r}: there is no {cls.kind} {name!r}{nearest(name, cls.plugs)}"
+            )
+        return typing.cast(Self, build(cls.plugs[name], values, f"{path}: {name}"))
+
+    @property
+    def call(self) -> str:
+        """The call with all its options: `parse_call` gives this plug back."""
+        fields = dataclasses.fields(typing.cast(Any, self))
+        options = [f"{field.name}={getattr(self, field.name)!r}" for field in fields]
+        return f"{self.name}({', '.join(options)})" if options else self.name
+
+    def __str__(self) -> str:
+        """The call with the options that are not at their defaults."""
+        fields = dataclasses.fields(typing.cast(Any, self))
+        values = [(field.name, getattr(self, field.name), field.default) for field in fields]
+        options = [f"{name}={value!r}" for name, value, default in values if value != default]
+        return f"{self.name}({', '.join(options)})" if options else self.name
+
+
+P = TypeVar("P", bound=type)
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(option,))
+def register(name: str, *aliases: str) -> Callable[[P], P]:
+    """Makes a class a frozen dataclass and a member of its family, by `name` and `aliases`."""
+
+    def add(cls: P) -> P:
+        made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
+        made.name = name
+        for each in (name, *aliases):
+            there = made.plugs.get(each)
+            if there and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{each!r} is the {made.kind} {there.__module__}.{there.__name__}")
+            made.plugs[each] = made
+        return made
+
+    return add
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Imports modules of the user's own, in which plugs are registered.
+
+    Raises:
+        ConfigError: for a module that cannot be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the module raises
+            raise ConfigError(
+                f"config.modules has {name!r}, which cannot be imported "
+                f"({type(error).__name__}: {error}): expected the name of a module on PYTHONPATH, "
+                "as in --config.modules=\"('my_masks',)\""
+            ) from error
+
+
+def _parts(call: Any, path: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a call, by Python's own parser."""
+    expected = f"expected a {kind}, as 'name' or 'name(option=value)'"
+    if not isinstance(call, str):
+        raise ConfigError(f"{path} = {call!r}: {expected}")
+    try:
+        tree = ast.parse(call.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ConfigError(f"{path} = {call!r}: {expected}") from None
+    if isinstance(tree, ast.Name):
+        return tree.id, {}
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
+        raise ConfigError(f"{path} = {call!r}: {expected}")
+    if tree.args or any(keyword.arg is None for keyword in tree.keywords):
+        raise ConfigError(f"{path} = {call!r}: give options by name, as in 'name(option=value)'")
+    values = {}
+    for keyword in tree.keywords:
+        try:
+            values[str(keyword.arg)] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            raise ConfigError(
+                f"{path} = {call!r}: the value of {keyword.arg} is no literal, and nothing in a "
+                "config is executed: expected a number, a string, True, False or a tuple"
+            ) from None
+    return tree.func.id, values
