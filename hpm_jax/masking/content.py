@@ -1,0 +1,77 @@
+"""Masks by the pixels: units with much to see are hidden first, by two cheap priors.
+
+The units of a clip are compared with each other over all frames.
+"""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hpm_jax.fields import option
+from hpm_jax.masking.strategy import Context, Strategy
+from hpm_jax.plugs import register
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Content(Strategy):
+    """A measure of the pixels, standardised in each image, and noise.
+
+    With Gumbel noise the order is a draw without replacement, with weights `exp(score / noise)`;
+    without noise the mask is a function of the image.
+    """
+
+    noise: float = option(1.0, "of Gumbel noise, per standard deviation of the measure", low=0)
+
+    @abc.abstractmethod
+    def measure(self, luminance: Array) -> Array:
+        """`[B, U]` of the luminance `[B, U, frames, rows, columns]`."""
+
+    def scores(self, key: Array, context: Context) -> Array:
+        """The standardised measure and noise."""
+        measure = self.measure(luminance(context))
+        centred = measure - measure.mean(axis=1, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True))
+        return centred / (deviation + 1e-6) + self.noise * jax.random.gumbel(key, context.shape)
+
+
+@register("entropy")
+class Entropy(Content):
+    """The entropy of the histogram of luminance, `-sum_i p_i log p_i`."""
+
+    bins: int = option(32, "of the histogram, over [0, 1]", low=2, high=256)
+
+    def measure(self, luminance: Array) -> Array:
+        """In nats."""
+        values = luminance.reshape(*luminance.shape[:2], -1)
+        values = jnp.clip(jnp.floor(values * self.bins), 0, self.bins - 1).astype(jnp.int32)
+        # compares and reduces in one pass: [B, U, pixels, bins] is never stored
+        member = values[..., None] == jnp.arange(self.bins, dtype=jnp.int32)
+        share = jnp.mean(member, axis=2, dtype=jnp.float32)
+        return jax.scipy.special.entr(share).sum(axis=-1)
+
+
+@register("gradient")
+class Gradient(Content):
+    """The mean absolute difference of luminance between neighbouring pixels of a unit."""
+
+    def measure(self, luminance: Array) -> Array:
+        """Over rows and over columns, both directions summed; no difference crosses a border."""
+        total = jnp.zeros(luminance.shape[:2], jnp.float32)
+        for axis in (-2, -1):
+            if luminance.shape[axis] > 1:
+                total += jnp.abs(jnp.diff(luminance, axis=axis)).mean(axis=(2, 3, 4))
+        return total
+
+
+def luminance(context: Context) -> Array:
+    """`[B, U, frames, rows, columns]` in [0, 1]: Rec. 601 of RGB, else the mean over channels."""
+    tokenizer = context.tokenizer
+    channels = tokenizer.channels
+    weight = np.array([0.299, 0.587, 0.114]) if channels == 3 else np.full(channels, 1 / channels)
+    scale = jnp.asarray(weight * tokenizer.std, jnp.float32)
+    pixels = context.patches.reshape(*context.shape, -1, *tokenizer.patch_size[1:], channels)
+    return jnp.sum(pixels * scale, axis=-1) + float(weight @ tokenizer.mean)

@@ -1,0 +1,28 @@
+"""Views of one image that show what the others hide."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hpm_jax.masking.frames import ranks
+from hpm_jax.masking.strategy import Context, Strategy
+from hpm_jax.plugs import register
+
+
+@register("disjoint")
+class Disjoint(Strategy):
+    """The views of one image show disjoint sets of units (DMJD, Ma et al. 2022).
+
+    Each image has one uniform order of its U units. With K visible units, view v shows the ranks
+    from `v * K` to `(v + 1) * K`, modulo U: where the views together show more than U units, the
+    order starts again. One view alone is a random mask. DMJD draws blocks of 2 x 2 patches and
+    shares a permutation in the batch; here each image has an order of its own, of single units.
+    """
+
+    def scores(self, key: Array, context: Context) -> Array:
+        """The rank, counted from the first that the view shows; `views` rows for each image."""
+        batch, units = context.shape
+        shown = units - context.hidden
+        order = ranks(jax.random.uniform(key, (batch // context.views, units)))
+        first = shown * jnp.arange(context.views, dtype=jnp.float32)[:, None]
+        return ((order[:, None] - first) % units).reshape(batch, units)
