@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from jax import Array
 
 from hpm_jax.errors import ConfigError, nearest
-from hpm_jax.fields import build, option
+from hpm_jax.fields import build
 from hpm_jax.tokens import Grid, Mask, Tokenizer
 
 
@@ -114,7 +114,7 @@ class Plug:
 P = TypeVar("P", bound=type)
 
 
-@typing.dataclass_transform(frozen_default=True, field_specifiers=(option,))
+@typing.dataclass_transform(frozen_default=True)
 def register(name: str, *aliases: str) -> Callable[[P], P]:
     """Makes a class a frozen dataclass and a member of its family, by `name` and `aliases`."""
 

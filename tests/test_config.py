@@ -23,7 +23,7 @@ from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.finetune_step import make_finetune_step
 from hpm_jax.step.schedules import FinetuneSchedule
-from hpm_jax.step.state import fresh_state, init_params, init_state
+from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -70,7 +70,8 @@ def test_configs_build_and_trace(name, variant):
 
 def trace_pretrain(config):
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
-    state = jax.eval_shape(lambda k: init_state(model, optimizer, k, config.teacher.keep), KEY)
+    init = build_init(config, model, method, optimizer)
+    state = jax.eval_shape(init, KEY, Start(frozen=load_frozen(method)))
     step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
     assert_steady(state, step, images_of(config), KEY, schedule())
 
@@ -129,26 +130,35 @@ def assert_steady(state, step, *inputs):
     ("section", "changes", "message"),
     [
         ("mask", {"strategy": "hardd"}, r"config.mask.strategy = 'hardd' .* did you mean 'hard'"),
-        ("mask", {"ratio": 0.0}, "mask ratio 0.0 hides 0 of 196 patches"),
-        ("mask", {"ratio": 1.0}, "mask ratio 1.0 hides 196 of 196 patches"),
-        ("mask", {"hard_end": 1.5}, "config.mask.hard_end = 1.5: expected a share"),
+        ("mask", {"ratio": 0.0}, "config.mask.ratio = 0.0: expected a number above 0 below 1"),
+        ("mask", {"ratio": 1.0}, "config.mask.ratio = 1.0: expected a number above 0 below 1"),
+        ("mask", {"ratio": 0.999}, "mask ratio 0.999 hides 196 of 196 patches"),
+        ("mask", {"strategy": "hard(end=1.5)"}, "hard.end = 1.5: expected a number from 0 to 1"),
         ("data", {"image_size": (224, 230)}, "width 230 is not a multiple of the patch size 16"),
         ("data", {"source": "foldr"}, "did you mean 'folder'"),
         ("data", {"channels": 4}, r"config.data.mean = .*: expected 4 values"),
         ("data", {"crop_scale": (0.5, 0.2)}, "config.data.crop_scale"),
         ("model", {"width": 770}, "config.model.width = 770: expected a multiple of 4"),
         ("model", {"decoder_heads": 7}, "config.model.decoder_width = 512"),
-        ("model", {"depth": 0}, "config.model.depth = 0: expected more than 0"),
+        ("model", {"depth": 0}, "config.model.depth = 0: expected a number from 1"),
         ("model", {"dtype": "float23"}, "did you mean 'float32'"),
-        ("ranking", {"loss": "none"}, "'hard' needs a loss predictor"),
-        ("teacher", {"keep": False}, "'hard' asks the teacher"),
+        ("losses", (), "'hard' reads predicted losses, and no term of"),
+        ("losses", ("ranking", "absolute"), "which both teach the loss predictor"),
+        ("losses", ("ranking", "ranking"), "'ranking' twice"),
+        ("losses", ("rankng",), "no loss 'rankng': did you mean 'ranking'"),
+        ("losses", ("ranking(pairs='tubes')",), "ranks tubes, and config.mask.unit = 'patch'"),
+        ("teacher", "none", "'hard' asks the teacher"),
+        ("target", "pixel", "no target 'pixel': did you mean 'pixels'"),
         ("optimizer", {"warmup_epochs": 300.0}, "not shorter than the run of 200 epochs"),
         ("optimizer", {"accumulation": 3}, "does not split into"),
     ],
 )
 def test_what_cannot_run(section, changes, message):
     config = defaults()
-    config[section].update(changes)
+    if isinstance(changes, dict):
+        config[section].update(changes)
+    else:
+        config[section] = changes
     with pytest.raises(ConfigError, match=message):
         freeze(config)
 

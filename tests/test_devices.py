@@ -15,7 +15,7 @@ from hpm_jax.run.build import build_sharded_step
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.step import make_train_step
 
-CONFIG = small_config(mask={"hard_start": 0.5})
+CONFIG = small_config(mask={"strategy": "hard(start=0.5)"})
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_sharded_parameters(everything_is_split):
 
 def test_parameters_travel_and_activations_do_not(everything_is_split):
     """Blocks are gathered by teacher, student and backward pass; gradients are summed once."""
-    config = small_config(mask={"hard_start": 0.5}, optimizer={"batch_size": 256})
+    config = small_config(mask={"strategy": "hard(start=0.5)"}, optimizer={"batch_size": 256})
     step = build_sharded_step(config, all_devices(fsdp=4))
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
     compiled = step.step.lower(step.state, step.images, key, schedule(n_hard=6)).compile()

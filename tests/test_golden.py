@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hpm_jax.masking.strategies import STRATEGIES
 
 from hpm_jax.convert.official import from_official
 from hpm_jax.losses import squared_error
 from hpm_jax.losses.ranking import absolute, relative
+from hpm_jax.masking.units import Unit
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import decay_mask, make_optimizer
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import TrainState
-from hpm_jax.step.step import Masked, masked_loss, student_losses
+from hpm_jax.step.step import Masked, masked_loss, student_pass
 from hpm_jax.step.update import make_update
-from hpm_jax.targets import TARGETS
-from hpm_jax.tokens import Mask, patchify
+from hpm_jax.targets import NormalizedPixels, RawPixels
+from hpm_jax.tokens import Mask, Tokenizer, patchify
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
 
@@ -85,13 +85,11 @@ class Case:
             decoder_heads=config["decoder_num_heads"],
         )
         self.method = Method(
-            patch_size=self.patch_size,
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
+            tokenizer=Tokenizer(self.patch_size, (0.0,) * channels, (1.0,) * channels),
+            unit=Unit(self.model.grid),
             hidden=int(self.arrays["step0/mask"].sum(1)[0]),
-            strategy=STRATEGIES["hard"],
-            target=TARGETS["normalized_pixels" if config["norm_pix"] else "pixels"],
-            ranking=relative,
+            width=config["embed_dim"],
+            target=NormalizedPixels() if config["norm_pix"] else RawPixels(),
         )
         self.params = self.tree("weights/")
         self.teacher = self.tree("teacher_weights/")
@@ -106,6 +104,18 @@ class Case:
     @functools.partial(jax.jit, static_argnums=(0, 3))
     def apply(self, params, patches, method):
         return self.model.apply({"params": params}, patches, method=method)
+
+    def student(self, params, patches, mask):
+        """The student's pass, jitted; nothing of the state but the parameters is used."""
+        state = TrainState(jnp.int32(0), params, None, None)
+        unit = self.method.unit
+
+        @jax.jit
+        def run(params, patches, mask):
+            found = student_pass(self.model, self.method, state, params, Masked(patches, mask))
+            return found._replace(unit=None)
+
+        return run(params, patches, mask)._replace(unit=unit)
 
     def patches(self, step=0):
         images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
@@ -123,21 +133,19 @@ def case(request):
 
 
 def test_student(case):
-    losses = jax.jit(lambda *inputs: student_losses(case.model, case.method, *inputs))(
-        case.params, case.patches(), case.mask()
-    )
+    losses = case.student(case.params, case.patches(), case.mask())
     assert_close(losses.features, case["step0/features"])
     assert_close(losses.values, case["step0/pixels_masked"])
     assert_close(losses.predicted, case["step0/predicted_loss_masked"])
-    assert_close(losses.reconstruction, case["step0/patch_loss"])
-    assert_close(losses.reconstruction.mean(), case["step0/loss_reconstruction"])
-    assert_close(relative(losses.predicted, losses.reconstruction), case["step0/loss_relative"])
-    assert_close(absolute(losses.predicted, losses.reconstruction), case["step0/loss_absolute"])
+    assert_close(losses.losses, case["step0/patch_loss"])
+    assert_close(losses.losses.mean(), case["step0/loss_reconstruction"])
+    assert_close(relative(losses.predicted, losses.losses), case["step0/loss_relative"])
+    assert_close(absolute(losses.predicted, losses.losses), case["step0/loss_absolute"])
 
 
 def test_objective(case):
     """The losses from the official predictions alone, so that nothing else can hide an error."""
-    target = case.method.target(case.patches())
+    target = case.method.target_of(case.patches())
     hide = case.mask().hide
     target = jnp.take_along_axis(target, hide[..., None], axis=1)
     loss = squared_error(jnp.asarray(case["step0/pixels_masked"]), target)
@@ -160,13 +168,13 @@ def test_steps(case):
     optimizer = make_optimizer(
         *config["betas"], config["adam_eps"], config["weight_decay"], config["clip_global_norm"]
     )
-    update = jax.jit(make_update(masked_loss(case.model, case.method), optimizer))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=case.params,
         teacher=case.teacher,
         optimizer=optimizer.init(case.params),
     )
+    update = jax.jit(make_update(masked_loss(case.model, case.method, state), optimizer))
     schedule = Schedule(np.float32(config["lr"]), np.float32(1 - config["ema_decay"]), np.int32(0))
     steps = config.get("steps", 1)
     for step in range(steps):
@@ -174,7 +182,7 @@ def test_steps(case):
         # later steps start from weights that AdamW has moved by noise, see below
         rtol = 1e-5 if step == 0 else 1e-3
         assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
-        state, metrics = update(state, Masked(case.patches(step), case.mask(step)), schedule)
+        state, (metrics, _) = update(state, Masked(case.patches(step), case.mask(step)), schedule)
         for ours, theirs in (
             ("reconstruction", "loss_reconstruction"),
             ("ranking", "loss_relative"),
@@ -202,8 +210,8 @@ def assert_weights_close(actual, expected, moved, steps):
 
 def test_clipped_gradients(case):
     def loss(params):
-        losses = student_losses(case.model, case.method, params, case.patches(), case.mask())
-        return losses.reconstruction.mean() + relative(losses.predicted, losses.reconstruction)
+        losses = case.student(params, case.patches(), case.mask())
+        return losses.losses.mean() + relative(losses.predicted, losses.losses)
 
     grads = jax.jit(jax.grad(loss))(case.params)
     norm = float(np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads))))

@@ -5,22 +5,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hpm_jax.masking.strategies import STRATEGIES, Context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpm_jax.masking import hidden_count, select
+from hpm_jax.masking import Context, hidden_count, select
+from hpm_jax.masking.hard import Hard
 from hpm_jax.masking.schedule import hard_count
+from hpm_jax.tokens import Tokenizer
 
 
 def context(predicted_loss, n_hard):
     batch, length = predicted_loss.shape
-    patches = jnp.zeros((batch, length, 1))
-    return Context(patches, (1, 1, length), jnp.int32(n_hard), jnp.asarray(predicted_loss))
+    return Context(
+        patches=jnp.zeros((batch, length, 1)),
+        grid=(1, 1, length),
+        tokenizer=Tokenizer((1, 1, 1), (0.0,), (1.0,)),
+        hidden=length // 2,
+        n_hard=jnp.int32(n_hard),
+        seen={"teacher": {"predicted_loss": jnp.asarray(predicted_loss)}},
+    )
 
 
 def hard_mask(key, predicted_loss, n_hard, count):
-    return select(STRATEGIES["hard"].scores(key, context(predicted_loss, n_hard)), count)
+    return select(Hard().scores(key, context(predicted_loss, n_hard)), count)
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,7 +87,7 @@ def test_a_changing_n_hard_does_not_recompile():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def masks(n_hard):
-        scores = STRATEGIES["hard"].scores(
+        scores = Hard().scores(
             jax.random.key(0), context(predicted, 0)._replace(n_hard=n_hard)
         )
         return select(scores, 12)
@@ -107,7 +114,14 @@ def test_hard_counts_follow_start_and_end():
     assert hard_count(0, 10, 100, start=0.5, end=0.5) == 50
     assert hard_count(9, 10, 100, start=0.0, end=1.0) == 100
     assert hard_count(9, 10, 100, start=1.0, end=0.0) == 0, "hard to easy works as well"
-    assert hard_count(0.5, 10, 100, 0.0, 1.0) == 15, "between epochs"
+    assert hard_count(0.5, 10, 100, 0.0, 1.0) == 10, "the same in the whole of an epoch"
+
+
+def test_hard_counts_by_step_run_from_start_to_end_exactly():
+    """Not by (E + 1) / E of the way, as counting epochs ahead would."""
+    counts = [hard_count(epoch, 10, 100, 0.2, 0.6, "step") for epoch in np.linspace(0, 10, 1001)]
+    assert counts[0] == 20 and counts[-1] == 60 and max(counts) == 60
+    np.testing.assert_allclose(counts, np.linspace(20, 60, 1001), atol=1.0)
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.75, 147), (0.6, 118), (0.8, 157), (0.9, 177)])

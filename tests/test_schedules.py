@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small import MAE, small_config
 
-from hpm_jax.step.schedules import PretrainTimetable, teacher_decay, warmup_cosine
+from hpm_jax.step.schedules import PretrainTimetable, warmup_cosine
+from hpm_jax.teachers import MovingAverage
 
 
 def test_warmup_and_cosine():
@@ -17,7 +18,7 @@ def test_warmup_and_cosine():
 
 
 def test_teacher_decay_ramps_over_absolute_epochs():
-    decays = [teacher_decay(epoch, 0.999, 0.9999, 100) for epoch in (0, 50, 100, 150)]
+    decays = [MovingAverage().decay(epoch) for epoch in (0, 50, 100, 150)]
     np.testing.assert_allclose(decays, [0.999, 0.99945, 0.9999, 0.9999])
 
 
@@ -43,10 +44,21 @@ def test_timetable():
 
 
 def test_a_schedule_by_steps_moves_inside_an_epoch():
-    config = small_config(mask={"schedule": "step", "hard_end": 1.0})
+    config = small_config(mask={"strategy": "hard(end=1.0, schedule='step')"})
     timetable = PretrainTimetable(config, images=1000, hidden=12)
     inside = {int(timetable.at(step).n_hard) for step in range(15)}
     assert len(inside) > 2
+
+
+def test_ratio_and_counted_share_move_from_start_to_end():
+    mask = {"ratio": 0.75, "ratio_end": 0.5, "counted": 0.5, "counted_end": 1.0}
+    config = small_config(mask=mask)
+    timetable = PretrainTimetable(config, images=1000, hidden=config.hidden_units)
+    first, last = timetable.at(0), timetable.at(timetable.steps - 1)
+    assert (first.hidden, last.hidden) == (12, 8) and config.hidden_units == 12
+    assert (first.counted, last.counted) == (0.5, 1.0)
+    still = PretrainTimetable(small_config(), images=1000, hidden=12).at(0)
+    assert still.hidden is None and still.counted is None
 
 
 def test_random_masks_have_no_hard_patches():

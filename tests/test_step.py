@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hpm_jax.masking.strategies import STRATEGIES, Context
 from small import MAE, compiled_step, parts_of, schedule, small_config
 
 from hpm_jax import random
 from hpm_jax.masking import select
+from hpm_jax.masking.hard import Random
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.devices import Devices
-from hpm_jax.step.choose import choose_mask
+from hpm_jax.step.choose import choose_mask, context_of
 from hpm_jax.step.step import make_train_step
 
 
@@ -30,7 +30,7 @@ def mask_of(config, n_hard, passes=1, put=lambda x: x, put_images=lambda x: x):
     def mask(state, images, key):
         patches = parts.method.patches(images)
         return choose_mask(
-            parts.model, parts.method, state, patches, key, jnp.int32(n_hard), passes
+            parts.model, parts.method, state, patches, key, schedule(n_hard), passes
         )
 
     return jax.jit(mask)(put(parts.state), put_images(parts.images), parts.key)
@@ -57,8 +57,9 @@ def test_training_lowers_the_loss():
 
 def test_without_hard_patches_the_mask_is_that_of_random_masking():
     parts = parts_of(small_config())
-    context = Context(parts.method.patches(parts.images), parts.model.grid, jnp.int32(0), None)
-    expected = select(STRATEGIES["random"].scores(parts.key, context), parts.method.hidden)
+    patches = parts.method.patches(parts.images)
+    context = context_of(parts.method, parts.state, patches, jnp.int32(0), {})
+    expected = select(Random().scores(parts.key, context), parts.method.hidden)
     np.testing.assert_array_equal(mask_of(parts.config, 0).hide, expected.hide)
 
 
@@ -145,7 +146,7 @@ def test_flops_against_the_compiler():
     config = small_config(
         data={"image_size": (32, 32)},
         model={"width": 128, "depth": 3, "decoder_width": 64, "decoder_depth": 2, "heads": 4},
-        mask={"hard_start": 0.5},
+        mask={"strategy": "hard(start=0.5)"},
     )
     parts = parts_of(config)
 
