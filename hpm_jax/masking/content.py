@@ -45,13 +45,16 @@ class Entropy(Content):
     bins: int = option(32, "of the histogram, over [0, 1]", low=2, high=256)
 
     def measure(self, luminance: Array) -> Array:
-        """In nats."""
+        """In nats; one pass for each bin, so that memory does not grow with the bins."""
         values = luminance.reshape(*luminance.shape[:2], -1)
-        values = jnp.clip(jnp.floor(values * self.bins), 0, self.bins - 1).astype(jnp.int32)
-        # compares and reduces in one pass: [B, U, pixels, bins] is never stored
-        member = values[..., None] == jnp.arange(self.bins, dtype=jnp.int32)
-        share = jnp.mean(member, axis=2, dtype=jnp.float32)
-        return jax.scipy.special.entr(share).sum(axis=-1)
+        values = jnp.clip(jnp.floor(values * self.bins), 0, self.bins - 1).astype(jnp.uint8)
+
+        def add(total, bin):
+            share = jnp.mean(values == bin, axis=2, dtype=jnp.float32)
+            return total + jax.scipy.special.entr(share), None
+
+        nothing = jnp.zeros(luminance.shape[:2], jnp.float32)
+        return jax.lax.scan(add, nothing, jnp.arange(self.bins, dtype=jnp.uint8))[0]
 
 
 @register("gradient")
