@@ -13,11 +13,14 @@ from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.run.build import (
+    Start,
     build_classifier,
+    build_init,
     build_method,
     build_model,
     build_optimizer,
     build_recipe,
+    load_frozen,
 )
 from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.workdir import open_workdir

@@ -94,7 +94,7 @@ def test_drop_rates_grow_with_depth():
 def test_the_loss_is_cross_entropy_where_nothing_is_asked_for(params, batch):
     images, labels = batch
     prepared = prepare(MODEL, PLAIN, images, labels, KEY, 0)
-    loss, metrics = jax.jit(classification_loss(MODEL, PLAIN))(params, prepared, SCHEDULE)
+    loss, (metrics, _) = jax.jit(classification_loss(MODEL, PLAIN))(params, prepared, SCHEDULE)
     logits = np.asarray(apply(params, prepared.patches), np.float64)
     log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -log[np.arange(16), labels].mean()
@@ -107,7 +107,7 @@ def test_mask_sub_and_max_sup(params, batch):
     recipe = dataclasses.replace(PLAIN, mask_sub=0.5, max_sup=True)
     prepared = prepare(MODEL, recipe, images, labels, KEY, 0)
     assert prepared.keep.shape == (16, 8)
-    loss, metrics = jax.jit(classification_loss(MODEL, recipe))(params, prepared, SCHEDULE)
+    loss, (metrics, _) = jax.jit(classification_loss(MODEL, recipe))(params, prepared, SCHEDULE)
     z = np.asarray(apply(params, prepared.patches), np.float64)
     again = np.asarray(apply(params, prepared.patches, prepared.keep), np.float64)
 

@@ -29,7 +29,7 @@ def bytes_of(tree):
 
 
 def test_a_plan_counts_what_a_device_holds_and_sends():
-    config = small_config(**(MAE | {"teacher": {}}), model={"depth": 6, "unroll": 1})
+    config = small_config(**(MAE | {"teacher": "moving_average"}), model={"depth": 6, "unroll": 1})
     params = parts_of(config).state.params
     found = make_plan(config, EIGHT, devices_of(EIGHT))
     assert found.fits and not found.compiled and found.devices == 8

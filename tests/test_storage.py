@@ -1,7 +1,6 @@
 """Workdirs in a bucket, by the real clients against a bucket on this machine; and full disks."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import re
@@ -21,11 +20,12 @@ from hpm_jax.config import ConfigError, freeze
 from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
+from hpm_jax.fields import as_dict
 from hpm_jax.run import metrics
 from hpm_jax.run.checkpoints import Checkpoints, SaveError, checkpoints
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import MetricsWriter, read_lines
-from hpm_jax.run.workdir import open_workdir
+from hpm_jax.run.workdir import open_workdir, read_config
 from hpm_jax.step.state import abstract_state, on_one_device
 from hpm_jax.storage import StorageError, as_path, write
 from hpm_jax.tasks.pretrain import pretrain
@@ -225,16 +225,47 @@ def test_options_that_came_later_do_not_keep_a_run_from_going_on(tmp_path):
     config = small_config()
     open_workdir(tmp_path, config)
     there = tmp_path / "config.json"
-    new = dataclasses.asdict(config)
+    new = as_dict(config)
     old = json.loads(there.read_text())
-    del old["ranking"]["weight"], old["teacher"], new["teacher"]
+    old["losses"] = ["ranking"]
+    del old["mask"]["views"], old["teacher"], new["teacher"]
     there.write_text(json.dumps(old))
     assert open_workdir(tmp_path, freeze(new)) == tmp_path
-    assert json.loads(there.read_text())["ranking"]["weight"] == 1.0
-    del old["ranking"]
+    assert "weight=1.0" in json.loads(there.read_text())["losses"][0]
+    del old["losses"]
     there.write_text(json.dumps(old))
-    with pytest.raises(ConfigError, match=r"config.ranking.weight: 1.0 there, 0.5 now"):
-        open_workdir(tmp_path, small_config(ranking={"weight": 0.5}))
+    with pytest.raises(ConfigError, match=r"config.losses: .*weight=1.0.* there, .*weight=0.5"):
+        open_workdir(tmp_path, small_config(losses=("ranking(weight=0.5)",)))
+
+
+def test_options_of_the_version_before_plugs_are_translated(tmp_path):
+    """A workdir from when strategies and teachers had no options of their own goes on."""
+    config = small_config(
+        mask={"strategy": "hard(start=0.1, end=0.6, schedule='step')"},
+        losses=("ranking(weight=0.5, pairs='sampled', distances=4)",),
+        teacher="moving_average(start=0.9, end=0.95, ramp_epochs=7)",
+        target="normalized_pixels",
+    )
+    open_workdir(tmp_path, config)
+    there = tmp_path / "config.json"
+    old = json.loads(there.read_text())
+    for name in ("losses", "objective", "modules"):
+        del old[name]
+    old["mask"] = {"strategy": "hard", "unit": "patch", "ratio": 0.75, "views": 1}
+    old["mask"] |= {"hard_start": 0.1, "hard_end": 0.6, "schedule": "step"}
+    old["ranking"] = {"loss": "relative", "weight": 0.5, "pairs": "sampled", "distances": 4}
+    old["teacher"] = {"keep": True, "decay_start": 0.9, "decay_end": 0.95, "ramp_epochs": 7}
+    old["teacher"] |= {"frame_stride": 1, "every_steps": 1}
+    old |= {"target": "normalized_pixels", "target_frames": "all"}
+    there.write_text(json.dumps(old))
+    assert read_config(tmp_path) == config
+    assert open_workdir(tmp_path, config) == tmp_path
+    mae = old | {"ranking": {"loss": "none"}, "teacher": {"keep": False}}
+    mae["mask"] = old["mask"] | {"strategy": "random"}
+    there.write_text(json.dumps(mae | {"target_frames": "one"}))
+    found = read_config(tmp_path)
+    assert found.losses == () and str(found.teacher) == "none"
+    assert str(found.target) == "normalized_pixels(frames='one')"
 
 
 def test_options_that_are_no_more(tmp_path):
