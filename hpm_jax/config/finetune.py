@@ -17,6 +17,7 @@ class ClassifierModel:
     layout: str = "mae"  # see hpm_jax/models/layouts.py
     pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
     drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
+    head_dropout: float = 0.0  # dropout before the head
     head_std: float = 2e-5  # of the head's first weights
     dtype: str = "float32"
     remat: str = "none"
@@ -53,7 +54,7 @@ class FinetuneOptimizer(Optimizer):
     epochs: int = 100
     batch_size: int = 1024
     base_learning_rate: float = 5e-4
-    floor: float = 1e-6  # no layer's learning rate ends below it
+    floor: float = 1e-6  # the learning rate at the end, before the scale of a layer
     warmup_epochs: float = 5.0
     b2: float = 0.999
     clip_norm: float = 0.0

@@ -78,7 +78,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         build_recipe(config),
         optimizer,
         config.optimizer.accumulation,
-        layerwise(scales, config.optimizer.floor),
+        layerwise(scales),
     )
 
     def init(root, start):
