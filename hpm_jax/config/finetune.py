@@ -30,12 +30,23 @@ class Augment:
     """What fine-tuning does to images and labels, after the random crop and the flip."""
 
     policy: str = "rand-m9-mstd0.5-inc1"  # RandAugment, in timm's words; "" for none
-    erase: float = 0.25  # how often a part of an image is replaced by noise
+    color_jitter: float = 0.0  # brightness, contrast and saturation by 1 +- this, without a policy
+    erase: float = 0.25  # how often a part of an image is erased
+    erase_mode: str = "pixel"  # by noise in each "pixel", a "const" of 0, or a "rand" colour
+    erase_count: int = 1  # the largest number of boxes erased in an image
     mixup: float = 0.8  # alpha of mixup; 0 for none
     cutmix: float = 1.0  # alpha of CutMix; 0 for none
-    mix_probability: float = 1.0  # how often a batch is mixed at all
+    cutmix_minmax: tuple[float, ...] = ()  # or its box's sides, from and to, such as (0.2, 0.8)
+    mix_probability: float = 1.0  # how often images are mixed at all
     switch_probability: float = 0.5  # how often by CutMix, where both are there
+    mix_groups: int = 1  # parts of a batch, each mixed by itself: the devices of a published run
+    mixup_mode: str = "batch"  # one mixture for each group, each "pair" of images, or each "elem"
     label_smoothing: float = 0.1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another."""
+        return self.mixup > 0 or self.cutmix > 0 or bool(self.cutmix_minmax)
 
 
 @dataclasses.dataclass(frozen=True)
