@@ -6,6 +6,7 @@ from typing import Any
 
 from hpm_jax.augmentation import ERASE_MODES, MIXUP_MODES
 from hpm_jax.config import Config, Finetune, Probe, Report
+from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.errors import ConfigError, check_choice
@@ -283,7 +284,13 @@ def _check_warmup(config: Any) -> None:
 def _check_data(config: Any) -> None:
     _check_positive(config, {"data": ("channels", "synthetic_images", "test_crop", *CLIPS)})
     _check_choices(
-        config, {"data.sampling": ("dense", "segments"), "data.crop": ("resized", "multi_scale")}
+        config,
+        {
+            "data.sampling": SAMPLINGS,
+            "data.crop": ("resized", "multi_scale"),
+            "data.repeats": ("times", "frames"),
+            "data.interpolation": ("auto", "bilinear", "bicubic"),
+        },
     )
     _check_shares(config, "data", ("holdout", "flip", "max_broken"))
     low, high = config.data.crop_scale

@@ -75,17 +75,36 @@ CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
 }
 
 
-def resize(array: np.ndarray, size: tuple[int, int], box: tuple | None = None) -> np.ndarray:
-    """Bicubic and antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
+def resampling(data: "Data") -> Image.Resampling:
+    """By what images are resized: bicubic, or bilinear where `data` is of videos.
+
+    So the official codes do it, and `data.interpolation` overrules it.
+    """
+    name = data.interpolation
+    if name == "auto":
+        name = "bilinear" if data.frames > 1 else "bicubic"
+    return Image.Resampling[name.upper()]
+
+
+def resize(
+    array: np.ndarray,
+    size: tuple[int, int],
+    box: tuple | None = None,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    """Antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
 
     Args:
         box: the part to resize, (left, top, right, bottom), fractions allowed; None for all.
+        method: from `resampling`.
     """
     if array.shape[-1] not in (1, 3):
-        channels = [resize(array[..., c : c + 1], size, box) for c in range(array.shape[-1])]
+        channels = [
+            resize(array[..., c : c + 1], size, box, method) for c in range(array.shape[-1])
+        ]
         return np.concatenate(channels, axis=-1)
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image = image.resize(size[::-1], Image.Resampling.BICUBIC, box)
+    image = image.resize(size[::-1], method, box)
     return np.asarray(image).reshape(*size, array.shape[-1])
 
 
@@ -104,7 +123,7 @@ def train_crop(image: bytes | np.ndarray, rng: np.random.Generator, data: "Data"
         eighths = encoded.smallest_scale(box.height, box.width, needed)
         image = encoded.pixels(data.channels, eighths)
         box = Box(*(edge * eighths / 8 for edge in box))
-    crop = cut(with_channels(image, data.channels), box, data.image_size)
+    crop = cut(with_channels(image, data.channels), box, data)
     return mirror(crop) if flip else crop
 
 
@@ -113,14 +132,15 @@ def mirror(image: np.ndarray) -> np.ndarray:
     return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
 
 
-def cut(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
+def cut(image: np.ndarray, box: Box, data: "Data") -> np.ndarray:
+    """The part of `image` `[h, w, C]` in `box`, resized: `[*data.image_size, C]`."""
     # first whole pixels, so that nothing outside the crop shines in, then the exact fraction
     top, left = math.floor(box.top), math.floor(box.left)
     bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
     part = np.ascontiguousarray(image[top:bottom, left:right])
     inner = (box.left - left, box.top - top)
-    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height))
+    edges = (*inner, inner[0] + box.width, inner[1] + box.height)
+    return resize(part, data.image_size, edges, resampling(data))
 
 
 def test_crop(image: bytes | np.ndarray, data: "Data") -> np.ndarray:
@@ -144,7 +164,7 @@ def spread_crops(image: np.ndarray, data: "Data", count: int) -> list[np.ndarray
         max(wanted, round(side * factor))
         for wanted, side in zip(data.image_size, (height, width), strict=True)
     )
-    image = resize(np.ascontiguousarray(image), size)
+    image = resize(np.ascontiguousarray(image), size, method=resampling(data))
     room = (size[0] - data.image_size[0], size[1] - data.image_size[1])
     crops = []
     for number in range(count):

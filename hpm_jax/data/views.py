@@ -8,32 +8,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hpm_jax.data.clips import SAMPLINGS
+from hpm_jax.data.color_jitter import draw_color_jitter
 from hpm_jax.data.decoding import EncodedImage, with_channels
-from hpm_jax.data.rand_augment import Policy, rand_augment
+from hpm_jax.data.rand_augment import Policy, apply, check_channels, draw
 from hpm_jax.data.transforms import CROPS, Box, cut, mirror, spread_crops, test_crop, train_crop
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
 Stored = bytes | np.ndarray  # an encoded file, or uint8 [h, w, C] or [t, h, w, C]
-Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of uint8 [..., H, W, C]
+Change = Callable[[np.ndarray], np.ndarray]  # of an image or a frame, uint8 [h, w, C]
+DrawChange = Callable[[np.random.Generator], Change]
 TrainView = Callable[[Stored, np.random.Generator], np.ndarray]
 TestView = Callable[[Stored], np.ndarray]
 
 
-def train_view(data: "Data", policy: Policy | None = None) -> TrainView:
+def train_view(data: "Data", policy: Policy | None = None, color_jitter: float = 0.0) -> TrainView:
     """From what is stored to uint8 `data.train_shape`, at random.
 
     The views of this file raise a `BrokenImage` for what cannot be decoded.
 
     Args:
-        policy: RandAugment, after crop and flip; None for none.
+        policy: RandAugment, after crop and flip for images and before both, on whole frames, for
+            videos; None for none.
+        color_jitter: its strength, in the same place; 0 for none.
     """
     if data.frames > 1:
         view: Callable = random_clips
     else:
         view = random_crop if data.clips == 1 else random_crops
-    return functools.partial(view, data=data, change=_change(data, policy))
+    return functools.partial(view, data=data, draw_change=_changes(data, policy, color_jitter))
 
 
 def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
@@ -55,18 +59,19 @@ def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
 
 
 def random_crop(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
+    stored: Stored, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> np.ndarray:
     """A crop of an image: `[H, W, C]`."""
-    return change(train_crop(stored, rng, data), rng)
+    crop = train_crop(stored, rng, data)
+    return draw_change(rng)(crop)
 
 
 def random_crops(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
+    stored: Stored, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> np.ndarray:
     """`data.clips` crops of an image, each a clip of one frame: `[R, 1, H, W, C]`."""
     image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
-    crops = [random_crop(image, rng, data, change) for _ in range(data.clips)]
+    crops = [random_crop(image, rng, data, draw_change) for _ in range(data.clips)]
     return np.stack(crops)[:, None]
 
 
@@ -74,36 +79,47 @@ class Draw(NamedTuple):
     """A clip that is yet to be read."""
 
     numbers: np.ndarray  # of its frames, [T]
+    change: Change  # of each whole frame, before the crop
     box: Box  # the same in every frame
     flip: bool
 
 
 def random_clips(
-    stored: Stored, rng: np.random.Generator, data: "Data", change: Change
+    stored: Stored, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> np.ndarray:
-    """A clip of a video, `[T, H, W, C]`, or several, each of its own time and crop: `[R, T, ...]`.
+    """A clip of a video, `[T, H, W, C]`, or several, each augmented by itself: `[R, T, ...]`.
 
-    Each frame that any of them needs is decoded once, and kept no longer than to be cropped.
+    Several have times of their own, or those of the first (`data.repeats`). Each frame that any of
+    them needs is decoded once, and kept no longer than to be augmented and cropped.
     """
     clips = np.empty((data.clips, *data.view_shape), np.uint8)
     with _opened(stored) as video:
-        draws = [_draw(video, rng, data) for _ in clips]
+        draws = _draw_clips(video, rng, data, draw_change)
         for number, frame in video.frames(np.stack([draw.numbers for draw in draws])):
+            frame = with_channels(frame, data.channels)
             for clip, draw in zip(clips, draws, strict=True):
                 here = draw.numbers == number
                 if here.any():
-                    clip[here] = with_channels(cut(frame, draw.box, data.image_size), data.channels)
-    changed = [
-        change(mirror(clip) if draw.flip else clip, rng)
-        for clip, draw in zip(clips, draws, strict=True)
-    ]
-    return changed[0] if data.clips == 1 else np.stack(changed)
+                    clip[here] = cut(draw.change(frame), draw.box, data)
+    for clip, draw in zip(clips, draws, strict=True):
+        if draw.flip:
+            clip[:] = mirror(clip)
+    return clips[0] if data.clips == 1 else clips
 
 
-def _draw(video: Any, rng: np.random.Generator, data: "Data") -> Draw:
-    numbers = SAMPLINGS[data.sampling].random(rng, len(video), data)
-    box = CROPS[data.crop](rng, video.height, video.width, data)
-    return Draw(numbers, box, rng.random() < data.flip)
+def _draw_clips(
+    video: Any, rng: np.random.Generator, data: "Data", draw_change: DrawChange
+) -> list[Draw]:
+    draws: list[Draw] = []
+    for _ in range(data.clips):
+        if draws and data.repeats == "frames":
+            numbers = draws[0].numbers
+        else:
+            numbers = SAMPLINGS[data.sampling].random(rng, len(video), data)
+        box = CROPS[data.crop](rng, video.height, video.width, data)
+        flip = rng.random() < data.flip
+        draws.append(Draw(numbers, draw_change(rng), box, flip))
+    return draws
 
 
 def spread_clips(stored: Stored, data: "Data", clips: int, crops: int) -> np.ndarray:
@@ -144,12 +160,31 @@ def _opened(stored: Stored) -> contextlib.AbstractContextManager[Any]:
     return Video(stored)
 
 
-def _change(data: "Data", policy: Policy | None) -> Change:
-    if policy is None:
+VIDEO_FILL = 128  # what comes in from outside a frame that RandAugment moves (rand_augment.py)
+
+
+def _changes(data: "Data", policy: Policy | None, color_jitter: float) -> DrawChange:
+    if policy is not None:
+        fill = tuple(round(255 * mean) for mean in data.mean)
+        if data.frames > 1:
+            fill = (VIDEO_FILL,) * data.channels
+        check_channels(data.channels, fill)
+        return functools.partial(_draw_rand_augment, policy=policy, fill=fill)
+    if color_jitter:
+        return functools.partial(draw_color_jitter, strength=color_jitter)
+    return _draw_nothing
+
+
+def _draw_rand_augment(rng: np.random.Generator, policy: Policy, fill: tuple[int, ...]) -> Change:
+    drawn = draw(rng, policy)
+    if not drawn:
         return _as_it_is
-    fill = tuple(round(255 * mean) for mean in data.mean)
-    return functools.partial(rand_augment, policy=policy, fill=fill)
+    return functools.partial(apply, drawn=drawn, increasing=policy.increasing, fill=fill)
 
 
-def _as_it_is(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_nothing(rng: np.random.Generator) -> Change:
+    return _as_it_is
+
+
+def _as_it_is(image: np.ndarray) -> np.ndarray:
     return image
