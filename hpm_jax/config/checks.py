@@ -81,6 +81,7 @@ def check_finetune(config: Finetune) -> None:
     _check_common(config)
     _check_mixing(config)
     _check_color_jitter(config)
+    _check_clips(config)
     _check_grid(config)
     _check_pool(config, "model")
     _check_width(config, "")
@@ -119,6 +120,20 @@ def _check_mixing(config: Finetune) -> None:
         raise ConfigError(
             f"config.augment.cutmix_minmax = {augment.cutmix_minmax} leaves no whole number of "
             f"pixels for a side of config.data.image_size = {sides}: set the two further apart"
+        )
+
+
+def _check_clips(config: Finetune) -> None:
+    counted, clips = config.optimizer.counted_clips, config.data.clips
+    if counted not in (1, clips):
+        raise ConfigError(
+            f"config.optimizer.counted_clips = {counted}: expected 1, or the {clips} of "
+            "config.data.clips"
+        )
+    if config.model.keep_norm and config.model.pool != "mean":
+        raise ConfigError(
+            f"config.model.keep_norm = True keeps the norm after pooling, and config.model.pool = "
+            f"{config.model.pool!r} has none there: --config.model.pool=mean, or keep_norm=False"
         )
 
 

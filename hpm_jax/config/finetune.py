@@ -16,6 +16,7 @@ class ClassifierModel:
     heads: int = 12
     layout: str = "mae"  # see hpm_jax/models/layouts.py
     pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
+    keep_norm: bool = False  # "mean": the norm starts as the pre-trained last one (mae_st)
     drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
     head_dropout: float = 0.0  # dropout before the head
     head_std: float = 2e-5  # of the head's first weights
@@ -70,6 +71,12 @@ class FinetuneOptimizer(Optimizer):
     b2: float = 0.999
     clip_norm: float = 0.0
     layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
+    counted_clips: int = 1  # clips of each video that the linear scaling rule counts (mae_st: all)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak: the linear scaling rule, over clips where they count."""
+        return super().learning_rate * self.counted_clips
 
 
 @dataclasses.dataclass(frozen=True)
