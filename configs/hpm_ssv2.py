@@ -23,6 +23,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The recipe in full; `variant` is what stands behind the colon."""
     chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", epochs=801, method="hpm")
     check_choice("method", chosen["method"], ("hpm", "videomae"))
-    config = videomae(chosen["size"], chosen["epochs"])
-    config.data.frame_stride = 2
+    config = videomae(chosen["size"], chosen["epochs"], "ssv2")
     return hpm_on_video(config) if chosen["method"] == "hpm" else config

@@ -16,7 +16,7 @@ MIXUP, CUTMIX = 0.0, 1.0  # the switch
 SIDES = (11, 20)
 
 mix_jit = jax.jit(mix, static_argnums=(3, 4))  # the alphas choose what is compiled
-erase_jit = jax.jit(erase, static_argnums=2)
+erase_jit = jax.jit(erase, static_argnums=(2, 3, 4))
 
 
 def codes(batch, sides=SIDES):
@@ -152,7 +152,8 @@ def test_alphas_of_zero_switch_off():
     images, _ = shares(MIXUP, mixup_alpha=0.0, cutmix_alpha=1.0, sides=(12, 12))
     assert np.isin(images, (0, 1)).all() and not is_flat(images).all(), "CutMix alone"
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(0)
-    assert np.ptp(corners) < 0.06, "in square images too, boxes are off the diagonal as often"
+    # in square images too, boxes are off the diagonal as often
+    assert abs(corners[[0, 3]].mean() - corners[[1, 2]].mean()) < 0.02
     images, targets = codes(3)
     assert mix(KEYS[0], images, targets, 0.0, 0.0, 1.0, 0.5) == (images, targets)
 

@@ -23,7 +23,7 @@ from hpm_jax.run.build import build_classifier
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.data import check_labels
-from hpm_jax.tasks.finetune import finetune, load_start
+from hpm_jax.tasks.finetune import finetune, last_norm, load_start
 
 RECIPE = {
     "data": {"crop_scale": (0.7, 1.0)},
@@ -110,6 +110,22 @@ def test_what_matched_is_said(pretrained, pool, capsys):
     np.testing.assert_array_equal(taken, given["attention"]["qkv"]["kernel"])
     assert ("norm" in start["encoder"]["transformer"]) == (pool == "cls")
     assert "norm" not in start and "head" not in start
+
+
+def test_the_pre_trained_norm_is_kept_after_pooling(pretrained, capsys):
+    config = freeze(inherit(options(pretrained, model={"pool": "mean", "keep_norm": True})))
+    start = load_start(config, build_classifier(config, 10), print)
+    given = load_run(pretrained).state.params["encoder"]["transformer"]["norm"]
+    assert start["norm"].keys() == given.keys()
+    for name, value in given.items():
+        np.testing.assert_array_equal(start["norm"][name], value)
+    assert "norm" not in start["encoder"]["transformer"]
+    assert "norm" not in capsys.readouterr().out.split("new:")[1].split(";")[0]
+
+
+def test_a_norm_that_is_not_there_cannot_be_kept():
+    with pytest.raises(ConfigError, match="keep_norm = True, and weights has no norm after"):
+        last_norm({"encoder": {"transformer": {"blocks": {}}}}, "weights")
 
 
 def test_positions_follow_the_grid(pretrained, capsys):

@@ -87,9 +87,7 @@ def test_a_changing_n_hard_does_not_recompile():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def masks(n_hard):
-        scores = Hard().scores(
-            jax.random.key(0), context(predicted, 0)._replace(n_hard=n_hard)
-        )
+        scores = Hard().scores(jax.random.key(0), context(predicted, 0)._replace(n_hard=n_hard))
         return select(scores, 12)
 
     hidden = [masks(jnp.int32(n_hard)).hide for n_hard in range(12)]

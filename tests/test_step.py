@@ -29,9 +29,7 @@ def mask_of(config, n_hard, passes=1, put=lambda x: x, put_images=lambda x: x):
 
     def mask(state, images, key):
         patches = parts.method.patches(images)
-        return choose_mask(
-            parts.model, parts.method, state, patches, key, schedule(n_hard), passes
-        )
+        return choose_mask(parts.model, parts.method, state, patches, key, schedule(n_hard), passes)
 
     return jax.jit(mask)(put(parts.state), put_images(parts.images), parts.key)
 

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020): a box of noise in some images of a batch."""
+"""Random erasing (Zhong et al. 2020) by the rules of timm: boxes in some images of a batch."""
 
 import math
 
@@ -6,37 +6,60 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-AREA = (0.02, 1 / 3)  # of the box, as a share of the image
-ASPECT = (0.3, 1 / 0.3)  # its height over its width
-ATTEMPTS = 10  # boxes drawn for an image, of which the first that fits is erased
+AREA = (0.02, 1 / 3)  # of all boxes of an image, as a share of it
+ASPECT = (0.3, 1 / 0.3)  # of a box, its height over its width
+ATTEMPTS = 10  # boxes drawn for each one, of which the first that fits is erased
+# What a box is filled with: standard normal noise for each pixel and channel, zeros (the mean of
+# the data), or one colour for each box, standard normal in each channel.
+ERASE_MODES = ("pixel", "const", "rand")
 
 
-def erase(key: Array, images: Array, probability: float) -> Array:
-    """Replaces a box by standard normal noise, anew for each pixel and channel.
+def erase(
+    key: Array, images: Array, probability: float, mode: str = "pixel", count: int = 1
+) -> Array:
+    """Replaces boxes of some images.
 
     Args:
         images: `[B, H, W, C]` float32, normalised: the noise has their mean and deviation. In
-            clips `[B, T, H, W, C]` the box is the same in every frame.
+            clips `[B, T, H, W, C]` a box is at the same place in every frame, its noise or its
+            colour new in each.
         probability: that an image is erased, drawn for each by itself; 0 turns erasing off.
+        mode: what a box is filled with, a name in `ERASE_MODES`.
+        count: the largest number of boxes; an image has 1 to `count`, uniformly, that share the
+            area of one.
     """
     if probability == 0:
         return images
-    whether, box, noise = jax.random.split(key, 3)
-    erased = jax.random.bernoulli(whether, probability, images.shape[:1])
-    batch, *frames, height, width, _ = images.shape
-    inside = erased[:, None, None] & _boxes(box, batch, height, width)
-    inside = inside.reshape(batch, *[1] * len(frames), height, width, 1)
-    return jnp.where(inside, jax.random.normal(noise, images.shape), images)
+    whether, how_many, box, noise = jax.random.split(key, 4)
+    batch, *frames, height, width, channels = images.shape
+    erased = jax.random.bernoulli(whether, probability, (batch,))
+    counts = jax.random.randint(how_many, (batch,), 1, count + 1)
+    pixels = jax.random.normal(noise, images.shape) if mode == "pixel" else None
+    for number in range(count):
+        inside = _boxes(jax.random.fold_in(box, number), counts, height, width)
+        inside &= (erased & (number < counts))[:, None, None]
+        inside = inside.reshape(batch, *[1] * len(frames), height, width, 1)
+        if mode == "rand":
+            shape = (batch, *frames, 1, 1, channels)
+            filling = jax.random.normal(jax.random.fold_in(noise, number), shape)
+        else:
+            filling = jnp.zeros(()) if pixels is None else pixels
+        images = jnp.where(inside, filling, images)
+    return images
 
 
-def _boxes(key: Array, batch: int, height: int, width: int) -> Array:
+def _boxes(key: Array, counts: Array, height: int, width: int) -> Array:
     """True in one box of each image, `[B, H, W]`; nowhere if no attempt fitted.
 
     Areas are uniform, aspects log-uniform, positions uniform.
+
+    Args:
+        counts: `[B]` how many boxes share the area of an image.
     """
     of_area, of_aspect, of_top, of_left = jax.random.split(key, 4)
-    drawn = (batch, ATTEMPTS)
+    drawn = (len(counts), ATTEMPTS)
     area = jax.random.uniform(of_area, drawn, minval=AREA[0], maxval=AREA[1]) * height * width
+    area = area / counts[:, None].astype(jnp.float32)
     low, high = (math.log(aspect) for aspect in ASPECT)
     aspect = jnp.exp(jax.random.uniform(of_aspect, drawn, minval=low, maxval=high))
     heights = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)

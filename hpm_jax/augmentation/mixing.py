@@ -1,8 +1,10 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), one mixture for a whole batch."""
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), by the rules of timm's `Mixup`."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+MIXUP_MODES = ("batch", "pair", "elem")
 
 
 def smooth_labels(labels: Array, classes: int, smoothing: float) -> Array:
@@ -24,8 +26,11 @@ def mix(
     cutmix_alpha: float,
     probability: float,
     switch_probability: float,
+    groups: int = 1,
+    mode: str = "batch",
+    minmax: tuple[float, ...] = (),
 ) -> tuple[Array, Array]:
-    """Mixes each image, and its target, with the one at the same place from the batch's end.
+    """Mixes each image, and its target, with the one at the same place from its group's end.
 
     A share `lambda ~ Beta(alpha, alpha)` of each image is kept. Mixup blends all pixels with it;
     CutMix replaces a box with `1 - lambda` of the area, and what the image's edge cuts off that
@@ -36,37 +41,100 @@ def mix(
         targets: `[B, classes]` float32.
         mixup_alpha: of mixup; 0 turns it off.
         cutmix_alpha: of CutMix; 0 turns it off.
-        probability: that a batch is mixed at all.
-        switch_probability: that it is by CutMix, where both are on.
+        probability: that a draw mixes at all.
+        switch_probability: that it does so by CutMix, where both are on.
+        groups: into how many parts of successive images the batch is cut, each mixed by itself.
+            The official codes mix the batch of each device by itself.
+        mode: what shares a draw of lambda and of the box: a group ("batch"), an image and its
+            partner ("pair"), or nothing ("elem").
+        minmax: the smallest and the largest side of CutMix's box, as shares of the image's, drawn
+            uniformly in place of lambda; this turns CutMix on. () draws lambda.
 
     Returns:
         The mixed images and targets.
     """
-    if mixup_alpha == 0 and cutmix_alpha == 0:
+    if mixup_alpha == 0 and cutmix_alpha == 0 and not minmax:
         return images, targets
+    cutmix_alpha = 1.0 if minmax else cutmix_alpha
+    batch, (height, width) = len(images), images.shape[-3:-1]
+    size = batch // groups
+    each = {"batch": 1, "pair": -(-size // 2), "elem": size}[mode]  # draws of a group
+    shape = (groups, each)
     which, whether, how_much, where = jax.random.split(key, 4)
     both = mixup_alpha > 0 and cutmix_alpha > 0
-    cut = jax.random.bernoulli(which, switch_probability) if both else cutmix_alpha > 0
+    cut = jax.random.bernoulli(
+        which, switch_probability if both else float(mixup_alpha == 0), shape
+    )
     alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
     kept = jax.random.beta(how_much, alpha, alpha)
-    kept = jnp.where(jax.random.bernoulli(whether, probability), kept, 1.0)
-    box = _cutmix_box(where, kept, *images.shape[-3:-1])
+    mixed = jax.random.bernoulli(whether, probability, shape)
+    kept = jnp.where(mixed, kept, 1.0)
+    if minmax:
+        box = _minmax_box(where, shape, height, width, minmax)
+        box = jnp.where(mixed[..., None, None], box, 0.0)
+    else:
+        box = _cutmix_box(where, kept, height, width)
     # No cond: either way is a blend with weights [H, W], one pass over the pixels that XLA fuses.
-    weights = jnp.where(cut, 1.0 - box, kept)[..., None]
-    kept = jnp.where(cut, 1.0 - box.mean(), kept)  # exactly 1 for an empty box
-    mixed = weights * images + (1 - weights) * images[::-1]
-    return mixed, kept * targets + (1 - kept) * targets[::-1]
+    weights = jnp.where(cut[..., None, None], 1.0 - box, kept[..., None, None])
+    kept = jnp.where(cut, 1.0 - box.mean(axis=(-2, -1)), kept)  # exactly 1 for an empty box
+    frames = images.ndim - 4
+    weights = _for_images(weights, size).reshape(groups, -1, *[1] * frames, height, width, 1)
+    kept = _for_images(kept, size)[..., None]
+    return _blend(images, weights, groups), _blend(targets, kept, groups)
+
+
+def _for_images(draws: Array, size: int) -> Array:
+    """Draws `[G, D, ...]` for the `size` images of each group: `[G, size, ...]`, or `[G, 1, ...]`.
+
+    Where there is a draw for each pair, the second half of a group has those of the first, from
+    its end.
+    """
+    if draws.shape[1] in (1, size):
+        return draws
+    return jnp.concatenate([draws, draws[:, : size // 2][:, ::-1]], axis=1)
+
+
+def _blend(values: Array, kept: Array, groups: int) -> Array:
+    """`kept` `[G, B / G, ...]` of each value and the rest of its partner: `[B, ...]`."""
+    grouped = values.reshape(groups, -1, *values.shape[1:])
+    return (kept * grouped + (1 - kept) * grouped[:, ::-1]).reshape(values.shape)
 
 
 def _cutmix_box(key: Array, kept: Array, height: int, width: int) -> Array:
-    """1 in a box, 0 around it, `[H, W]` float32; no 1 at all where `kept` is 1.
+    """1 in a box, 0 around it, `[..., H, W]` float32; no 1 at all where `kept` `[...]` is 1.
 
     Its centre is uniform, its sides are `sqrt(1 - kept)` of the image's, before the edges cut.
     """
-    inside = []
+    spans = []
     for side_key, side in zip(jax.random.split(key), (height, width), strict=True):
         length = (side * jnp.sqrt(1 - kept)).astype(jnp.int32)
-        start = jax.random.randint(side_key, (), 0, side) - length // 2
-        place = jnp.arange(side)
-        inside.append((place >= start) & (place < start + length))
-    return (inside[0][:, None] & inside[1]).astype(jnp.float32)
+        start = jax.random.randint(side_key, kept.shape, 0, side) - length // 2
+        spans.append(_span(start, length, side))
+    return _box(*spans)
+
+
+def _minmax_box(
+    key: Array, shape: tuple[int, ...], height: int, width: int, minmax: tuple[float, ...]
+) -> Array:
+    """As `_cutmix_box`, with sides uniform in `minmax` and the whole box inside the image.
+
+    The upper end of a side is excluded, as in timm's `rand_bbox_minmax`.
+    """
+    spans = []
+    for side_key, side in zip(jax.random.split(key), (height, width), strict=True):
+        of_length, of_start = jax.random.split(side_key)
+        low, high = (int(side * share) for share in minmax)
+        length = jax.random.randint(of_length, shape, low, high)
+        start = jax.random.randint(of_start, shape, 0, side - length + 1)
+        spans.append(_span(start, length, side))
+    return _box(*spans)
+
+
+def _span(start: Array, length: Array, side: int) -> Array:
+    """True on the places from `start` `[...]` on, `length` many, of `side`: `[..., side]`."""
+    place = jnp.arange(side)
+    return (place >= start[..., None]) & (place < (start + length)[..., None])
+
+
+def _box(rows: Array, columns: Array) -> Array:
+    return (rows[..., :, None] & columns[..., None, :]).astype(jnp.float32)

@@ -39,7 +39,7 @@ TASKS: dict[str, type] = {
 }
 
 # How training images are cut differs from task to task.
-OWN_DATA = ("crop", "crop_scale", "clips")
+OWN_DATA = ("crop", "crop_scale", "clips", "repeats")
 
 # What a task that starts from a pre-trained encoder takes over from it, unless it is given.
 INHERITED = {

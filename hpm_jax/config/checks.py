@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from hpm_jax.augmentation import ERASE_MODES, MIXUP_MODES
 from hpm_jax.config import Config, Finetune, Probe, Report
+from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.errors import ConfigError, check_choice
@@ -23,13 +25,22 @@ def check_pretrain(config: Config) -> None:
 def check_finetune(config: Finetune) -> None:
     """Raises a `ConfigError` for a fine-tuning run that cannot be."""
     _check_start(config)
-    _check_choices(config, {"model.pool": POOLS})
+    _check_choices(
+        config,
+        {
+            "model.pool": POOLS,
+            "augment.erase_mode": ERASE_MODES,
+            "augment.mixup_mode": MIXUP_MODES,
+        },
+    )
+    _check_positive(config, {"augment": ("erase_count", "mix_groups")})
     _check_positive(config, {"evaluation": ("batch_size",), "optimizer": ("layer_decay",)})
     _check_shares(config, "optimizer", ("layer_decay",))
     shares = ("erase", "mix_probability", "switch_probability", "label_smoothing")
     _check_shares(config, "augment", shares)
     for name, value in {
         "model.drop_path": config.model.drop_path,
+        "model.head_dropout": config.model.head_dropout,
         "regularize.mask_sub": config.regularize.mask_sub,
     }.items():
         if not 0 <= value < 1:
@@ -37,9 +48,76 @@ def check_finetune(config: Finetune) -> None:
     if config.augment.policy:
         parse_policy(config.augment.policy)
     _check_common(config)
+    _check_mixing(config)
+    _check_color_jitter(config)
+    _check_clips(config)
     _check_grid(config)
     _check_pool(config, "model")
     _check_width(config, "")
+
+
+def _check_mixing(config: Finetune) -> None:
+    """Groups that a batch can be cut into, and boxes that CutMix can draw."""
+    augment, batch_size = config.augment, config.optimizer.batch_size
+    groups = augment.mix_groups
+    for name in ("mixup", "cutmix"):
+        if getattr(augment, name) < 0:
+            raise ConfigError(
+                f"config.augment.{name} = {getattr(augment, name)}: expected 0 (none) or more"
+            )
+    if augment.mixes and batch_size % groups:
+        lower = max(part for part in range(1, groups) if batch_size % part == 0)
+        raise ConfigError(
+            f"config.augment.mix_groups = {groups} does not divide config.optimizer.batch_size = "
+            f"{batch_size} into equal groups: --config.augment.mix_groups={lower}, or another batch"
+        )
+    if augment.mixes and batch_size * config.data.clips == groups:
+        raise ConfigError(
+            f"config.augment.mix_groups = {groups} leaves one image in each group, and nothing to "
+            "mix it with: lower it, or set config.augment.mixup and cutmix to 0"
+        )
+    if not augment.cutmix_minmax:
+        return
+    low, high = (*augment.cutmix_minmax, -1, -1)[:2]
+    sides = config.data.image_size
+    if len(augment.cutmix_minmax) != 2 or not 0 <= low < high <= 1:
+        raise ConfigError(
+            f"config.augment.cutmix_minmax = {augment.cutmix_minmax}: expected the smallest and "
+            "the largest side of the box as shares of the image's, such as (0.2, 0.8)"
+        )
+    if any(int(side * low) >= int(side * high) for side in sides):
+        raise ConfigError(
+            f"config.augment.cutmix_minmax = {augment.cutmix_minmax} leaves no whole number of "
+            f"pixels for a side of config.data.image_size = {sides}: set the two further apart"
+        )
+
+
+def _check_clips(config: Finetune) -> None:
+    counted, clips = config.optimizer.counted_clips, config.data.clips
+    if counted not in (1, clips):
+        raise ConfigError(
+            f"config.optimizer.counted_clips = {counted}: expected 1, or the {clips} of "
+            "config.data.clips"
+        )
+    if config.model.keep_norm and config.model.pool != "mean":
+        raise ConfigError(
+            f"config.model.keep_norm = True keeps the norm after pooling, and config.model.pool = "
+            f"{config.model.pool!r} has none there: --config.model.pool=mean, or keep_norm=False"
+        )
+
+
+def _check_color_jitter(config: Finetune) -> None:
+    augment = config.augment
+    if augment.color_jitter < 0:
+        raise ConfigError(
+            f"config.augment.color_jitter = {augment.color_jitter}: expected 0 (none) or more"
+        )
+    if augment.color_jitter and augment.policy:
+        raise ConfigError(
+            f"config.augment.color_jitter = {augment.color_jitter} and config.augment.policy = "
+            f"{augment.policy!r}: colours are jittered only without RandAugment, as in timm and "
+            "MAE; set one of them to 0 or ''"
+        )
 
 
 def check_report(config: Report) -> None:
@@ -190,7 +268,13 @@ def _check_warmup(config: Any) -> None:
 def _check_data(config: Any) -> None:
     _check_positive(config, {"data": ("channels", "synthetic_images", "test_crop", *CLIPS)})
     _check_choices(
-        config, {"data.sampling": ("dense", "segments"), "data.crop": ("resized", "multi_scale")}
+        config,
+        {
+            "data.sampling": SAMPLINGS,
+            "data.crop": ("resized", "multi_scale"),
+            "data.repeats": ("times", "frames"),
+            "data.interpolation": ("auto", "bilinear", "bicubic"),
+        },
     )
     _check_shares(config, "data", ("holdout", "flip", "max_broken"))
     low, high = config.data.crop_scale

@@ -16,7 +16,9 @@ class ClassifierModel:
     heads: int = 12
     layout: str = "mae"  # see hpm_jax/models/layouts.py
     pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
+    keep_norm: bool = False  # "mean": the norm starts as the pre-trained last one (mae_st)
     drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
+    head_dropout: float = 0.0  # dropout before the head
     head_std: float = 2e-5  # of the head's first weights
     dtype: str = "float32"
     remat: str = "none"
@@ -29,12 +31,23 @@ class Augment:
     """What fine-tuning does to images and labels, after the random crop and the flip."""
 
     policy: str = "rand-m9-mstd0.5-inc1"  # RandAugment, in timm's words; "" for none
-    erase: float = 0.25  # how often a part of an image is replaced by noise
+    color_jitter: float = 0.0  # brightness, contrast and saturation by 1 +- this, without a policy
+    erase: float = 0.25  # how often a part of an image is erased
+    erase_mode: str = "pixel"  # by noise in each "pixel", a "const" of 0, or a "rand" colour
+    erase_count: int = 1  # the largest number of boxes erased in an image
     mixup: float = 0.8  # alpha of mixup; 0 for none
     cutmix: float = 1.0  # alpha of CutMix; 0 for none
-    mix_probability: float = 1.0  # how often a batch is mixed at all
+    cutmix_minmax: tuple[float, ...] = ()  # or its box's sides, from and to, such as (0.2, 0.8)
+    mix_probability: float = 1.0  # how often images are mixed at all
     switch_probability: float = 0.5  # how often by CutMix, where both are there
+    mix_groups: int = 1  # parts of a batch, each mixed by itself: the devices of a published run
+    mixup_mode: str = "batch"  # one mixture for each group, each "pair" of images, or each "elem"
     label_smoothing: float = 0.1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another."""
+        return self.mixup > 0 or self.cutmix > 0 or bool(self.cutmix_minmax)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +66,17 @@ class FinetuneOptimizer(Optimizer):
     epochs: int = 100
     batch_size: int = 1024
     base_learning_rate: float = 5e-4
-    floor: float = 1e-6  # no layer's learning rate ends below it
+    floor: float = 1e-6  # the learning rate at the end, before the scale of a layer
     warmup_epochs: float = 5.0
     b2: float = 0.999
     clip_norm: float = 0.0
     layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
+    counted_clips: int = 1  # clips of each video that the linear scaling rule counts (mae_st: all)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak: the linear scaling rule, over clips where they count."""
+        return super().learning_rate * self.counted_clips
 
 
 @dataclasses.dataclass(frozen=True)

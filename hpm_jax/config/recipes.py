@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from hpm_jax.config import defaults
+from hpm_jax.config.video_recipes import PRETRAINING
 from hpm_jax.models.sizes import VIDEO_SIZES
 
 MIXING_PAYS = 30  # epochs: a shorter run learns more from images as they are
@@ -21,24 +22,36 @@ def finetune_small(epochs: int, batch_size: int, base_learning_rate: float) -> C
     return config
 
 
-def videomae(size: str, epochs: int) -> ConfigDict:
-    """VideoMAE's pre-training of clips of 16 x 224 x 224, masked with random tubes."""
+def mae_test_crop(pixels: int) -> float:
+    """`data.test_crop` for square images in MAE's and HPM's evaluation (util/datasets.py)."""
+    return 224 / 256 if pixels <= 224 else 1.0
+
+
+def videomae(size: str, epochs: int, data: str = "k400") -> ConfigDict:
+    """VideoMAE's pre-training of clips of 16 x 224 x 224, masked with random tubes.
+
+    Args:
+        size: S, B, L or H.
+        epochs: that the schedule spans.
+        data: k400, ssv2 or ucf101, the data whose recipe it is.
+    """
+    recipe = PRETRAINING[data, size]
     config = defaults()
     config.data.source = "video_csv"
     config.data.test_split = "val"
-    config.data.update(frames=16, sampling="dense", frame_stride=4, image_size=(224, 224))
+    config.data.update(frames=16, sampling="dense", image_size=(224, 224))
+    config.data.frame_stride = recipe.frame_stride
     config.data.update(crop="multi_scale", flip=0.0, test_crop=1.0)
     config.model.update(VIDEO_SIZES[size], tubelet=2, layout="videomae", dtype="bfloat16")
     config.target = "channel_normalized_pixels"
-    config.mask.update(strategy="random", unit="tube", ratio=0.9)
+    config.mask.update(strategy="random", unit="tube", ratio=recipe.ratio)
     config.losses = ()
     config.teacher = "none"
-    batch_size = 512 if size in ("L", "H") else 2048
     config.optimizer.update(
         epochs=epochs,
-        batch_size=batch_size,
-        base_learning_rate=1.5e-4,
-        floor=1e-5 * batch_size / 256,
+        batch_size=recipe.batch_size,
+        base_learning_rate=recipe.base_learning_rate,
+        floor=1e-5 * recipe.batch_size / 256,
         warmup_epochs=40.0,
         weight_decay=0.05,
         b2=0.95,

@@ -31,9 +31,11 @@ class Data:
     max_broken: float = 0.01  # the share of unreadable images at which a run stops
     synthetic_images: int = 4096  # synthetic: how many
     frames: int = 1  # of a clip; an image is a video of one frame
-    sampling: str = "dense"  # frames a stride apart, or one of each of as many "segments"
-    frame_stride: int = 4  # dense: every how many frames of the video
+    sampling: str = "dense"  # or linspace, mae_st, segments: see hpm_jax/data/clips.py
+    frame_stride: int = 4  # every how many frames of the video; segments have none
     clips: int = 1  # clips of each video that is decoded for training, each with its own crop
+    repeats: str = "times"  # several clips are of new "times", or the same "frames" again
+    interpolation: str = "auto"  # bilinear for videos, bicubic for images; or one of the two
     test_clips: int = 1  # clips of a video, spread over its length, whose scores are averaged
     test_crops: int = 1  # crops of each, spread along its longer side: 1, or usually 3
 

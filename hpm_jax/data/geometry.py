@@ -23,6 +23,7 @@ class View(NamedTuple):
     flip: bool  # left and right are exchanged, at the end
     size: tuple[int, int]  # height and width that the box is resized to
     window: Box | None = None  # the part of the resized box that stays, whole pixels; None for all
+    method: Image.Resampling = Image.Resampling.BICUBIC
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,8 +35,8 @@ class View(NamedTuple):
         return self._replace(box=Box(*(edge * factor for edge in self.box)))
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `[h, w, C]` to `[*shape, C]`, bicubic and antialiased."""
-        return self.crop(cut(image, self.box, self.size))
+        """uint8 `[h, w, C]` to `[*shape, C]`, antialiased."""
+        return self.crop(cut(image, self.box, self.size, self.method))
 
     def crop(self, resized: np.ndarray) -> np.ndarray:
         """What is left to do with the box `[*size, C]`: window and flip."""
@@ -74,17 +75,23 @@ class View(NamedTuple):
         return np.where(seen, moved, 0).astype(np.float32)
 
 
-def resize(array: np.ndarray, size: tuple[int, int], box: tuple | None = None) -> np.ndarray:
-    """Bicubic and antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
+def resize(
+    array: np.ndarray,
+    size: tuple[int, int],
+    box: tuple | None = None,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    """Antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
 
     Args:
         box: the part to resize, (left, top, right, bottom), fractions allowed; None for all.
     """
     if array.shape[-1] not in (1, 3):
-        channels = [resize(array[..., c : c + 1], size, box) for c in range(array.shape[-1])]
+        bands = [array[..., c : c + 1] for c in range(array.shape[-1])]
+        channels = [resize(band, size, box, method) for band in bands]
         return np.concatenate(channels, axis=-1)
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image = image.resize(size[::-1], Image.Resampling.BICUBIC, box)
+    image = image.resize(size[::-1], method, box)
     return np.asarray(image).reshape(*size, array.shape[-1])
 
 
@@ -93,11 +100,16 @@ def mirror(image: np.ndarray) -> np.ndarray:
     return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
 
 
-def cut(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+def cut(
+    image: np.ndarray,
+    box: Box,
+    size: tuple[int, int],
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
     """The part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
     # first whole pixels, so that nothing outside the crop shines in, then the exact fraction
     top, left = math.floor(box.top), math.floor(box.left)
     bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
     part = np.ascontiguousarray(image[top:bottom, left:right])
     inner = (box.left - left, box.top - top)
-    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height))
+    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height), method)

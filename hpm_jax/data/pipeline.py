@@ -146,6 +146,7 @@ def train_batches(
     rows: np.ndarray | None = None,
     policy: Policy | None = None,
     repeats: int = 1,
+    color_jitter: float = 0.0,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Endless batches from step `start` on: `image` uint8, `label` int32 `[B]`, `broken` `[B, 8]`.
 
@@ -159,11 +160,12 @@ def train_batches(
     Args:
         config: the options of a training task.
         rows: which images of each global batch this process loads; None for all.
-        policy: RandAugment, after crop and flip; None for none.
+        policy: RandAugment; None for none. See `train_view`.
         repeats: how many steps in succession get each batch, which is loaded once for them.
+        color_jitter: the strength of colour jitter; 0 for none.
     """
     data = config.data
-    load = LoadForTraining(records, train_view(data, policy), data.train_shape)
+    load = LoadForTraining(records, train_view(data, policy, color_jitter), data.train_shape)
     dataset = grain.MapDataset.range(len(records)).seed(config.seed)
     dataset = dataset.shuffle().repeat()
     dataset = dataset.random_map(load)

@@ -90,7 +90,17 @@ def rand_augment(
     Raises:
         ConfigError: for other counts of channels, and for a fill of another count.
     """
-    channels = image.shape[-1]
+    check_channels(image.shape[-1], fill)
+    drawn = draw(rng, policy)
+    if not drawn:
+        return image
+    frames = image.reshape(-1, *image.shape[-3:])
+    changed = [apply(frame, drawn, policy.increasing, fill) for frame in frames]
+    return np.stack(changed).reshape(image.shape)
+
+
+def check_channels(channels: int, fill: tuple[int, ...]) -> None:
+    """Raises a `ConfigError` for images that RandAugment cannot change."""
     if channels not in (1, 3):
         raise ConfigError(
             f"RandAugment changes images of 1 or 3 channels, and these have {channels}: set "
@@ -98,15 +108,9 @@ def rand_augment(
         )
     if len(fill) != channels:
         raise ConfigError(f"fill = {fill}: expected a value for each of {channels} channel(s).")
-    drawn = draw(rng, policy)
-    if not drawn:
-        return image
-    frames = image.reshape(-1, *image.shape[-3:])
-    changed = [_apply(frame, drawn, policy.increasing, fill) for frame in frames]
-    return np.stack(changed).reshape(image.shape)
 
 
-def _apply(
+def apply(
     image: np.ndarray, drawn: list[tuple[str, float]], increasing: bool, fill: tuple[int, ...]
 ) -> np.ndarray:
     """One operation after the other on uint8 `[h, w, C]`."""

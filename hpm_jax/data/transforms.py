@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from hpm_jax.data.geometry import Box, View
 
@@ -62,10 +63,21 @@ CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
 }
 
 
+def resampling(data: "Data") -> Image.Resampling:
+    """By what images are resized: bicubic, or bilinear where `data` is of videos.
+
+    So the official codes do it, and `data.interpolation` overrules it.
+    """
+    name = data.interpolation
+    if name == "auto":
+        name = "bilinear" if data.frames > 1 else "bicubic"
+    return Image.Resampling[name.upper()]
+
+
 def draw_view(rng: np.random.Generator, height: int, width: int, data: "Data") -> View:
     """A view for training of an image of `height` x `width` pixels."""
     box = CROPS[data.crop](rng, height, width, data)
-    return View(box, bool(rng.random() < data.flip), data.image_size)
+    return View(box, bool(rng.random() < data.flip), data.image_size, method=resampling(data))
 
 
 def spread_views(height: int, width: int, data: "Data", count: int) -> list[View]:
@@ -85,5 +97,7 @@ def spread_views(height: int, width: int, data: "Data", count: int) -> list[View
             longer = int(room[1] >= room[0])
             corner[longer] = room[longer] * number // (count - 1)
         window = Box(corner[0], corner[1], *data.image_size)
-        views.append(View(Box(0, 0, height, width), False, (size[0], size[1]), window))
+        views.append(
+            View(Box(0, 0, height, width), False, (size[0], size[1]), window, resampling(data))
+        )
     return views

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hpm_jax.data.clips import SAMPLINGS
+from hpm_jax.data.color_jitter import draw_color_jitter
 from hpm_jax.data.decoding import (
     MARGIN,
     BrokenImage,
@@ -15,8 +16,8 @@ from hpm_jax.data.decoding import (
     decode_label_map,
     with_channels,
 )
-from hpm_jax.data.geometry import View, cut
-from hpm_jax.data.rand_augment import Policy, rand_augment
+from hpm_jax.data.geometry import View
+from hpm_jax.data.rand_augment import Policy, apply, check_channels, draw
 from hpm_jax.data.records import DataError, Example
 from hpm_jax.data.transforms import draw_view, spread_views
 
@@ -24,25 +25,28 @@ if TYPE_CHECKING:
     from hpm_jax.config import Data
 
 Stored = bytes | np.ndarray  # an encoded file, or uint8 [h, w, C] or [t, h, w, C]
-Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of uint8 [..., H, W, C]
+Change = Callable[[np.ndarray], np.ndarray]  # of an image or a frame, uint8 [h, w, C]
+DrawChange = Callable[[np.random.Generator], Change]
 TrainView = Callable[[Example, np.random.Generator], Example]
 TestView = Callable[[Example], Example]
 
 
-def train_view(data: "Data", policy: Policy | None = None) -> TrainView:
+def train_view(data: "Data", policy: Policy | None = None, color_jitter: float = 0.0) -> TrainView:
     """From an example as it is stored to one whose `image` is uint8 `data.train_shape`, at random.
 
     Label maps and boxes go through the same crops and flips. The views of this file raise a
     `BrokenImage` for what cannot be decoded.
 
     Args:
-        policy: RandAugment, after crop and flip; None for none.
+        policy: RandAugment, after crop and flip for images and before both, on whole frames, for
+            videos; None for none.
+        color_jitter: its strength, in the same place; 0 for none.
     """
     if data.frames > 1:
         view: Callable = random_clips
     else:
         view = random_crop if data.clips == 1 else random_crops
-    return functools.partial(view, data=data, change=_change(data, policy))
+    return functools.partial(view, data=data, draw_change=_changes(data, policy, color_jitter))
 
 
 def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
@@ -64,10 +68,10 @@ def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
 
 
 def random_crop(
-    example: Example, rng: np.random.Generator, data: "Data", change: Change
+    example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
     """A crop of an image: `[H, W, C]`."""
-    _check_change(example, change)
+    _check_change(example, draw_change)
     stored = example["image"]
     image = EncodedImage(stored) if isinstance(stored, bytes) else stored
     height, width = _size(image)
@@ -79,17 +83,17 @@ def random_crop(
     else:
         pixels, at_scale = image, view
     crop = at_scale.apply_image(with_channels(pixels, data.channels))
-    return {**_annotations(example, view, (height, width)), "image": change(crop, rng)}
+    return {**_annotations(example, view, (height, width)), "image": draw_change(rng)(crop)}
 
 
 def random_crops(
-    example: Example, rng: np.random.Generator, data: "Data", change: Change
+    example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
     """`data.clips` crops of an image, each a clip of one frame: `[R, 1, H, W, C]`."""
     stored = example["image"]
     image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
     whole = {**example, "image": image}
-    crops = _stacked([random_crop(whole, rng, data, change) for _ in range(data.clips)])
+    crops = _stacked([random_crop(whole, rng, data, draw_change) for _ in range(data.clips)])
     return {key: crop[:, None] if key in SEEN else crop for key, crop in crops.items()}
 
 
@@ -144,35 +148,47 @@ class Draw(NamedTuple):
 
     numbers: np.ndarray  # of its frames, [T]
     view: View  # the same in every frame
+    change: Change  # of each whole frame, before the crop
 
 
 def random_clips(
-    example: Example, rng: np.random.Generator, data: "Data", change: Change
+    example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
-    """A clip of a video, `[T, H, W, C]`, or several, each of its own time and crop: `[R, T, ...]`.
+    """A clip of a video, `[T, H, W, C]`, or several, each augmented by itself: `[R, T, ...]`.
 
-    Each frame that any of them needs is decoded once, and kept no longer than to be cropped.
+    Several have times of their own, or those of the first (`data.repeats`). Each frame that any of
+    them needs is decoded once, and kept no longer than to be augmented and cropped.
     """
-    _check_change(example, change)
+    _check_change(example, draw_change)
     clips = np.empty((data.clips, *data.view_shape), np.uint8)
     with _opened(example["image"]) as video:
         size = video.height, video.width
-        draws = [_draw(video, rng, data) for _ in clips]
+        draws = _draw_clips(video, rng, data, draw_change)
         for number, frame in video.frames(np.stack([draw.numbers for draw in draws])):
+            frame = with_channels(frame, data.channels)
             for clip, draw in zip(clips, draws, strict=True):
                 here = draw.numbers == number
                 if here.any():
-                    clip[here] = with_channels(draw.view.apply_image(frame), data.channels)
+                    clip[here] = draw.view.apply_image(draw.change(frame))
     seen = [
-        {**_annotations(example, draw.view, size, draw.numbers), "image": change(clip, rng)}
+        {**_annotations(example, draw.view, size, draw.numbers), "image": clip}
         for clip, draw in zip(clips, draws, strict=True)
     ]
     return seen[0] if data.clips == 1 else _stacked(seen)
 
 
-def _draw(video: Any, rng: np.random.Generator, data: "Data") -> Draw:
-    numbers = SAMPLINGS[data.sampling].random(rng, len(video), data)
-    return Draw(numbers, draw_view(rng, video.height, video.width, data))
+def _draw_clips(
+    video: Any, rng: np.random.Generator, data: "Data", draw_change: DrawChange
+) -> list[Draw]:
+    draws: list[Draw] = []
+    for _ in range(data.clips):
+        if draws and data.repeats == "frames":
+            numbers = draws[0].numbers
+        else:
+            numbers = SAMPLINGS[data.sampling].random(rng, len(video), data)
+        view = draw_view(rng, video.height, video.width, data)
+        draws.append(Draw(numbers, view, draw_change(rng)))
+    return draws
 
 
 def _stacked(views: list[Example]) -> Example:
@@ -194,7 +210,8 @@ def spread_clips(example: Example, data: "Data", clips: int, crops: int) -> Exam
         for number, frame in video.frames(numbers):
             clip, time = np.nonzero(numbers == number)
             # the views differ in their windows alone
-            resized = cut(with_channels(frame, data.channels), views[0].box, views[0].size)
+            whole = views[0]._replace(window=None)
+            resized = whole.apply_image(with_channels(frame, data.channels))
             pixels[clip, :, time] = [view.crop(resized) for view in views]
     seen = [
         {**_annotations(example, view, size, numbers[clip]), "image": pixels[clip, crop]}
@@ -228,22 +245,41 @@ def _opened(stored: Stored) -> contextlib.AbstractContextManager[Any]:
     return Video(stored)
 
 
-def _change(data: "Data", policy: Policy | None) -> Change:
-    if policy is None:
+VIDEO_FILL = 128  # what comes in from outside a frame that RandAugment moves (rand_augment.py)
+
+
+def _changes(data: "Data", policy: Policy | None, color_jitter: float) -> DrawChange:
+    if policy is not None:
+        fill = tuple(round(255 * mean) for mean in data.mean)
+        if data.frames > 1:
+            fill = (VIDEO_FILL,) * data.channels
+        check_channels(data.channels, fill)
+        return functools.partial(_draw_rand_augment, policy=policy, fill=fill)
+    if color_jitter:
+        return functools.partial(draw_color_jitter, strength=color_jitter)
+    return _draw_nothing
+
+
+def _draw_rand_augment(rng: np.random.Generator, policy: Policy, fill: tuple[int, ...]) -> Change:
+    drawn = draw(rng, policy)
+    if not drawn:
         return _as_it_is
-    fill = tuple(round(255 * mean) for mean in data.mean)
-    return functools.partial(rand_augment, policy=policy, fill=fill)
+    return functools.partial(apply, drawn=drawn, increasing=policy.increasing, fill=fill)
 
 
-def _check_change(example: Example, change: Change) -> None:
+def _check_change(example: Example, draw_change: DrawChange) -> None:
     """Raises a `DataError` where pixels would move and what is known of them would not."""
     known = [key for key in SEEN if key in example and key != "image"]
-    if known and change is not _as_it_is:
+    if known and draw_change is not _draw_nothing:
         raise DataError(
             f"the examples have {' and '.join(known)}, which RandAugment would leave in place "
             "while it moves the image: train without it, config.augment.policy = ''."
         )
 
 
-def _as_it_is(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_nothing(rng: np.random.Generator) -> Change:
+    return _as_it_is
+
+
+def _as_it_is(image: np.ndarray) -> np.ndarray:
     return image

@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, int]] = {
 LARGE_IMAGE_SIZES = ("S", "B", "L", "H")
 SMALL_IMAGE_SIZES = ("micro", "tiny")
 
-# VideoMAE's decoders, for clips of 224 pixels; that of H is not in the published scripts: as L's.
+# VideoMAE's decoders, for clips of 224 pixels (modeling_pretrain.py, and scripts/ for the depths).
 VIDEO_SIZES: dict[str, dict[str, int]] = {
     "S": SIZES["S"] | {"decoder_width": 192, "decoder_depth": 4, "decoder_heads": 3},
     "B": SIZES["B"] | {"decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6},

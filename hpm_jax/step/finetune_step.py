@@ -59,9 +59,15 @@ def prepare(
     count = len(images)
     pixels = normalize(images, recipe.mean, recipe.std)
     if augment.erase:
-        pixels = erase(random.stream(key, "erase", step), pixels, augment.erase)
+        pixels = erase(
+            random.stream(key, "erase", step),
+            pixels,
+            augment.erase,
+            augment.erase_mode,
+            augment.erase_count,
+        )
     targets = smooth_labels(labels, model.classes, augment.label_smoothing)
-    if augment.mixup or augment.cutmix:
+    if augment.mixes:
         pixels, targets = mix(
             random.stream(key, "mix", step),
             pixels,
@@ -70,6 +76,9 @@ def prepare(
             augment.cutmix,
             augment.mix_probability,
             augment.switch_probability,
+            augment.mix_groups,
+            augment.mixup_mode,
+            augment.cutmix_minmax,
         )
     patches = patchify(pixels, recipe.patch_size)
 

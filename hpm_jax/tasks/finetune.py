@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hpm_jax import random
-from hpm_jax.config import Finetune
+from hpm_jax.config import ConfigError, Finetune
 from hpm_jax.convert.assign import assign, overlay
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
@@ -78,7 +78,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         build_recipe(config),
         optimizer,
         config.optimizer.accumulation,
-        layerwise(scales, config.optimizer.floor),
+        layerwise(scales),
     )
 
     def init(root, start):
@@ -97,7 +97,13 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
             "image": jax.ShapeDtypeStruct((batch, *config.data.train_shape), np.uint8),
             "label": jax.ShapeDtypeStruct((batch,), np.int32),
         },
-        batches=functools.partial(train_batches, splits.train, config, policy=policy),
+        batches=functools.partial(
+            train_batches,
+            splits.train,
+            config,
+            policy=policy,
+            color_jitter=config.augment.color_jitter,
+        ),
         timetable=timetable,
         flops=lambda schedule: flops,
         summary=lambda numbers, schedule: f"loss {numbers['loss']:.3f}",
@@ -121,7 +127,11 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:
     """The part of `config.init_from`'s weights that the classifier takes; {} for random ones.
 
-    The head is always new, and so is the norm of mean pooling; positions are resized to the grid.
+    The head is always new, and so is the norm of mean pooling, unless `config.model.keep_norm`
+    starts it as the pre-trained last norm; positions are resized to the grid.
+
+    Raises:
+        ConfigError: where the norm to keep is not among the weights.
     """
     if config.weights == "random":
         say("weights: random")
@@ -133,16 +143,30 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
         say(f"positions resized from {old} to {new}")
     encoder = encoder_on_grid(weights.params["encoder"], before, after)
     given = {name: part for name, part in weights.params.items() if name not in HEAD}
+    given["encoder"] = encoder
+    if config.model.keep_norm:
+        given["norm"] = last_norm(weights.params, config.init_from)
     start, matching = assign(
         param_shapes(model),
-        given | {"encoder": encoder},
-        new=HEAD,
+        given,
+        new=tuple(name for name in HEAD if name not in given),
         dropped=("decoder_input", "reconstructor", "predictor", "encoder/transformer/norm"),
     )
     say(matching.sentence(config.init_from))
     if "head" in weights.params:
         say("these weights have a head of their own, which is left: a new one is trained")
     return start
+
+
+def last_norm(params: Params, source: str) -> Params:
+    """The norm after the last block, or after pooling, of weights from `source`."""
+    norm = params["encoder"]["transformer"].get("norm") or params.get("norm")
+    if norm is None:
+        raise ConfigError(
+            f"config.model.keep_norm = True, and {source} has no norm after its last block: "
+            "--config.model.keep_norm=False starts a new one"
+        )
+    return norm
 
 
 def observe_accuracy(
