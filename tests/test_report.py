@@ -167,6 +167,19 @@ def test_a_sweep_on_augmented_images(probed):
     assert "top-1" in (workdir / "report.md").read_text()
 
 
+def test_one_setting_on_all_training_images(pretrained, tmp_path, capsys):
+    """Nothing is chosen, so nothing is held out."""
+    optimizer = {"epochs": 2, "batch_size": 128, "warmup_epochs": 1.0}
+    changes = {"optimizer": optimizer, "choose_on": 0.0, "data": {"crop": "byol"}}
+    config = freeze(inherit(task_options("probe", pretrained, **changes)))
+    assert probe(config, tmp_path) == 0
+    found = json.loads((tmp_path / "settings.json").read_text())
+    assert found["chosen"] == 0 and found["settings"][0]["held_out"] is None
+    said = " ".join(capsys.readouterr().out.split())
+    train = len(SOURCES["digits"](config.data).train)
+    assert f"{train} images to train on, 0 to choose by" in said
+
+
 def test_a_finished_sweep_is_left_as_it_is(probed):
     config, workdir = probed
     before = (workdir / "metrics.jsonl").read_text()
@@ -183,7 +196,12 @@ def test_a_finished_sweep_is_left_as_it_is(probed):
         ("probe", {"head": "liner"}, "did you mean 'linear'"),
         ("probe", {"optimizer": {"kind": "sdg"}}, "did you mean 'sgd'"),
         ("probe", {"optimizer": {"weight_decays": ()}}, "need one value or more"),
-        ("probe", {"choose_on": 0.0}, "config.choose_on = 0.0"),
+        ("probe", {"choose_on": 1.0}, "config.choose_on = 1.0"),
+        (
+            "probe",
+            {"choose_on": 0.0, "optimizer": {"weight_decays": (0.0, 1e-4)}},
+            "config.choose_on = 0 leaves no images to choose one of 2 settings by",
+        ),
     ],
 )
 def test_configs_that_cannot_run(pretrained, task, changes, message):

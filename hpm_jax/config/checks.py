@@ -7,6 +7,7 @@ from typing import Any
 from hpm_jax.config import Config, Finetune, Probe, Report
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.data.transforms import CROPS
 from hpm_jax.errors import ConfigError, check_choice
 from hpm_jax.losses import RANKING_LOSSES
 from hpm_jax.losses.pairs import PAIRS
@@ -118,9 +119,16 @@ def check_probe(config: Probe) -> None:
         raise ConfigError(
             "config.optimizer.base_learning_rates and weight_decays need one value or more each"
         )
-    if not 0 < config.choose_on < 1:
+    if not 0 <= config.choose_on < 1:
         raise ConfigError(
-            f"config.choose_on = {config.choose_on}: expected a share between 0 and 1"
+            f"config.choose_on = {config.choose_on}: expected a share from 0, below 1"
+        )
+    optimizer = config.optimizer
+    settings = len(optimizer.base_learning_rates) * len(optimizer.weight_decays)
+    if not config.choose_on and settings > 1:
+        raise ConfigError(
+            f"config.choose_on = 0 leaves no images to choose one of {settings} settings by: give "
+            "one base_learning_rates and one weight_decays, or hold out a share such as 0.02"
         )
     _check_data(config)
     _check_warmup(config)
@@ -220,9 +228,7 @@ def _check_warmup(config: Any) -> None:
 
 def _check_data(config: Any) -> None:
     _check_positive(config, {"data": ("channels", "synthetic_images", "test_crop", *CLIPS)})
-    _check_choices(
-        config, {"data.sampling": ("dense", "segments"), "data.crop": ("resized", "multi_scale")}
-    )
+    _check_choices(config, {"data.sampling": ("dense", "segments"), "data.crop": CROPS})
     _check_shares(config, "data", ("holdout", "flip", "max_broken"))
     low, high = config.data.crop_scale
     if not 0 < low <= high <= 1:

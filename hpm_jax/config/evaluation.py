@@ -84,7 +84,7 @@ class Probe:
     init_from: str = ""
     weights: str = "student"
     head: str = "linear"  # or attentive
-    choose_on: float = 0.02  # the share of training images held out to choose the setting by
+    choose_on: float = 0.02  # share of training images held out to choose the setting by, or 0
     data: Data = Data(crop_scale=(0.08, 1.0))
     features: Features = Features()
     optimizer: ProbeOptimizer = ProbeOptimizer()

@@ -23,8 +23,8 @@ class Data:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, for pixels in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
-    crop: str = "resized"  # RandomResizedCrop; "multi_scale" for videos: corners at fixed sizes
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # RandomResizedCrop: share of the area
+    crop: str = "resized"  # RandomResizedCrop; "byol" for linear probes; "multi_scale" for videos
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # resized, byol: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and width over height
     flip: float = 0.5  # how often an image is mirrored
     test_crop: float = 0.875  # centre crop for evaluation, after the short side is 1 / this larger

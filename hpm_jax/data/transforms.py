@@ -51,6 +51,27 @@ def random_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
+def byol_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The box of BYOL's crop (Grill et al. 2020), with which MAE and HPM train linear probes.
+
+    Area and width over height are drawn as for `random_box`, but once: a side that is too long is
+    cut to that of the image (MAE, util/crop.py). So boxes are larger on average, and their width
+    over height may leave `ratio`.
+    """
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w = min(max(1, round(math.sqrt(area * aspect))), width)
+    h = min(max(1, round(math.sqrt(area / aspect))), height)
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    return Box(int(top), int(left), h, w)
+
+
 def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
     """The box of TSN's multi-scale crop (Wang et al. 2016), with which VideoMAE pre-trains.
 
@@ -69,6 +90,9 @@ def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
 # From (rng, height, width, options) to the box of a training crop; config.data.crop.
 CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
     "resized": lambda rng, height, width, data: random_box(
+        rng, height, width, data.crop_scale, data.crop_ratio
+    ),
+    "byol": lambda rng, height, width, data: byol_box(
         rng, height, width, data.crop_scale, data.crop_ratio
     ),
     "multi_scale": lambda rng, height, width, data: multi_scale_box(rng, height, width),
