@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hpm_jax.config import Config, Finetune, Probe, Report
+from hpm_jax.config import Config, Evaluate, Finetune, Probe, Report
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.data.transforms import CROPS
@@ -134,6 +134,27 @@ def check_probe(config: Probe) -> None:
     _check_warmup(config)
 
 
+def check_evaluate(config: Evaluate) -> None:
+    """Raises a `ConfigError` for a classifier that cannot be scored."""
+    if not config.init_from:
+        raise ConfigError(
+            "config.init_from is empty: name the workdir of a fine-tuning run, as in "
+            "--config.init_from=runs/hpm_b200_finetuned/best, or a file of weights with a head."
+        )
+    _check_choices(
+        config,
+        {
+            "weights": ("student", "teacher"),
+            "split": ("any", "test"),
+            "dtype": DTYPES,
+            "attention": ATTENTIONS,
+            "data.source": SOURCES,
+        },
+    )
+    _check_positive(config, {"evaluation": ("batch_size",)})
+    _check_data(config)
+
+
 def _check_start(config: Any) -> None:
     """What starts from a pre-trained encoder names it."""
     if not config.init_from:
@@ -152,6 +173,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "finetune": check_finetune,
     "report": check_report,
     "probe": check_probe,
+    "evaluate": check_evaluate,
 }
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 DTYPES = ("float32", "bfloat16")

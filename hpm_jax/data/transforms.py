@@ -157,25 +157,31 @@ def test_crop(image: bytes | np.ndarray, data: "Data") -> np.ndarray:
 def spread_crops(image: np.ndarray, data: "Data", count: int) -> list[np.ndarray]:
     """Resized as by `test_crop`, then `count` crops along the longer side, uint8 `[H, W, C]` each.
 
-    The first is at the left or top edge and the last at the other; one alone is in the centre.
+    The first is at the left or top edge and the last at the other; one alone is in the centre. To
+    the pixel as torchvision's Resize and CenterCrop.
     """
-    height, width = image.shape[:2]
-    factor = max(
-        wanted / data.test_crop / side
-        for wanted, side in zip(data.image_size, (height, width), strict=True)
-    )
-    size = tuple(
-        max(wanted, round(side * factor))
-        for wanted, side in zip(data.image_size, (height, width), strict=True)
-    )
+    size = test_size(image.shape[:2], data)
     image = resize(np.ascontiguousarray(image), size)
     room = (size[0] - data.image_size[0], size[1] - data.image_size[1])
     crops = []
     for number in range(count):
-        corner = [room[0] // 2, room[1] // 2]
+        corner = [round(room[0] / 2), round(room[1] / 2)]
         if count > 1:
             longer = int(room[1] >= room[0])
             corner[longer] = room[longer] * number // (count - 1)
         top, left = corner
         crops.append(image[top : top + data.image_size[0], left : left + data.image_size[1]])
     return crops
+
+
+def test_size(found: tuple[int, ...], data: "Data") -> tuple[int, int]:
+    """The height and width that an image of size `found` has before it is cropped for testing.
+
+    The side that is shorter, against the crop's, becomes that of the crop over `data.test_crop`.
+    """
+    wanted = [int(side / data.test_crop) for side in data.image_size]
+    short = 0 if found[0] * wanted[1] <= found[1] * wanted[0] else 1
+    long = 1 - short
+    size = list(wanted)
+    size[long] = max(wanted[long], int(wanted[short] * found[long] / found[short]))
+    return size[0], size[1]

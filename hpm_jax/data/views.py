@@ -41,17 +41,22 @@ def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
 
     Args:
         clips: of a video, spread over its length; 1 is in its middle.
-        crops: of each clip, along the longer side of its frames; 1 is in the centre.
+        crops: of each clip or image, along the longer side; 1 is in the centre.
     """
     if data.frames == 1:
-        return functools.partial(test_crop, data=data)
+        image_view = functools.partial(several_crops, crops=crops) if crops > 1 else test_crop
+        return functools.partial(image_view, data=data)
     return functools.partial(spread_clips, data=data, clips=clips, crops=crops)
 
 
 def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
-    """`data.view_shape`, of a video with an axis of `clips * crops` before it, if that is not 1."""
-    views = clips * crops if data.frames > 1 else 1
-    return ((views,) if views > 1 else ()) + data.view_shape
+    """`data.view_shape`, with an axis of `clips * crops` before it, if that is not 1.
+
+    Several views of an image are clips of one frame.
+    """
+    if data.frames == 1:
+        return (crops, 1, *data.view_shape) if crops > 1 else data.view_shape
+    return ((clips * crops,) if clips * crops > 1 else ()) + data.view_shape
 
 
 def random_crop(
@@ -68,6 +73,12 @@ def random_crops(
     image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
     crops = [random_crop(image, rng, data, change) for _ in range(data.clips)]
     return np.stack(crops)[:, None]
+
+
+def several_crops(stored: Stored, data: "Data", crops: int) -> np.ndarray:
+    """Crops along the longer side of an image, each a clip of one frame: `[V, 1, H, W, C]`."""
+    image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
+    return np.stack(spread_crops(with_channels(image, data.channels), data, crops))[:, None]
 
 
 class Draw(NamedTuple):

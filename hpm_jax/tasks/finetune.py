@@ -104,7 +104,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         observe_every=config.evaluation.every_epochs,
         observe_first=False,
     )
-    meter = AccuracyMeter(config, model, splits.test, devices)
+    meter = AccuracyMeter(config, model, splits.test, devices, config.patch_size)
 
     # --- train, and keep the best
     with checkpoints(workdir / "best", keep=1) as best:
