@@ -57,6 +57,38 @@ def test_what_has_been_measured_stays(table):
     assert [row["accuracy"] for row in after["rows"]] == [r["accuracy"] for r in before["rows"]]
 
 
+def test_features_are_written_and_read(pretrained, tmp_path, monkeypatch):
+    """The second report has no need of the encoder, and the same numbers; others are refused."""
+    path = tmp_path / "features.npz"
+
+    def run(workdir, names, **changes):
+        changes = {"probes": {"names": names}, "features_file": str(path)} | changes
+        return report(freeze(inherit(task_options("report", pretrained, **changes))), workdir)
+
+    def numbers(workdir):
+        return [
+            row["accuracy"] for row in json.loads((workdir / "report.json").read_text())["rows"]
+        ]
+
+    assert run(tmp_path / "a", ("knn", "few_shot")) == 0
+    written = path.read_bytes()
+    monkeypatch.setattr("hpm_jax.tasks.report.FeatureExtractor", None)
+    assert run(tmp_path / "b", ("knn", "few_shot")) == 0
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "b") and path.read_bytes() == written
+    row = json.loads((tmp_path / "b" / "report.json").read_text())["rows"][0]
+    assert row["accuracy"] <= row["top5"] <= 1 and f"top-5 {row['top5']:.2%}" in row["note"]
+    for changes, message in (
+        ({"weights": "random", "seed": 1}, "was made with other options: weights is"),
+        ({"features": {"pool": "mean"}}, "features.pool is 'cls' there and 'mean' here"),
+        ({"data": {"test_crop": 0.5}}, "data.test_crop is 1.0 there and 0.5 here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path / next(iter(changes)), ("knn",), **changes)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="holds no features that can be read"):
+        run(tmp_path / "d", ("knn",))
+
+
 def test_features_are_the_pre_trained_model_s(pretrained):
     """Through the run's own model, image by image, in the order of the split."""
     config = freeze(inherit(task_options("report", pretrained)))
@@ -191,6 +223,7 @@ def test_a_finished_sweep_is_left_as_it_is(probed):
     ("task", "changes", "message"),
     [
         ("report", {"probes": {"names": ("knm",)}}, "did you mean 'knn'"),
+        ("report", {"features_file": "x.npy"}, "config.features_file = 'x.npy': expected"),
         ("report", {"features": {"pool": "max"}}, "config.features.pool = 'max'"),
         ("report", {"probes": {"neighbors": (0,)}}, "config.probes.neighbors has 0"),
         ("probe", {"head": "liner"}, "did you mean 'linear'"),

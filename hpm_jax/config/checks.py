@@ -62,6 +62,8 @@ def check_finetune(config: Finetune) -> None:
     _check_shares(config, "augment", shares)
     for name, value in {
         "model.drop_path": config.model.drop_path,
+        "model.head_dropout": config.model.head_dropout,
+        "optimizer.average": config.optimizer.average,
         "regularize.mask_sub": config.regularize.mask_sub,
     }.items():
         if not 0 <= value < 1:
@@ -77,6 +79,8 @@ def check_finetune(config: Finetune) -> None:
 def check_report(config: Report) -> None:
     """Raises a `ConfigError` for a report that cannot be made."""
     _check_start(config)
+    if config.features_file and not config.features_file.endswith(".npz"):
+        raise ConfigError(f"config.features_file = {config.features_file!r}: expected FILE.npz")
     for name in config.probes.names:
         check_choice("config.probes.names", name, PROBES)
     _check_positive(
@@ -225,17 +229,32 @@ def _check_common(config: Any) -> None:
         config,
         {
             "model": sizes,
-            "optimizer": ("epochs", "batch_size", "base_learning_rate", "accumulation"),
+            "optimizer": ("epochs", "batch_size", "accumulation"),
             "run": RUN,
         },
     )
     _check_data(config)
     _check_warmup(config)
+    _check_learning_rate(config)
     optimizer = config.optimizer
     if optimizer.batch_size % optimizer.accumulation:
         raise ConfigError(
             f"config.optimizer.batch_size = {optimizer.batch_size} does not split into "
             f"config.optimizer.accumulation = {optimizer.accumulation} equal parts."
+        )
+
+
+def _check_learning_rate(config: Any) -> None:
+    """One of the two rates is given; the other is 0, or the base rate at its default."""
+    optimizer = config.optimizer
+    base, absolute = optimizer.base_learning_rate, optimizer.absolute_learning_rate
+    if base < 0 or absolute < 0 or not optimizer.learning_rate > 0:
+        name, value = ("absolute", absolute) if absolute < 0 else ("base", base)
+        raise ConfigError(f"config.optimizer.{name}_learning_rate = {value}: expected more than 0")
+    if absolute and base not in (0.0, type(optimizer)().base_learning_rate):
+        raise ConfigError(
+            f"config.optimizer.absolute_learning_rate = {absolute:g} and "
+            f"config.optimizer.base_learning_rate = {base:g} contradict each other: set one to 0"
         )
 
 

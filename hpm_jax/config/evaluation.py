@@ -50,6 +50,7 @@ class Report:
     weights: str = "student"  # which of them: student, teacher, or "random" for fresh ones
     data: Data = Data()
     features: Features = Features()
+    features_file: str = ""  # .npz of the features: written, or read where it is there
     probes: Probes = Probes()
     finetune: Budget = Budget()
     run: Run = Run()

@@ -16,6 +16,7 @@ class ClassifierModel:
     heads: int = 12
     layout: str = "mae"  # see hpm_jax/models/layouts.py
     pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
+    head_dropout: float = 0.0  # dropout before the head
     drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
     head_std: float = 2e-5  # of the head's first weights
     dtype: str = "float32"
@@ -58,6 +59,7 @@ class FinetuneOptimizer(Optimizer):
     b2: float = 0.999
     clip_norm: float = 0.0
     layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
+    average: float = 0.0  # decay of a moving average of the weights, kept beside them; 0 for none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Optimizer:
     epochs: int = 200
     batch_size: int = 2048  # images a step, over all devices and accumulation parts
     base_learning_rate: float = 1.5e-4  # for 256 images; times batch_size / 256
+    absolute_learning_rate: float = 0.0  # the peak itself; 0 for the one by the base rate
     floor: float = 0.0  # the learning rate at the end
     warmup_epochs: float = 40.0
     weight_decay: float = 0.05
@@ -69,8 +70,8 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The peak: the linear scaling rule."""
-        return self.base_learning_rate * self.batch_size / 256
+        """The peak: the absolute one, or the linear scaling rule."""
+        return self.absolute_learning_rate or self.base_learning_rate * self.batch_size / 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,9 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     model, data = run.model, run.config.data
     params = run.state.params if which == "student" else run.state.teacher
     if params is None:
-        raise WeightsError(f"{path} holds the student alone: this run keeps no teacher")
+        raise WeightsError(
+            f"{path} holds the student alone: this run keeps no teacher, or no moving average"
+        )
     params = jax.tree.map(np.asarray, params)
     sizes = {
         "grid": tuple(model.grid),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpm_jax.data.folders import scan_folder, test_names
+from hpm_jax.data.lists import find_test_list, read_image_list
 from hpm_jax.data.records import DataError, Records
 from hpm_jax.data.sources import IMAGE_ENDINGS, SOURCES
 from hpm_jax.data.video_sources import VIDEO_ENDINGS, list_records
@@ -39,6 +40,8 @@ def scored_split(data: "Data", split: str) -> tuple[Records, tuple[str, ...]]:
         lists = [root / f"{name}.csv" for name in test_names(data)]
         if found := [path for path in lists if path.is_file()]:
             return list_records(found[0])
+    if split == "any" and data.path and data.source == "list" and find_test_list(data):
+        return read_image_list(find_test_list(data))
     splits = SOURCES[data.source](data)
     return splits.test, splits.classes
 

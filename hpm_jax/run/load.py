@@ -54,8 +54,9 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Ru
     else:
         classes = json.loads((path / "classes.json").read_text())
         model, method = build_classifier(config, len(classes)), None
-    teacher = config.task == "pretrain" and config.teacher.keep
-    scores = config.stored_scores if config.task == "pretrain" else None
+    pretrain = config.task == "pretrain"
+    teacher = config.teacher.keep if pretrain else bool(config.optimizer.average)
+    scores = config.stored_scores if pretrain else None
 
     def init(key):
         return fresh_state(init_params(model, key), build_optimizer(config), teacher, scores)
