@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import schedule
+from small import schedule, small_options
 
-from hpm_jax.config import ConfigError, defaults, freeze
+from hpm_jax.config import ConfigError, Optimizer, defaults, freeze
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.run.build import (
@@ -44,8 +44,9 @@ VARIANTS = {
     "hpm_cifar10": ["", "random", "mae,size=micro,epochs=10", "hpm,size=micro,epochs=10"],
     "finetune": ["", "epochs=40,batch=64"],
     "finetune_in1k": ["", "L,recipe=mae,pixels=384", "H"],
-    "probe_in1k": ["", "mae", "attentive,epochs=20"],
+    "probe_in1k": ["", "mae,size=L,sweep=0", "attentive,epochs=20"],
     "report": ["", "finetune=3,attentive=1"],
+    "evaluate": ["", "k400", "ssv2", "mae_st"],
 }
 
 
@@ -112,6 +113,7 @@ TRACES = {
     "finetune": trace_finetune,
     "probe": trace_probe,
     "report": lambda config: None,  # compiles only what its encoder needs
+    "evaluate": lambda config: None,
 }
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -212,3 +214,31 @@ def test_a_workdir_of_another_config(tmp_path):
     with pytest.raises(ConfigError, match=r"optimizer\.epochs: 50 there, 51 now"):
         open_workdir(tmp_path, freeze(options))
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_official_linear_probes():
+    """The published setting alone, and the epochs of MAE's sizes (MAE, FINETUNE.md)."""
+    for variant, epochs, peak in (("mae", 90, 6.4), ("mae,size=L", 50, 6.4), ("hpm", 100, 8e-3)):
+        options = load("probe_in1k", f"{variant},sweep=0")
+        options.init_from = "x"
+        config = freeze(options)
+        optimizer = config.optimizer
+        assert optimizer.epochs == epochs and config.choose_on == 0 and config.data.crop == "byol"
+        assert len(optimizer.base_learning_rates) == len(optimizer.weight_decays) == 1
+        assert optimizer.base_learning_rates[0] * optimizer.batch_size / 256 == pytest.approx(peak)
+
+
+def test_the_peak_is_given_or_follows_the_batch():
+    """The scaling rule, or the rate itself; both at once contradict each other."""
+    assert Optimizer(batch_size=512, base_learning_rate=1e-3).learning_rate == 2e-3
+    assert Optimizer(batch_size=512, absolute_learning_rate=1e-3).learning_rate == 1e-3
+    config = small_options()
+    config.optimizer.update(absolute_learning_rate=3e-4, base_learning_rate=0.0)
+    assert freeze(config).optimizer.learning_rate == 3e-4
+    config.optimizer.base_learning_rate = 2e-3
+    message = "absolute_learning_rate = 0.0003 and .*base_learning_rate = 0.002 contradict"
+    with pytest.raises(ConfigError, match=message):
+        freeze(config)
+    config.optimizer.update(absolute_learning_rate=0.0, base_learning_rate=0.0)
+    with pytest.raises(ConfigError, match=r"base_learning_rate = 0\.0: expected more than 0"):
+        freeze(config)

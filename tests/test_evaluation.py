@@ -41,13 +41,13 @@ def voted(bank, bank_labels, queries, neighbors, temperature):
     def unit(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    winners = []
+    scores = []
     for row in unit(queries.astype(np.float64)) @ unit(bank.astype(np.float64)).T:
         votes = np.zeros(bank_labels.max() + 1)
         for index in np.argsort(-row)[:neighbors]:
             votes[bank_labels[index]] += np.exp(row[index] / temperature)
-        winners.append(votes.argmax())
-    return np.array(winners)
+        scores.append(votes)
+    return np.array(scores)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
@@ -58,8 +58,21 @@ def test_knn_votes_as_the_formula_says(temperature):
     accuracy = knn_accuracy(bank, bank_labels, queries, labels, (40, 1, 7), temperature)
     assert list(accuracy) == [40, 1, 7]
     for count, share in accuracy.items():
-        right = voted(bank, bank_labels, queries, count, temperature) == labels
+        right = voted(bank, bank_labels, queries, count, temperature).argmax(axis=1) == labels
         assert 0.3 < share < 1 and share == pytest.approx(right.mean())
+
+
+def test_knn_top_five():
+    """The label among the five classes with most votes, and nobody's class is none of them."""
+    bank, bank_labels = blobs(300, 6, 12, spread=3.0)
+    queries, labels = blobs(80, 6, 12, spread=3.0, seed=1)
+    found = knn.knn_accuracies(bank, bank_labels, queries, labels, (3, 30))
+    for count, (top1, top5) in found.items():
+        votes = voted(bank, bank_labels, queries, count, 0.07)
+        best = np.argsort(-votes, axis=1)[:, :5]
+        chosen = (best == labels[:, None]) & (np.take_along_axis(votes, best, axis=1) > 0)
+        assert top5 == pytest.approx(chosen.any(axis=1).mean())
+        assert top1 == pytest.approx((votes.argmax(axis=1) == labels).mean()) and top1 < top5 < 1
 
 
 def test_knn_counts_every_query_once(monkeypatch):

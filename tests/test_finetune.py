@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from hpm_jax.run.build import build_classifier
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.data import check_labels
+from hpm_jax.tasks.evaluate import evaluate
 from hpm_jax.tasks.finetune import finetune, last_norm, load_start
 
 RECIPE = {
@@ -97,6 +99,29 @@ def test_a_finished_run_is_left_as_it_is(tuned):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+def test_an_average_is_scored_saved_and_resumed(pretrained, tmp_path, capsys):
+    """From the checkpoint before the last one the same end is reached, bit for bit."""
+    optimizer = {"epochs": 2, "warmup_epochs": 1.0, "average": 0.8}
+    changes = {"optimizer": optimizer, "evaluation": {"every_epochs": 1.0}}
+    config = freeze(inherit(options(pretrained, model={"head_dropout": 0.2}, **changes)))
+    assert finetune(config, tmp_path) == 0
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "top1" in line]
+    assert all(0 < line["average_top1"] <= line["average_top5"] <= 1 for line in lines)
+    assert "averaged weights" in capsys.readouterr().out
+    first = load_run(tmp_path).state
+    averaged, plain = (read_weights(tmp_path, which).params for which in ("teacher", "student"))
+    assert not np.array_equal(averaged["head"]["kernel"], plain["head"]["kernel"])
+    shutil.rmtree(tmp_path / "checkpoints" / str(int(first.step)))
+    assert finetune(config, tmp_path) == 0
+    assert "going on from step" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path).state, first)
+
+    scored = freeze(inherit(task_options("evaluate", tmp_path, weights="teacher")))
+    assert evaluate(scored, tmp_path / "scored") == 0
+    found = json.loads((tmp_path / "scored" / "evaluate.json").read_text())
+    assert found["top1"] == lines[-1]["average_top1"]
+
+
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 def test_what_matched_is_said(pretrained, pool, capsys):
     config = freeze(inherit(options(pretrained, model={"pool": pool})))
@@ -152,6 +177,8 @@ def test_weights_of_another_size(pretrained):
         ({"init_from": ""}, "config.init_from is empty"),
         ({"weights": "techer"}, "did you mean 'teacher'"),
         ({"model": {"drop_path": 1.0}}, "config.model.drop_path = 1.0"),
+        ({"model": {"head_dropout": 1.0}}, "config.model.head_dropout = 1.0"),
+        ({"optimizer": {"average": -0.1}}, "config.optimizer.average = -0.1"),
         ({"augment": {"policy": "rnd-m9"}}, "rnd"),
         ({"optimizer": {"layer_decay": 1.5}}, "config.optimizer.layer_decay = 1.5"),
         ({"regularize": {"mask_sub": 1.0}}, "config.regularize.mask_sub = 1.0"),

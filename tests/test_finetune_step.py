@@ -191,6 +191,39 @@ def test_a_batch_is_drawn_by_key_and_step(batch):
     np.testing.assert_allclose(first.targets.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_dropout_before_the_head(params, batch):
+    """Drawn by key and step for the whole batch; what the head reads is multiplied with it."""
+    images, labels = batch
+    recipe = dataclasses.replace(PLAIN, head_dropout=0.5, mask_sub=0.5)
+    found = prepare(MODEL, recipe, images, labels, KEY, 3)
+    assert found.drop is None and found.head_drop.shape == (16, 16)
+    factors = np.asarray(found.head_drop)
+    assert set(np.unique(factors)) == {0.0, 2.0} and 0.35 < (factors == 0).mean() < 0.65
+    assert not np.array_equal(factors, found.head_drop_again)
+    np.testing.assert_array_equal(prepare(MODEL, recipe, images, labels, KEY, 3).head_drop, factors)
+    features = MODEL.apply({"params": params}, found.patches, method="features")
+    expected = (features * factors) @ params["head"]["kernel"] + params["head"]["bias"]
+    logits = MODEL.apply({"params": params}, found.patches, head_drop=found.head_drop)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    loss_of = classification_loss(MODEL, dataclasses.replace(recipe, mask_sub=0.0))
+    loss, _ = loss_of(params, found, SCHEDULE)
+    log = jax.nn.log_softmax(expected)
+    np.testing.assert_allclose(loss, -(found.targets * log).sum(axis=1).mean(), rtol=1e-5)
+    assert prepare(MODEL, PLAIN, images, labels, KEY, 3).head_drop is None
+
+
+def test_a_moving_average_of_the_weights(params, batch):
+    optimizer = make_optimizer(0.9, 0.999, 1e-8, 0.05, None, FINETUNE_DECAYED)
+    step = jax.jit(make_finetune_step(MODEL, PLAIN, optimizer))
+    state = fresh_state(params, optimizer, teacher=True)
+    schedule = SCHEDULE._replace(teacher_rate=np.float32(0.1))
+    expected = params
+    for _ in range(3):
+        state, _ = step(state, *batch, KEY, schedule)
+        expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, expected, state.params)
+    assert_trees_close(state.teacher, expected, rtol=1e-5)
+
+
 def test_positions_are_resized_smoothly_and_the_cls_row_stays():
     table = np.concatenate([np.full((1, 8), 7.0), sincos_2d(8, (1, 6, 6))])[None].astype(np.float32)
     same = resize_positions(table, (1, 6, 6), (1, 6, 6))

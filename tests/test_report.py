@@ -57,6 +57,38 @@ def test_what_has_been_measured_stays(table):
     assert [row["accuracy"] for row in after["rows"]] == [r["accuracy"] for r in before["rows"]]
 
 
+def test_features_are_written_and_read(pretrained, tmp_path, monkeypatch):
+    """The second report has no need of the encoder, and the same numbers; others are refused."""
+    path = tmp_path / "features.npz"
+
+    def run(workdir, names, **changes):
+        changes = {"probes": {"names": names}, "features_file": str(path)} | changes
+        return report(freeze(inherit(task_options("report", pretrained, **changes))), workdir)
+
+    def numbers(workdir):
+        return [
+            row["accuracy"] for row in json.loads((workdir / "report.json").read_text())["rows"]
+        ]
+
+    assert run(tmp_path / "a", ("knn", "few_shot")) == 0
+    written = path.read_bytes()
+    monkeypatch.setattr("hpm_jax.tasks.report.FeatureExtractor", None)
+    assert run(tmp_path / "b", ("knn", "few_shot")) == 0
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "b") and path.read_bytes() == written
+    row = json.loads((tmp_path / "b" / "report.json").read_text())["rows"][0]
+    assert row["accuracy"] <= row["top5"] <= 1 and f"top-5 {row['top5']:.2%}" in row["note"]
+    for changes, message in (
+        ({"weights": "random", "seed": 1}, "was made with other options: weights is"),
+        ({"features": {"pool": "mean"}}, "features.pool is 'cls' there and 'mean' here"),
+        ({"data": {"test_crop": 0.5}}, "data.test_crop is 1.0 there and 0.5 here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path / next(iter(changes)), ("knn",), **changes)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="holds no features that can be read"):
+        run(tmp_path / "d", ("knn",))
+
+
 def test_features_are_the_pre_trained_model_s(pretrained):
     """Through the run's own model, image by image, in the order of the split."""
     config = freeze(inherit(task_options("report", pretrained)))
@@ -167,6 +199,19 @@ def test_a_sweep_on_augmented_images(probed):
     assert "top-1" in (workdir / "report.md").read_text()
 
 
+def test_one_setting_on_all_training_images(pretrained, tmp_path, capsys):
+    """Nothing is chosen, so nothing is held out."""
+    optimizer = {"epochs": 2, "batch_size": 128, "warmup_epochs": 1.0}
+    changes = {"optimizer": optimizer, "choose_on": 0.0, "data": {"crop": "byol"}}
+    config = freeze(inherit(task_options("probe", pretrained, **changes)))
+    assert probe(config, tmp_path) == 0
+    found = json.loads((tmp_path / "settings.json").read_text())
+    assert found["chosen"] == 0 and found["settings"][0]["held_out"] is None
+    said = " ".join(capsys.readouterr().out.split())
+    train = len(SOURCES["digits"](config.data).train)
+    assert f"{train} images to train on, 0 to choose by" in said
+
+
 def test_a_finished_sweep_is_left_as_it_is(probed):
     config, workdir = probed
     before = (workdir / "metrics.jsonl").read_text()
@@ -178,12 +223,18 @@ def test_a_finished_sweep_is_left_as_it_is(probed):
     ("task", "changes", "message"),
     [
         ("report", {"probes": {"names": ("knm",)}}, "did you mean 'knn'"),
+        ("report", {"features_file": "x.npy"}, "config.features_file = 'x.npy': expected"),
         ("report", {"features": {"pool": "max"}}, "config.features.pool = 'max'"),
         ("report", {"probes": {"neighbors": (0,)}}, "config.probes.neighbors has 0"),
         ("probe", {"head": "liner"}, "did you mean 'linear'"),
         ("probe", {"optimizer": {"kind": "sdg"}}, "did you mean 'sgd'"),
         ("probe", {"optimizer": {"weight_decays": ()}}, "need one value or more"),
-        ("probe", {"choose_on": 0.0}, "config.choose_on = 0.0"),
+        ("probe", {"choose_on": 1.0}, "config.choose_on = 1.0"),
+        (
+            "probe",
+            {"choose_on": 0.0, "optimizer": {"weight_decays": (0.0, 1e-4)}},
+            "config.choose_on = 0 leaves no images to choose one of 2 settings by",
+        ),
     ],
 )
 def test_configs_that_cannot_run(pretrained, task, changes, message):

@@ -5,11 +5,13 @@ import dataclasses
 import ml_collections
 
 from hpm_jax.config.evaluation import Budget as Budget
+from hpm_jax.config.evaluation import Evaluate as Evaluate
 from hpm_jax.config.evaluation import Features as Features
 from hpm_jax.config.evaluation import Probe as Probe
 from hpm_jax.config.evaluation import ProbeOptimizer as ProbeOptimizer
 from hpm_jax.config.evaluation import Probes as Probes
 from hpm_jax.config.evaluation import Report as Report
+from hpm_jax.config.evaluation import Scoring as Scoring
 from hpm_jax.config.finetune import Accuracy as Accuracy
 from hpm_jax.config.finetune import Augment as Augment
 from hpm_jax.config.finetune import ClassifierModel as ClassifierModel
@@ -36,6 +38,7 @@ TASKS: dict[str, type] = {
     "finetune": Finetune,
     "report": Report,
     "probe": Probe,
+    "evaluate": Evaluate,
 }
 
 # How training images are cut differs from task to task.

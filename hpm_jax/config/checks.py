@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hpm_jax.augmentation import ERASE_MODES, MIXUP_MODES
-from hpm_jax.config import Config, Finetune, Probe, Report
+from hpm_jax.config import Config, Evaluate, Finetune, Probe, Report
 from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.data.transforms import CROPS
 from hpm_jax.errors import ConfigError, check_choice
 from hpm_jax.models.attention import ATTENTIONS
 from hpm_jax.models.classifier import POOLS
@@ -41,6 +42,7 @@ def check_finetune(config: Finetune) -> None:
     for name, value in {
         "model.drop_path": config.model.drop_path,
         "model.head_dropout": config.model.head_dropout,
+        "optimizer.average": config.optimizer.average,
         "regularize.mask_sub": config.regularize.mask_sub,
     }.items():
         if not 0 <= value < 1:
@@ -123,6 +125,8 @@ def _check_color_jitter(config: Finetune) -> None:
 def check_report(config: Report) -> None:
     """Raises a `ConfigError` for a report that cannot be made."""
     _check_start(config)
+    if config.features_file and not config.features_file.endswith(".npz"):
+        raise ConfigError(f"config.features_file = {config.features_file!r}: expected FILE.npz")
     for name in config.probes.names:
         check_choice("config.probes.names", name, PROBES)
     _check_positive(
@@ -165,12 +169,40 @@ def check_probe(config: Probe) -> None:
         raise ConfigError(
             "config.optimizer.base_learning_rates and weight_decays need one value or more each"
         )
-    if not 0 < config.choose_on < 1:
+    if not 0 <= config.choose_on < 1:
         raise ConfigError(
-            f"config.choose_on = {config.choose_on}: expected a share between 0 and 1"
+            f"config.choose_on = {config.choose_on}: expected a share from 0, below 1"
+        )
+    optimizer = config.optimizer
+    settings = len(optimizer.base_learning_rates) * len(optimizer.weight_decays)
+    if not config.choose_on and settings > 1:
+        raise ConfigError(
+            f"config.choose_on = 0 leaves no images to choose one of {settings} settings by: give "
+            "one base_learning_rates and one weight_decays, or hold out a share such as 0.02"
         )
     _check_data(config)
     _check_warmup(config)
+
+
+def check_evaluate(config: Evaluate) -> None:
+    """Raises a `ConfigError` for a classifier that cannot be scored."""
+    if not config.init_from:
+        raise ConfigError(
+            "config.init_from is empty: name the workdir of a fine-tuning run, as in "
+            "--config.init_from=runs/hpm_b200_finetuned/best, or a file of weights with a head."
+        )
+    _check_choices(
+        config,
+        {
+            "weights": ("student", "teacher"),
+            "split": ("any", "test"),
+            "dtype": DTYPES,
+            "attention": ATTENTIONS,
+            "data.source": SOURCES,
+        },
+    )
+    _check_positive(config, {"evaluation": ("batch_size",)})
+    _check_data(config)
 
 
 def _check_start(config: Any) -> None:
@@ -191,6 +223,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "finetune": check_finetune,
     "report": check_report,
     "probe": check_probe,
+    "evaluate": check_evaluate,
 }
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 DTYPES = ("float32", "bfloat16")
@@ -242,17 +275,32 @@ def _check_common(config: Any) -> None:
         config,
         {
             "model": sizes,
-            "optimizer": ("epochs", "batch_size", "base_learning_rate", "accumulation"),
+            "optimizer": ("epochs", "batch_size", "accumulation"),
             "run": RUN,
         },
     )
     _check_data(config)
     _check_warmup(config)
+    _check_learning_rate(config)
     optimizer = config.optimizer
     if optimizer.batch_size % optimizer.accumulation:
         raise ConfigError(
             f"config.optimizer.batch_size = {optimizer.batch_size} does not split into "
             f"config.optimizer.accumulation = {optimizer.accumulation} equal parts."
+        )
+
+
+def _check_learning_rate(config: Any) -> None:
+    """One of the two rates is given; the other is 0, or the base rate at its default."""
+    optimizer = config.optimizer
+    base, absolute = optimizer.base_learning_rate, optimizer.absolute_learning_rate
+    if base < 0 or absolute < 0 or not optimizer.learning_rate > 0:
+        name, value = ("absolute", absolute) if absolute < 0 else ("base", base)
+        raise ConfigError(f"config.optimizer.{name}_learning_rate = {value}: expected more than 0")
+    if absolute and base not in (0.0, type(optimizer)().base_learning_rate):
+        raise ConfigError(
+            f"config.optimizer.absolute_learning_rate = {absolute:g} and "
+            f"config.optimizer.base_learning_rate = {base:g} contradict each other: set one to 0"
         )
 
 
@@ -271,7 +319,7 @@ def _check_data(config: Any) -> None:
         config,
         {
             "data.sampling": SAMPLINGS,
-            "data.crop": ("resized", "multi_scale"),
+            "data.crop": CROPS,
             "data.repeats": ("times", "frames"),
             "data.interpolation": ("auto", "bilinear", "bicubic"),
         },

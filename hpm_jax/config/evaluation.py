@@ -50,6 +50,7 @@ class Report:
     weights: str = "student"  # which of them: student, teacher, or "random" for fresh ones
     data: Data = Data()
     features: Features = Features()
+    features_file: str = ""  # .npz of the features: written, or read where it is there
     probes: Probes = Probes()
     finetune: Budget = Budget()
     run: Run = Run()
@@ -84,9 +85,33 @@ class Probe:
     init_from: str = ""
     weights: str = "student"
     head: str = "linear"  # or attentive
-    choose_on: float = 0.02  # the share of training images held out to choose the setting by
+    choose_on: float = 0.02  # share of training images held out to choose the setting by, or 0
     data: Data = Data(crop_scale=(0.08, 1.0))
     features: Features = Features()
     optimizer: ProbeOptimizer = ProbeOptimizer()
     evaluation: Accuracy = Accuracy()
+    run: Run = Run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How a classifier is scored; none of it changes a result."""
+
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """The accuracy of a classifier with the head that it has."""
+
+    task: str = "evaluate"
+    init_from: str = ""  # the workdir of a fine-tuning run, or its best/, or a file of weights
+    weights: str = "student"  # or teacher: the moving average, where there is one
+    split: str = "any"  # the test folder or list, or all of data.path; "test": as in training
+    classes: str = ""  # the model's classes in its order: a file, a classes.json, or a folder
+    restrict: bool = True  # choose among the classes of the data alone, as for ImageNet-A and -R
+    dtype: str = "float32"
+    attention: str = "xla"
+    data: Data = Data()
+    evaluation: Scoring = Scoring()
     run: Run = Run()

@@ -71,6 +71,7 @@ class FinetuneOptimizer(Optimizer):
     b2: float = 0.999
     clip_norm: float = 0.0
     layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
+    average: float = 0.0  # decay of a moving average of the weights, kept beside them; 0 for none
     counted_clips: int = 1  # clips of each video that the linear scaling rule counts (mae_st: all)
 
     @property

@@ -34,7 +34,21 @@ def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             value = found.get(section, {}).get(name)
             if config[section][name] is None and value is not None and not skip:
                 config[section][name] = tuple(value) if isinstance(value, list) else value
+    if config.task == "evaluate":
+        _complete_evaluation(config, source, found, place_given)
     return config
+
+
+def _complete_evaluation(
+    config: ml_collections.ConfigDict, source: Path, found: dict[str, Any], place_given: bool
+) -> None:
+    """What is scored by default: a run on its own test split, a file as its authors cropped."""
+    if not place_given and found["data"].get("source"):
+        config.split = "test"
+    if config.data.test_crop is None:
+        from hpm_jax.convert.preprocessing import test_crop
+
+        config.data.test_crop = test_crop(source, found["architecture"], config.data.image_size)
 
 
 def _of_workdir(path: Path) -> dict[str, Any]:
@@ -49,13 +63,20 @@ def _of_workdir(path: Path) -> dict[str, Any]:
 
 
 def _of_weights(path: Path) -> dict[str, Any]:
+    from hpm_jax.convert.preprocessing import normalization
     from hpm_jax.convert.read import read_weights
 
     a = read_weights(path).architecture
     frames, *size = (count * side for count, side in zip(a.grid, a.patch, strict=True))
     return {
+        "architecture": a,
         "model": dataclasses.asdict(a),
-        "data": {"image_size": size, "frames": frames, "channels": a.channels},
+        "data": {
+            "image_size": size,
+            "frames": frames,
+            "channels": a.channels,
+            **normalization(path, a),
+        },
         "features": {"pool": "cls" if a.of_layout.cls_token else "mean"},
     }
 

@@ -23,8 +23,8 @@ class Data:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, for pixels in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
-    crop: str = "resized"  # RandomResizedCrop; "multi_scale" for videos: corners at fixed sizes
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # RandomResizedCrop: share of the area
+    crop: str = "resized"  # RandomResizedCrop; "byol" for linear probes; "multi_scale" for videos
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # resized, byol: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and width over height
     flip: float = 0.5  # how often an image is mirrored
     test_crop: float = 0.875  # centre crop for evaluation, after the short side is 1 / this larger
@@ -60,6 +60,7 @@ class Optimizer:
     epochs: int = 200
     batch_size: int = 2048  # images a step, over all devices and accumulation parts
     base_learning_rate: float = 1.5e-4  # for 256 images; times batch_size / 256
+    absolute_learning_rate: float = 0.0  # the peak itself; 0 for the one by the base rate
     floor: float = 0.0  # the learning rate at the end
     warmup_epochs: float = 40.0
     weight_decay: float = 0.05
@@ -71,8 +72,8 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The peak: the linear scaling rule."""
-        return self.base_learning_rate * self.batch_size / 256
+        """The peak: the absolute one, or the linear scaling rule."""
+        return self.absolute_learning_rate or self.base_learning_rate * self.batch_size / 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ def read_weights(
     A file is `.pth`, `.pt`, `.bin` (needs torch; nothing in it is executed), `.safetensors` or
     `.npz`, with the names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face. A folder is the
     workdir of a run of this package, of which the newest checkpoint is taken, or `best` in that of
-    a fine-tuning run, or a model of Hugging Face.
+    a fine-tuning run, or a model of Hugging Face, or of timm as on the Hugging Face hub.
 
     Args:
         which: "student", or "teacher": the moving average in HPM's checkpoints and in workdirs.
@@ -52,9 +52,12 @@ def read_weights(
         if path.name == _BEST and (path.parent / "config.json").exists():
             return _read_workdir(path.parent, which, path.name)
         config = _config_of(path)
-        if "model_type" not in config:
+        if "architecture" in config:
+            state, known = _read_hub_file(_on_disk(path), which)  # timm's; heads go by the width
+        elif "model_type" not in config:
             return _read_workdir(path, which, "checkpoints")
-        state, known = _read_hugging_face(_on_disk(path), config, which)
+        else:
+            state, known = _read_hugging_face(_on_disk(path), config, which)
     else:
         state, known = read_file(_on_disk(path), which)
     hints = Hints(heads, decoder_heads, grid, frames).before(known)
@@ -84,15 +87,19 @@ def _read_hugging_face(folder: Path, config: dict[str, Any], which: str) -> File
     """A folder as `save_pretrained` writes it; its config tells heads, and the size of clips."""
     if config.get("hidden_act", "gelu") != "gelu":
         raise WeightsError(f"{folder}: hidden_act is {config['hidden_act']!r}, expected 'gelu'")
+    hints = Hints(
+        config.get("num_attention_heads"),
+        config.get("decoder_num_attention_heads"),
+        _grid_of_clips(config),
+        config.get("num_frames"),
+    )
+    return File(_read_hub_file(folder, which).state, hints)
+
+
+def _read_hub_file(folder: Path, which: str) -> File:
     for name in _HUGGING_FACE_FILES:
         if (folder / name).exists():
-            hints = Hints(
-                config.get("num_attention_heads"),
-                config.get("decoder_num_attention_heads"),
-                _grid_of_clips(config),
-                config.get("num_frames"),
-            )
-            return File(read_file(folder / name, which).state, hints)
+            return read_file(folder / name, which)
     raise WeightsError(f"{folder} has neither {' nor '.join(_HUGGING_FACE_FILES)}")
 
 
@@ -115,7 +122,9 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     model, data = run.model, run.config.data
     params = run.state.params if which == "student" else run.state.teacher
     if params is None:
-        raise WeightsError(f"{path} holds the student alone: this run keeps no teacher")
+        raise WeightsError(
+            f"{path} holds the student alone: this run keeps no teacher, or no moving average"
+        )
     params = jax.tree.map(np.asarray, params)
     sizes = {
         "grid": tuple(model.grid),

@@ -8,6 +8,7 @@ import numpy as np
 
 from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
+from hpm_jax.data.lists import image_list
 from hpm_jax.data.records import Arrays as Arrays
 from hpm_jax.data.records import DataError as DataError
 from hpm_jax.data.records import Example as Example
@@ -100,6 +101,7 @@ def store(data: "Data") -> Splits:
 SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "digits": digits,
     "folder": folder,
+    "list": image_list,
     "tfds": tfds,
     "store": store,
     "synthetic": synthetic,

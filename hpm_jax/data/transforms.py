@@ -39,6 +39,27 @@ def random_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
+def byol_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The box of BYOL's crop (Grill et al. 2020), with which MAE and HPM train linear probes.
+
+    Area and width over height are drawn as for `random_box`, but once: a side that is too long is
+    cut to that of the image (MAE, util/crop.py). So boxes are larger on average, and their width
+    over height may leave `ratio`.
+    """
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w = min(max(1, round(math.sqrt(area * aspect))), width)
+    h = min(max(1, round(math.sqrt(area / aspect))), height)
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    return Box(int(top), int(left), h, w)
+
+
 def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
     """The box of TSN's multi-scale crop (Wang et al. 2016), with which VideoMAE pre-trains.
 
@@ -57,6 +78,9 @@ def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
 # From (rng, height, width, options) to the box of a training crop; config.data.crop.
 CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
     "resized": lambda rng, height, width, data: random_box(
+        rng, height, width, data.crop_scale, data.crop_ratio
+    ),
+    "byol": lambda rng, height, width, data: byol_box(
         rng, height, width, data.crop_scale, data.crop_ratio
     ),
     "multi_scale": lambda rng, height, width, data: multi_scale_box(rng, height, width),
@@ -84,20 +108,29 @@ def spread_views(height: int, width: int, data: "Data", count: int) -> list[View
     """Views for evaluation: resized so that a crop is `data.test_crop` of it, then crops.
 
     The crops are spread along the longer side: the first is at the left or top edge and the last
-    at the other; one alone is in the centre.
+    at the other; one alone is in the centre. To the pixel as torchvision's Resize and CenterCrop.
     """
-    sides = tuple(zip(data.image_size, (height, width), strict=True))
-    factor = max(wanted / data.test_crop / side for wanted, side in sides)
-    size = tuple(max(wanted, round(side * factor)) for wanted, side in sides)
+    size = test_size((height, width), data)
     room = [side - wanted for side, wanted in zip(size, data.image_size, strict=True)]
     views = []
     for number in range(count):
-        corner = [room[0] // 2, room[1] // 2]
+        corner = [round(room[0] / 2), round(room[1] / 2)]
         if count > 1:
             longer = int(room[1] >= room[0])
             corner[longer] = room[longer] * number // (count - 1)
         window = Box(corner[0], corner[1], *data.image_size)
-        views.append(
-            View(Box(0, 0, height, width), False, (size[0], size[1]), window, resampling(data))
-        )
+        views.append(View(Box(0, 0, height, width), False, size, window, resampling(data)))
     return views
+
+
+def test_size(found: tuple[int, ...], data: "Data") -> tuple[int, int]:
+    """The height and width that an image of size `found` has before it is cropped for testing.
+
+    The side that is shorter, against the crop's, becomes that of the crop over `data.test_crop`.
+    """
+    wanted = [int(side / data.test_crop) for side in data.image_size]
+    short = 0 if found[0] * wanted[1] <= found[1] * wanted[0] else 1
+    long = 1 - short
+    size = list(wanted)
+    size[long] = max(wanted[long], int(wanted[short] * found[long] / found[short]))
+    return size[0], size[1]

@@ -46,9 +46,7 @@ def video_csv(data: "Data") -> Splits:
             'lists, with a line "path label" for each video, as in --config.data.path=/data/k400'
         )
     train = read_list(train_path)
-    # numbers in the order of numbers, which is not that of their names
-    by_number = all(re.fullmatch(r"-?\d+", label) for label in train.labels)
-    classes = tuple(sorted(set(train.labels) - {""}, key=int if by_number else str))
+    classes = class_names(train.labels)
     tests = [root / f"{name}.csv" for name in test_names(data)]
     test_path = next((path for path in tests if path.is_file()), None)
     if test_path is None:
@@ -56,6 +54,19 @@ def video_csv(data: "Data") -> Splits:
     test = read_list(test_path)
     check_classes(str(test_path), [label for label in test.labels if label], classes)
     return Splits(_files(root, train, classes), _files(root, test, classes), classes)
+
+
+def list_records(path: Path) -> tuple[Files, tuple[str, ...]]:
+    """The videos of one list, and the classes that it has itself."""
+    listed = read_list(path)
+    classes = class_names(listed.labels)
+    return _files(path.parent, listed, classes), classes
+
+
+def class_names(labels: list[str]) -> tuple[str, ...]:
+    """The labels that there are; numbers in their own order, which is not that of their names."""
+    by_number = all(re.fullmatch(r"-?\d+", label) for label in labels)
+    return tuple(sorted(set(labels) - {""}, key=int if by_number else str))
 
 
 class Listed(NamedTuple):

@@ -54,17 +54,23 @@ def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
 
     Args:
         clips: of a video, spread over its length; 1 is in its middle.
-        crops: of each clip, along the longer side of its frames; 1 is in the centre.
+        crops: of each clip or image, along the longer side; 1 is in the centre.
     """
     if data.frames == 1:
-        return functools.partial(center_crop, data=data)
+        return functools.partial(
+            center_crop if crops == 1 else several_crops, data=data, crops=crops
+        )
     return functools.partial(spread_clips, data=data, clips=clips, crops=crops)
 
 
 def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
-    """`data.view_shape`, of a video with an axis of `clips * crops` before it, if that is not 1."""
-    views = clips * crops if data.frames > 1 else 1
-    return ((views,) if views > 1 else ()) + data.view_shape
+    """`data.view_shape`, with an axis of `clips * crops` before it, if that is not 1.
+
+    Several views of an image are clips of one frame.
+    """
+    if data.frames == 1:
+        return (crops, 1, *data.view_shape) if crops > 1 else data.view_shape
+    return ((clips * crops,) if clips * crops > 1 else ()) + data.view_shape
 
 
 def random_crop(
@@ -106,13 +112,23 @@ def _size(image: EncodedImage | np.ndarray) -> tuple[int, int]:
 
 def center_crop(example: Example, data: "Data") -> Example:
     """The crop in the centre of an image: `[H, W, C]`."""
+    return _spread_crops(example, data, 1)[0]
+
+
+def several_crops(example: Example, data: "Data", crops: int) -> Example:
+    """Crops along the longer side of an image, each a clip of one frame: `[V, 1, H, W, C]`."""
+    seen = _stacked(_spread_crops(example, data, crops))
+    return {key: value[:, None] if key in SEEN else value for key, value in seen.items()}
+
+
+def _spread_crops(example: Example, data: "Data", crops: int) -> list[Example]:
     image = example["image"]
     if isinstance(image, bytes):
         image = EncodedImage(image).pixels(data.channels)
-    height, width = image.shape[:2]
-    (view,) = spread_views(height, width, data, 1)
-    crop = view.apply_image(with_channels(image, data.channels))
-    return {**_annotations(example, view, (height, width)), "image": crop}
+    image, size = with_channels(image, data.channels), image.shape[:2]
+    views = spread_views(*size, data, crops)
+    whole = views[0]._replace(window=None).apply_image(image)
+    return [{**_annotations(example, view, size), "image": view.crop(whole)} for view in views]
 
 
 SEEN = ("image", "label_map", "boxes")  # the keys of an example that a view changes

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hpm_jax.data.sources import Records
@@ -12,7 +13,7 @@ from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models import Classifier
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
-from hpm_jax.tokens import normalize, patchify
+from hpm_jax.tokens import Grid, normalize, patchify
 
 
 def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
@@ -48,18 +49,32 @@ def average_views(logits: Array, count: int) -> Array:
 class AccuracyMeter:
     """Holds the compiled classifier and scores parameters on a split."""
 
-    def __init__(self, config: Any, model: Classifier, records: Records, devices: Devices):
+    def __init__(
+        self,
+        config: Any,
+        model: Classifier,
+        records: Records,
+        devices: Devices,
+        patch_size: Grid,
+        among: np.ndarray | None = None,
+    ):
+        """Builds the functions; `among` are the outputs `[N]` that labels count; None for all."""
         self.config, self.records, self.devices = config, records, devices
         self.batch_size = devices.round_up(config.evaluation.batch_size)
         self.unread: list[str] = []  # names of images that could not be read: they are left out
 
-        def score(params, images, labels, weights):
+        def logits(params, images):
             pixels = normalize(images, config.data.mean, config.data.std)
             if pixels.ndim == 6:  # several views of each video
                 pixels = pixels.reshape(-1, *pixels.shape[2:])
-            logits = model.apply({"params": params}, patchify(pixels, config.patch_size))
-            return scores(average_views(logits, len(images)), labels, weights)
+            found = model.apply({"params": params}, patchify(pixels, patch_size))
+            found = found if among is None else found[:, among]
+            return average_views(found, len(images))
 
+        def score(params, images, labels, weights):
+            return scores(logits(params, images), labels, weights)
+
+        self.logits = jax.jit(logits, out_shardings=devices.replicated)
         self._score = jax.jit(score, out_shardings=devices.replicated)
 
     def __call__(self, params: Params) -> dict[str, float]:

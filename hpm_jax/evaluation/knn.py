@@ -23,10 +23,27 @@ def knn_accuracy(
     neighbors: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """The share of queries `[Q, D]` that the bank `[N, D]` classifies rightly, by number of voters.
+    """The share of queries that the bank classifies rightly, by number of voters.
 
-    All numbers of neighbours share one search. One that is larger than the bank is cut to it, and
-    keeps its name in the result.
+    The first number of `knn_accuracies`.
+    """
+    found = knn_accuracies(bank, bank_labels, queries, query_labels, neighbors, temperature)
+    return {count: top1 for count, (top1, _) in found.items()}
+
+
+def knn_accuracies(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    neighbors: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+) -> dict[int, tuple[float, float]]:
+    """Top-1 and top-5 accuracy of queries `[Q, D]` by a bank `[N, D]`, by number of voters.
+
+    A query is in the top 5 where somebody votes for its class, and fewer than five other classes
+    have as many votes. All numbers of neighbours share one search. One that is larger than the
+    bank is cut to it, and keeps its name in the result.
 
     Raises:
         DataError: see `check_bank`.
@@ -40,9 +57,12 @@ def knn_accuracy(
         np.asarray(queries, np.float32), np.asarray(bank, np.float32), max(counts)
     )
     labels = np.asarray(bank_labels, np.int32)[np.asarray(index)]
-    predicted = vote(closest, labels, counts, classes, temperature)
-    accuracy = (np.asarray(predicted) == query_labels).mean(axis=1)
-    return {count: float(share) for count, share in zip(neighbors, accuracy, strict=True)}
+    labels_of_queries = jnp.asarray(query_labels, jnp.int32)
+    predicted, ranks = vote(closest, labels, labels_of_queries, counts, classes, temperature)
+    top1 = (np.asarray(predicted) == query_labels).mean(axis=1)
+    top5 = (np.asarray(ranks) < 5).mean(axis=1)
+    shares = zip(neighbors, top1.tolist(), top5.tolist(), strict=True)
+    return {count: (first, five) for count, first, five in shares}
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -88,24 +108,36 @@ def largest(values: Array, count: int) -> tuple[Array, Array]:
 # what top_k returns is taken in the same program.
 @functools.partial(jax.jit, static_argnames=("neighbors", "classes"))
 def vote(
-    closest: Array, labels: Array, neighbors: tuple[int, ...], classes: int, temperature: float
-) -> Array:
+    closest: Array,
+    labels: Array,
+    query_labels: Array,
+    neighbors: tuple[int, ...],
+    classes: int,
+    temperature: float,
+) -> tuple[Array, Array]:
     """The class of each query by a vote of its nearest neighbours, weighted `exp(cosine / T)`.
 
     Args:
         closest: `[Q, k]` float32, the cosines, best first.
         labels: `[Q, k]` int32, from 0 to `classes` - 1.
+        query_labels: `[Q]` int32, the true classes of the queries.
         neighbors: the numbers of voters, each from 1 to k.
 
     Returns:
-        `[len(neighbors), Q]` int32.
+        The classes `[len(neighbors), Q]` int32; and how many other classes have at least as many
+        votes as the true one, of the same shape, all of them where it has none.
     """
     # the largest exponent is taken out, so that no weight overflows
     weights = jnp.exp((closest - closest[:, :1]) / temperature)
     rows = jnp.arange(len(labels))[:, None]
     nobody = jnp.zeros((len(labels), classes))
     votes = [nobody.at[rows, labels[:, :count]].add(weights[:, :count]) for count in neighbors]
-    return jnp.stack([jnp.argmax(each, axis=1) for each in votes])
+    own = [jnp.take_along_axis(each, query_labels[:, None], axis=1) for each in votes]
+    others = [jnp.sum(each >= mine, axis=1) - 1 for each, mine in zip(votes, own, strict=True)]
+    ranks = [
+        jnp.where(mine[:, 0] > 0, rank, classes) for rank, mine in zip(others, own, strict=True)
+    ]
+    return jnp.stack([jnp.argmax(each, axis=1) for each in votes]), jnp.stack(ranks)
 
 
 def _unit(features: Array) -> Array:

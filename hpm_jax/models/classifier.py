@@ -75,15 +75,21 @@ class Classifier(nn.Module):
         self.head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.head_std))
 
     def __call__(
-        self, patches: Array, keep: Array | None = None, drop: Array | None = None
+        self,
+        patches: Array,
+        keep: Array | None = None,
+        drop: Array | None = None,
+        head_drop: Array | None = None,
     ) -> Array:
         """Logits `[B, classes]` float32 of patches `[B, L, P]`.
 
         Args:
             keep: `[B, K]` the patches that the encoder sees; None for all.
             drop: `[B, depth, 2]` from `drop_paths`; None drops nothing.
+            head_drop: `[B, D]` from `dropout`, what the head reads is multiplied with it.
         """
-        return self.head(self.features(patches, keep, drop))
+        features = self.features(patches, keep, drop)
+        return self.head(features if head_drop is None else features * head_drop)
 
     def features(
         self,

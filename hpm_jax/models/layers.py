@@ -104,6 +104,12 @@ def drop_paths(key: Array, batch: int, depth: int, rate: float) -> Array:
     return jnp.where(jax.random.bernoulli(key, kept, (batch, depth, 2)), 1.0 / kept, 0.0)
 
 
+def dropout(key: Array, shape: tuple[int, ...], rate: float) -> Array:
+    """Dropout (Srivastava et al. 2014): factors, 0 with probability `rate`, else 1 / (1 - rate)."""
+    kept = 1.0 - rate
+    return jnp.where(jax.random.bernoulli(key, kept, shape), jnp.float32(1.0 / kept), 0.0)
+
+
 class Outputs(NamedTuple):
     """What a stack of blocks computes of tokens `[B, N, D]`."""
 

@@ -159,6 +159,7 @@ def build_recipe(config: Finetune) -> Recipe:
         std=config.data.std,
         augment=config.augment,
         drop_path=config.model.drop_path,
+        head_dropout=config.model.head_dropout,
         mask_sub=regularize.mask_sub,
         max_sup=regularize.max_sup_start > 0 or regularize.max_sup_end > 0,
     )

@@ -75,6 +75,7 @@ def _parts(path: Path, config: Config | Finetune) -> tuple[Any, Method | None, A
     classifier = build_classifier(config, len(classes))
 
     def init_classifier(key: jax.Array, start: Start) -> TrainState:
-        return fresh_state(init_params(classifier, key), build_optimizer(config))
+        params = init_params(classifier, key)
+        return fresh_state(params, build_optimizer(config), bool(config.optimizer.average))
 
     return classifier, None, init_classifier, Start()

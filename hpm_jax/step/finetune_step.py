@@ -1,6 +1,7 @@
 """The fine-tuning step: erase, mix, classify, and all weights learn."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from hpm_jax.augmentation import erase, mix, smooth_labels
 from hpm_jax.config import Augment
 from hpm_jax.masking import hidden_count, select
 from hpm_jax.models import Classifier
-from hpm_jax.models.layers import drop_paths
+from hpm_jax.models.layers import drop_paths, dropout
 from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import Params, TrainState
@@ -31,6 +32,7 @@ class Recipe:
     std: tuple[float, ...]
     augment: Augment
     drop_path: float = 0.0
+    head_dropout: float = 0.0
     mask_sub: float = 0.0  # the share of patches hidden from the second pass; 0 makes none
     max_sup: bool = False
 
@@ -43,6 +45,8 @@ class Batch(NamedTuple):
     drop: Array | None  # [B, depth, 2], for the first pass
     keep: Array | None  # [B, K], for MaskSub's second pass
     drop_again: Array | None  # [B, depth, 2], for MaskSub's second pass
+    head_drop: Array | None = None  # [B, D], for the first pass
+    head_drop_again: Array | None = None  # [B, D], for MaskSub's second pass
 
 
 def prepare(
@@ -87,12 +91,20 @@ def prepare(
             return None
         return drop_paths(random.stream(key, name, step), count, model.depth, recipe.drop_path)
 
+    def head_drop(name):
+        if not recipe.head_dropout:
+            return None
+        key_of_step = random.stream(key, name, step)
+        return dropout(key_of_step, (count, model.width), recipe.head_dropout)
+
+    first = head_drop("head_dropout")
     if not recipe.mask_sub:
-        return Batch(patches, targets, drop("drop_path"), None, None)
+        return Batch(patches, targets, drop("drop_path"), None, None, first)
     length = patches.shape[1]
     scores = jax.random.uniform(random.stream(key, "mask_sub", step), (count, length))
     keep = select(scores, hidden_count(length, recipe.mask_sub)).keep
-    return Batch(patches, targets, drop("drop_path"), keep, drop("drop_path_again"))
+    again = drop("drop_path_again"), first, head_drop("head_dropout_again")
+    return Batch(patches, targets, drop("drop_path"), keep, *again)
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
@@ -115,11 +127,12 @@ def classification_loss(
     """
 
     def loss_of(params, batch, schedule):
-        logits = model.apply({"params": params}, batch.patches, drop=batch.drop)
+        classify = functools.partial(model.apply, {"params": params}, batch.patches)
+        logits = classify(None, batch.drop, batch.head_drop)
         loss = cross_entropy(logits, batch.targets)
         metrics = {"cross_entropy": loss}
         if recipe.mask_sub:
-            again = model.apply({"params": params}, batch.patches, batch.keep, batch.drop_again)
+            again = classify(batch.keep, batch.drop_again, batch.head_drop_again)
             taught = cross_entropy(again, jax.lax.stop_gradient(jax.nn.softmax(logits)))
             loss = 0.5 * (loss + taught)
             metrics["mask_sub"] = taught

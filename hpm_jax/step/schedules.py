@@ -24,6 +24,7 @@ class FinetuneSchedule(NamedTuple):
 
     learning_rate: np.float32
     max_sup: np.float32  # the weight of MaxSup
+    teacher_rate: np.float32 = np.float32(0)  # 1 - decay of the moving average, where it is kept
 
 
 class ProbeSchedule(NamedTuple):
@@ -125,15 +126,24 @@ class FinetuneTimetable(Timetable):
 
     def __init__(self, config: Finetune, images: int):
         super().__init__(config.optimizer, images)
-        self.regularize = config.regularize
+        self.regularize, self.average = config.regularize, config.optimizer.average
 
     def at(self, step: int) -> FinetuneSchedule:
         """The scalars of `step`."""
         start, end = self.regularize.max_sup_start, self.regularize.max_sup_end
         share = int(self.epoch(step)) / max(self.optimizer.epochs - 1, 1)
         return FinetuneSchedule(
-            self.learning_rate(step), np.float32(start + min(share, 1) * (end - start))
+            self.learning_rate(step),
+            np.float32(start + min(share, 1) * (end - start)),
+            np.float32(1 - self.average),
         )
+
+    def numbers(self, schedule: FinetuneSchedule) -> dict[str, float]:
+        """The scalars of a step as they are written down."""
+        return {
+            "learning_rate": float(schedule.learning_rate),
+            "max_sup": float(schedule.max_sup),
+        }
 
 
 class ProbeTimetable(Timetable):

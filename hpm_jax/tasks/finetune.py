@@ -83,7 +83,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
 
     def init(root, start):
         params = init_params(model, random.stream(root, "init", 0))
-        return fresh_state(overlay(params, start), optimizer)
+        return fresh_state(overlay(params, start), optimizer, bool(config.optimizer.average))
 
     # --- what the loop needs to know
     batch = config.optimizer.batch_size
@@ -110,7 +110,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         observe_every=config.evaluation.every_epochs,
         observe_first=False,
     )
-    meter = AccuracyMeter(config, model, splits.test, devices)
+    meter = AccuracyMeter(config, model, splits.test, devices, config.patch_size)
 
     # --- train, and keep the best
     with checkpoints(workdir / "best", keep=1) as best:
@@ -176,21 +176,30 @@ def observe_accuracy(
     console: Console,
     writer: MetricsWriter,
 ) -> Callable[[TrainState], None]:
-    """Builds `state -> None`, which scores the test split and keeps the best state."""
-    highest = max((line["top1"] for line in read_lines(writer.path) if "top1" in line), default=-1)
+    """Builds `state -> None`, which scores the test split and keeps the best state.
+
+    Where a moving average of the weights is kept, both are scored, and the average decides.
+    """
+    averaged = timetable.average > 0
+    deciding = "average_top1" if averaged else "top1"
+    lines = read_lines(writer.path)
+    highest = max((line[deciding] for line in lines if deciding in line), default=-1)
 
     def observe(state: TrainState) -> None:
         nonlocal highest
         step = int(state.step)
         epoch = timetable.epoch(step)
         numbers = meter(state.params)
+        if averaged:
+            numbers |= {f"average_{name}": value for name, value in meter(state.teacher).items()}
         writer.write(step, {"epoch": epoch} | numbers)
         console.say(
             f"epoch {epoch:<6.4g} top-1 {numbers['top1']:.2%}  top-5 {numbers['top5']:.2%}  "
             f"test loss {numbers['test_loss']:.4f}"
+            + (f"  averaged weights {numbers['average_top1']:.2%}" if averaged else "")
         )
-        if numbers["top1"] > highest:
-            highest = numbers["top1"]
+        if numbers[deciding] > highest:
+            highest = numbers[deciding]
             best.save(state)
 
     return observe

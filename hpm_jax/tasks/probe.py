@@ -16,7 +16,7 @@ from hpm_jax import random
 from hpm_jax.config import Probe
 from hpm_jax.convert.random import load_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
-from hpm_jax.data.sources import Records, hold_out
+from hpm_jax.data.sources import Records, Subset, hold_out
 from hpm_jax.evaluation.features import frozen_encoder, make_encode
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import (
@@ -43,8 +43,8 @@ from hpm_jax.tasks.ending import end_run
 EXPLANATION = (
     "All settings of the sweep are trained at once, on the same features of the same augmented "
     "images. The top-1 accuracy is that of one setting over the whole test split, every image "
-    "counted once; it is the setting that does best on training images held out for this choice. "
-    "`settings.json` has both accuracies of every setting."
+    "counted once; it is the setting that does best on training images held out for this choice, "
+    "or the only one (`config.choose_on=0`). `settings.json` has both accuracies of every setting."
 )
 
 
@@ -59,6 +59,13 @@ class ProbingState:
     def step(self) -> Array:
         """Steps taken."""
         return self.probe.step
+
+
+def choose_split(records: Records, share: float) -> tuple[Records, Records]:
+    """The images to train on, and those to choose the setting by: none where `share` is 0."""
+    if share == 0:
+        return records, Subset(records, np.arange(0))
+    return hold_out(records, share, "config.choose_on")
 
 
 def probe(config: Probe, workdir: str | Path) -> int:
@@ -78,7 +85,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
-    learnt, chosen_on = hold_out(splits.train, config.choose_on, "config.choose_on")
+    learnt, chosen_on = choose_split(splits.train, config.choose_on)
     weights = load_weights(config.init_from, config.weights, config.seed)
     encoder, encoder_params = frozen_encoder(
         weights, (config.data.frames, *config.data.image_size), config.features
@@ -163,20 +170,27 @@ def probe(config: Probe, workdir: str | Path) -> int:
             correct, count = correct + found, count + float(counted)
         return correct / max(count, 1.0)
 
+    held_out_note = " (held out {:.2%})" if len(chosen_on) else ""
+
     def observer(writer: MetricsWriter) -> Callable[[ProbingState], None]:
         def observe(state: ProbingState) -> None:
             held_out, test = (accuracies(state, x) for x in (chosen_on, splits.test))
-            best = int(held_out.argmax())
+            best = int(held_out.argmax())  # the only one, where nothing is held out
             rate, decay = sweep.settings[best]
             epoch = timetable.epoch(int(state.step))
             writer.write(int(state.step), {"epoch": epoch, "top1": test[best].item()})
             console.say(
                 f"epoch {epoch:<6.4g} top-1 {test[best]:.2%}  learning rate {rate:g}, "
-                f"weight decay {decay:g} (held out {held_out[best]:.2%})"
+                f"weight decay {decay:g}" + held_out_note.format(held_out[best])
             )
             rows = zip(sweep.settings, held_out.tolist(), test.tolist(), strict=True)
             table = [
-                {"learning_rate": s[0], "weight_decay": s[1], "held_out": h, "test": t}
+                {
+                    "learning_rate": s[0],
+                    "weight_decay": s[1],
+                    "held_out": h if len(chosen_on) else None,
+                    "test": t,
+                }
                 for s, h, t in rows
             ]
             text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)

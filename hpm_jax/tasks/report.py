@@ -14,16 +14,24 @@ import numpy as np
 from hpm_jax.config import Report
 from hpm_jax.config.inherit import finetune_config
 from hpm_jax.convert.random import load_weights
-from hpm_jax.data.sources import SOURCES, Records
+from hpm_jax.convert.weights import Weights
+from hpm_jax.data.sources import SOURCES, Records, Splits
 from hpm_jax.evaluation import heads
+from hpm_jax.evaluation.feature_file import (
+    SplitFeatures,
+    origin,
+    read_features,
+    write_features,
+)
 from hpm_jax.evaluation.features import FeatureExtractor, pool
 from hpm_jax.evaluation.few_shot import few_shot_accuracy
-from hpm_jax.evaluation.knn import knn_accuracy
+from hpm_jax.evaluation.knn import knn_accuracies
 from hpm_jax.evaluation.logistic import logistic_accuracy
 from hpm_jax.evaluation.probe_features import probe_accuracy
 from hpm_jax.run.console import Console
-from hpm_jax.run.devices import all_devices
+from hpm_jax.run.devices import Devices, all_devices
 from hpm_jax.run.metrics import read_lines
+from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels
@@ -39,6 +47,7 @@ class Row(NamedTuple):
     accuracy: float
     spread: float | None  # standard deviation, where there are several draws
     note: str
+    top5: float | None = None  # of kNN
 
 
 class Split(NamedTuple):
@@ -78,22 +87,18 @@ def report(config: Report, workdir: str | Path) -> int:
     rows = _read(workdir)
     wanted = [name for name in config.probes.names if name not in {row.probe for row in rows}]
 
-    # --- frozen features, made once for all probes
-    def encode(records: Records) -> Split:
-        began = time.perf_counter()
-        features, labels, unread = extractor(records)
-        facts.extend(f"left out, unreadable: {name}" for name in unread)
-        seconds = time.perf_counter() - began
-        console.say(f"encoded {len(features)} images in {seconds:.0f} s")
-        return Split(features, labels)
-
+    # --- frozen features, made once for all probes, or read from a file
     def pooled(split: Split) -> Split:
         return Split(np.asarray(pool(split.features, config.features.pool)), split.labels)
 
     if wanted:
         how = "tokens" if "attentive" in wanted else config.features.pool
-        extractor = FeatureExtractor(config, weights, devices, how)
-        everything = encode(splits.train), encode(splits.test)
+        features = load_features(config, weights, splits, devices, how, console.say)
+        facts.extend(f"left out, unreadable: {name}" for name in features.unread)
+        everything = (
+            Split(features.train, features.train_labels),
+            Split(features.test, features.test_labels),
+        )
         vectors = tuple(map(pooled, everything)) if how == "tokens" else everything
     for name in wanted:
         began = time.perf_counter()
@@ -119,12 +124,45 @@ def report(config: Report, workdir: str | Path) -> int:
     return 0
 
 
+def load_features(
+    config: Report,
+    weights: Weights,
+    splits: Splits,
+    devices: Devices,
+    how: str,
+    say: Callable[[str], None],
+) -> SplitFeatures:
+    """The features of both splits, from `config.features_file` where that is there.
+
+    Else they are computed, and written to it where it has a name.
+    """
+    path, made_by = Path(config.features_file), origin(config, weights, how)
+    if config.features_file and path.exists():
+        say(f"features from {path}")
+        return read_features(path, made_by)
+    extractor = FeatureExtractor(config, weights, devices, how)
+
+    def encode(records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        began = time.perf_counter()
+        found = extractor(records)
+        say(f"encoded {len(found[0])} images in {time.perf_counter() - began:.0f} s")
+        return found
+
+    (train, train_labels, bad), (test, test_labels, worse) = map(encode, splits[:2])
+    found = SplitFeatures(train, train_labels, test, test_labels, (*bad, *worse))
+    if config.features_file and is_main():
+        write_features(path, found, made_by)
+        say(f"wrote the features to {path}")
+    return found
+
+
 def knn(config: Report, train: Split, test: Split) -> Iterator[Row]:
     """One row for each number of neighbours."""
     probes = config.probes
-    found = knn_accuracy(*train, *test, probes.neighbors, probes.temperature)
-    for neighbors, accuracy in found.items():
-        yield Row("knn", f"kNN, k = {neighbors}", accuracy, None, "cosine, weighted vote")
+    found = knn_accuracies(*train, *test, probes.neighbors, probes.temperature)
+    for neighbors, (accuracy, top5) in found.items():
+        note = f"cosine, weighted vote; top-5 {top5:.2%}"
+        yield Row("knn", f"kNN, k = {neighbors}", accuracy, None, note, top5)
 
 
 def few_shot(config: Report, train: Split, test: Split) -> Iterator[Row]:
@@ -188,9 +226,8 @@ def _read(workdir: Path) -> list[Row]:
     there = workdir / "report.json"
     if not there.exists():
         return []
-    return [
-        Row(*(row[field] for field in Row._fields)) for row in json.loads(there.read_text())["rows"]
-    ]
+    rows = json.loads(there.read_text())["rows"]
+    return [Row(**{name: row.get(name) for name in Row._fields}) for row in rows]
 
 
 def _write(workdir: Path, config: Report, rows: list[Row], facts: list[str]) -> None:
