@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config import freeze
     from hpm_jax.config.inherit import inherit
     from hpm_jax.errors import UserError
-    from hpm_jax.run.processes import join
+    from hpm_jax.run.processes import join_processes
 
     try:
-        join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _JOIN_TIMEOUT.value)
+        join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _JOIN_TIMEOUT.value)
         config = freeze(inherit(_CONFIG.value))
         task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
         sys.exit(task(config, _WORKDIR.value))

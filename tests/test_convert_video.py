@@ -24,8 +24,7 @@ from hpm_jax.config import Features, freeze
 from hpm_jax.config.inherit import inherit
 from hpm_jax.convert import __main__ as command
 from hpm_jax.convert.check import differences
-from hpm_jax.convert.random import load_weights
-from hpm_jax.convert.read import read_weights
+from hpm_jax.convert.read import read_weights, starting_weights
 from hpm_jax.convert.state_dict import from_state_dict, to_state_dict
 from hpm_jax.convert.weights import (
     Weights,
@@ -306,12 +305,12 @@ def test_fine_tuning_and_reports_start_from_it(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, start, expected)
 
     longer = (8, 12, 20)  # constants follow the clip
-    weights = load_weights(str(path), "student", seed=0)
+    weights = starting_weights(str(path), "student", seed=0)
     encoder, params = frozen_encoder(weights, longer, Features(pool="mean"))
     patches = jnp.asarray(np.random.default_rng(0).normal(size=(1, 60, 96)), jnp.float32)
     tokens = jax.jit(encoder.apply)({"params": params}, patches)
     model = masked_autoencoder(weights).clone(grid=(4, 3, 5))
     encode = jax.jit(lambda p: model.apply({"params": p}, patches, method="encode"))
     np.testing.assert_allclose(tokens, encode(masked_autoencoder_params(weights)), atol=1e-5)
-    fresh = load_weights(str(path), "random", seed=0)
+    fresh = starting_weights(str(path), "random", seed=0)
     assert jax.tree.structure(fresh.params["encoder"]) == jax.tree.structure(params)

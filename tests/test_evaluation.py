@@ -8,12 +8,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from hpm_jax.config import ConfigError
 from hpm_jax.data.sources import DataError
 from hpm_jax.evaluation import knn, logistic
-from hpm_jax.evaluation.checks import check_bank, check_labelled
+from hpm_jax.evaluation.checks import check_bank, check_labelled, validation_tenth
 from hpm_jax.evaluation.few_shot import draw, few_shot_accuracy, ridge_classifier
-from hpm_jax.evaluation.knn import knn_accuracy
-from hpm_jax.evaluation.logistic import Classifier, fit, logistic_accuracy, standardised
-from hpm_jax.evaluation.rank_me import rank_me
-from hpm_jax.evaluation.splits import hold_out
+from hpm_jax.evaluation.knn import knn_accuracy, rank_me
+from hpm_jax.evaluation.logistic import LinearClassifier, fit, logistic_accuracy, standardised
 
 
 def blobs(examples, width, classes, spread=1.0, seed=0):
@@ -181,7 +179,7 @@ def regression(monkeypatch):
     """The arguments of a fit, in three chunks, of which the last overlaps; 99 have weight 0."""
     monkeypatch.setattr(logistic, "LOGITS", 140 * 5)
     features, labels = blobs(400, 12, 5, spread=2.5)
-    start = Classifier(np.zeros((12, 5), np.float32), np.zeros(5, np.float32))
+    start = LinearClassifier(np.zeros((12, 5), np.float32), np.zeros(5, np.float32))
     weights = (np.arange(400) < 301).astype(np.float32)
     return start, features, labels.astype(np.int32), weights
 
@@ -235,10 +233,12 @@ def test_the_strength_is_chosen_on_what_was_not_fitted(digits):
 
 
 def test_hold_out():
-    rest, held_out = hold_out(57)
+    rest, held_out = validation_tenth(57)
     assert len(held_out) == 6 and sorted([*rest, *held_out]) == list(range(57))
-    assert (hold_out(57)[1] == held_out).all() and (hold_out(57, seed=1)[1] != held_out).any()
-    assert len(hold_out(3)[1]) == 1
+    assert (validation_tenth(57)[1] == held_out).all() and (
+        validation_tenth(57, seed=1)[1] != held_out
+    ).any()
+    assert len(validation_tenth(3)[1]) == 1
 
 
 def test_what_cannot_be_learnt_from():

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import pytest
 
+from hpm_jax.chips import peak_of
 from hpm_jax.plan.compiled import asked_for
-from hpm_jax.plan.machines import CHIPS, GIB, PlanError, devices_of, machine
-from hpm_jax.run.throughput import PEAKS
+from hpm_jax.plan.machines import GIB, PlanError, devices_of, machine
+from hpm_jax.run.throughput import peak_flops
 
 
 def test_machines():
@@ -28,11 +30,45 @@ def test_a_gpu_gives_what_jax_takes(monkeypatch):
     assert machine("v5e:4x4").memory == 15.75 * GIB
 
 
-def test_peaks_are_those_of_the_meter():
-    names = {"v2": "TPU v2", "v3": "TPU v3", "v4": "TPU v4", "v5e": "TPU v5e", "v5p": "TPU v5p"}
-    names |= {"v6e": "TPU v6e", "a100-40": "A100", "a100-80": "A100", "l4": "L4"}
-    names |= {"h100": "H100", "h200": "H200"}
-    assert all(CHIPS[chip].peak == PEAKS[name] for chip, name in names.items())
+@pytest.mark.parametrize(
+    ("kind", "teraflops"),
+    [
+        ("TPU v2", 22.5),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v6 lite", 918),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("TPU v4 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_peaks_go_by_whole_words(kind, teraflops):
+    assert peak_of(kind) == (teraflops and teraflops * 1e12)
+
+
+def test_the_meter_takes_the_peak_of_all_devices_or_measures_one(monkeypatch):
+    stand_in = types.SimpleNamespace(device_kind="NVIDIA L40S")
+    monkeypatch.setattr(jax, "devices", lambda: [stand_in] * 4)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert peak_flops() == (4 * 362e12, "NVIDIA L40S: data sheet, bfloat16")
+    stand_in.device_kind = "NVIDIA L40"
+    peak, source = peak_flops()
+    assert peak > 0 and source.startswith("NVIDIA L40: measured")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +81,7 @@ def test_peaks_are_those_of_the_meter():
         ("h100", "how many, as in h100:8"),
         ("h100:0", "how many"),
         ("h100:2x4", "how many"),
+        ("h100-pcie", "how many"),
     ],
 )
 def test_machines_that_do_not_exist(topology, message):

@@ -5,7 +5,7 @@ import pytest
 
 from hpm_jax.config import ConfigError
 from hpm_jax.data import rand_augment as module
-from hpm_jax.data.rand_augment import NAMES, Policy, draw, parse_policy, rand_augment
+from hpm_jax.data.rand_augment import OPERATIONS, Policy, draw, parse_policy, rand_augment
 
 MAE = parse_policy("rand-m9-mstd0.5-inc1")
 FILL = (200, 20, 90)
@@ -219,7 +219,7 @@ def test_operations_are_drawn_uniformly_and_again():
     rng, policy = np.random.default_rng(0), parse_policy("rand-p1")
     drawn = [[name for name, _ in draw(rng, policy)] for _ in range(6000)]
     for layer in (0, 1):
-        counts = np.array([sum(names[layer] == name for names in drawn) for name in NAMES])
+        counts = np.array([sum(names[layer] == name for names in drawn) for name in OPERATIONS])
         assert len(counts) == 15 and abs(counts - 400).max() < 5 * np.sqrt(400)
     again = np.mean([first == second for first, second in drawn])
     assert abs(again - 1 / 15) < 5 * np.sqrt(1 / 15 / 6000), "with replacement"

@@ -8,8 +8,8 @@ from small import small_config, task_options
 
 from hpm_jax.config import ConfigError, Features, freeze
 from hpm_jax.config.inherit import finetune_config, inherit
-from hpm_jax.convert.random import load_weights, random_weights
-from hpm_jax.convert.read import read_weights
+from hpm_jax.convert.read import read_weights, starting_weights
+from hpm_jax.convert.weights import random_weights
 from hpm_jax.data import pipeline
 from hpm_jax.data.sources import SOURCES
 from hpm_jax.evaluation.features import FeatureExtractor, frozen_encoder, pool
@@ -147,9 +147,11 @@ def test_a_block_in_the_middle_is_what_the_next_one_reads():
 
 
 def test_weights_student_teacher_random(pretrained):
-    student, teacher = (load_weights(str(pretrained), which, 0) for which in ("student", "teacher"))
-    fresh = load_weights(str(pretrained), "random", 0)
-    again, other = (load_weights(str(pretrained), "random", seed) for seed in (0, 1))
+    student, teacher = (
+        starting_weights(str(pretrained), which, 0) for which in ("student", "teacher")
+    )
+    fresh = starting_weights(str(pretrained), "random", 0)
+    again, other = (starting_weights(str(pretrained), "random", seed) for seed in (0, 1))
 
     def kernel(weights):
         return weights.params["encoder"]["patch_embedding"]["projection"]["kernel"]

@@ -10,7 +10,7 @@ import jax
 from hpm_jax.convert.check import TOLERANCE, differences, timm_differences
 from hpm_jax.convert.files import READERS, WRITERS, check_target
 from hpm_jax.convert.read import WHICH, read_weights
-from hpm_jax.convert.state_dict import NAMES, OWN_NAMES
+from hpm_jax.convert.state_dict import NAMINGS, OWN_NAMES
 from hpm_jax.convert.weights import Weights, WeightsError
 from hpm_jax.convert.write import write_weights
 from hpm_jax.errors import UserError
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="TARGET", type=Path, nargs="?")
     parser.add_argument(
         "--names",
-        choices=NAMES,
+        choices=NAMINGS,
         help="timm: the encoder, or the classifier; videomae, mae_st: what those load, with a "
         "decoder where there is one; hpm: the whole pre-training model; default: by the layout",
     )

@@ -31,7 +31,7 @@ from hpm_jax.step.state import Params
 
 _PARTS = {"": "encoder", "decoder_": "decoder_input"}
 _POSITIONS = {"pos_embed_temporal": "positions_time", "pos_embed_spatial": "positions_space"}
-NAMES = official.NAMES._replace(
+TABLE = official.TABLE._replace(
     rest=ENCODER
     | official.DECODER
     | {f"{start}cls_token": (part, "cls_token") for start, part in _PARTS.items()}
@@ -93,12 +93,12 @@ def architecture(state: State, hints: Hints) -> Architecture:
         patch_size=patch_size,
         channels=channels,
         width=width,
-        depth=NAMES.depth(state, "blocks"),
+        depth=TABLE.depth(state, "blocks"),
         heads=encoder_heads(width, hints.heads),
         decoder_width=decoder_width,
-        decoder_depth=NAMES.depth(state, "decoder_blocks"),
+        decoder_depth=TABLE.depth(state, "decoder_blocks"),
         decoder_heads=decoder_heads(decoder_width, hints.decoder_heads),
-        loss_predictor=NAMES.depth(state, "decoder_blocks_losspred") > 0,
+        loss_predictor=TABLE.depth(state, "decoder_blocks_losspred") > 0,
         classes=0 if head is None else len(head),
         pool="mean" if "fc_norm.weight" in state else "cls",
         tubelet=tubelet,
@@ -109,7 +109,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every name of a model, as `to_mae_names` leaves them, with its shape."""
-    found = NAMES.shapes(model_shapes(a), (a.channels, *a.patch))
+    found = TABLE.shapes(model_shapes(a), (a.channels, *a.patch))
     times = {name: shape for name, shape in found.items() if name.endswith("pos_embed_temporal")}
     return found | {name: (1, frames, width) for name, (frames, _, width) in times.items()}
 
@@ -121,7 +121,7 @@ def constants(a: Architecture) -> dict[str, np.ndarray]:
 
 def to_params(state: State) -> Params:
     """The names of `to_mae_names` to our nested parameters, float32; see `from_names`."""
-    return from_names(_swap_times(state), NAMES)
+    return from_names(_swap_times(state), TABLE)
 
 
 def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
@@ -136,7 +136,7 @@ def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
             "tell one from the other, so a file would be read as another model"
         )
     state = {}
-    for name, value in _swap_times(to_names(params, NAMES, shapes(a))).items():
+    for name, value in _swap_times(to_names(params, TABLE, shapes(a))).items():
         if ".attn.qkv." in name:
             for part, array in zip("qkv", np.split(value, 3), strict=True):
                 state[name.replace(".qkv.", f".{part}.")] = np.ascontiguousarray(array)

@@ -34,7 +34,7 @@ DECODER = {
     "decoder_pred_losspred.weight": ("predictor", "head_kernel"),
     "decoder_pred_losspred.bias": ("predictor", "head_bias"),
 }
-NAMES = Names(
+TABLE = Names(
     stacks={
         "blocks": "encoder",
         "decoder_blocks": "reconstructor",
@@ -72,12 +72,12 @@ def architecture(state: State, hints: Hints) -> Architecture:
         patch_size=patch_size,
         channels=channels,
         width=width,
-        depth=NAMES.depth(state, "blocks"),
+        depth=TABLE.depth(state, "blocks"),
         heads=encoder_heads(width, hints.heads),
         decoder_width=decoder_width,
-        decoder_depth=NAMES.depth(state, "decoder_blocks"),
+        decoder_depth=TABLE.depth(state, "decoder_blocks"),
         decoder_heads=decoder_heads(decoder_width, hints.decoder_heads),
-        loss_predictor=NAMES.depth(state, "decoder_blocks_losspred") > 0,
+        loss_predictor=TABLE.depth(state, "decoder_blocks_losspred") > 0,
         classes=0 if head is None else len(head),
         pool="mean" if "fc_norm.weight" in state else "cls",
     )
@@ -85,7 +85,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every official name of a model, with its shape, but those of `constants`."""
-    return NAMES.shapes(model_shapes(a), (a.channels, *a.patch[1:]))
+    return TABLE.shapes(model_shapes(a), (a.channels, *a.patch[1:]))
 
 
 def constants(a: Architecture) -> dict[str, np.ndarray]:
@@ -97,12 +97,12 @@ def constants(a: Architecture) -> dict[str, np.ndarray]:
 
 def to_params(state: State) -> Params:
     """Official names to our nested parameters, float32; see `from_names`."""
-    return from_names(state, NAMES)
+    return from_names(state, TABLE)
 
 
 def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
     """The inverse of `to_params`: the arrays that `shapes(a)` names, and `constants(a)`."""
-    return to_names(params, NAMES, shapes(a)) | constants(a)
+    return to_names(params, TABLE, shapes(a)) | constants(a)
 
 
 def from_official(weights: State) -> Params:

@@ -11,7 +11,13 @@ import numpy as np
 from hpm_jax.convert.files import File, read_file
 from hpm_jax.convert.sizes import Hints
 from hpm_jax.convert.state_dict import from_state_dict
-from hpm_jax.convert.weights import Architecture, Weights, WeightsError, constant_positions
+from hpm_jax.convert.weights import (
+    Architecture,
+    Weights,
+    WeightsError,
+    constant_positions,
+    random_weights,
+)
 from hpm_jax.storage import as_path, is_local
 
 WHICH = ("student", "teacher")
@@ -65,6 +71,18 @@ def read_weights(
         return from_state_dict(state, **hints._asdict(), drop=drop)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def starting_weights(init_from: str, which: str, seed: int) -> Weights:
+    """The weights that a config names.
+
+    Args:
+        init_from: a workdir or a file.
+        which: "student", "teacher", or "random" for fresh weights of the same architecture.
+        seed: of the random ones.
+    """
+    weights = read_weights(init_from, "student" if which == "random" else which)
+    return random_weights(weights.architecture, seed) if which == "random" else weights
 
 
 def _on_disk(path: Path) -> Path:

@@ -11,7 +11,13 @@ import numpy as np
 from hpm_jax.convert import hugging_face, mae_st, official, video_mae
 from hpm_jax.convert.names import State
 from hpm_jax.convert.sizes import Hints, few
-from hpm_jax.convert.weights import Architecture, Weights, WeightsError, check_positions
+from hpm_jax.convert.weights import (
+    Architecture,
+    Weights,
+    WeightsError,
+    check_positions,
+    without_decoder,
+)
 from hpm_jax.step.state import Params
 
 # What wrappers put before a name; `vit.` and `videomae.` before Hugging Face's are its own.
@@ -36,7 +42,7 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {"mae": official, "videomae": video_mae, "mae_st": mae_st}
 OWN_NAMES = {"mae": "timm", "videomae": "videomae", "mae_st": "mae_st"}
-NAMES = (*OWN_NAMES.values(), "hpm")
+NAMINGS = (*OWN_NAMES.values(), "hpm")
 
 
 def from_state_dict(
@@ -94,7 +100,7 @@ def to_state_dict(weights: Weights, names: str | None = None) -> dict[str, np.nd
 
     Args:
         weights: from `from_state_dict`, `read_weights`, or made by hand.
-        names: a name in `NAMES`; see `part_of`.
+        names: a name in `NAMINGS`; see `part_of`.
 
     Raises:
         WeightsError: where the weights cannot go under these names.
@@ -118,8 +124,8 @@ def part_of(a: Architecture, names: str | None = None) -> Architecture:
     """
     own = OWN_NAMES[a.layout]
     names = names or own
-    if names not in NAMES:
-        raise WeightsError(f"names {names!r} do not exist: choose from {', '.join(NAMES)}")
+    if names not in NAMINGS:
+        raise WeightsError(f"names {names!r} do not exist: choose from {', '.join(NAMINGS)}")
     if names not in (own, "hpm"):
         raise WeightsError(
             f"names {names!r} do not fit the layout {a.layout!r} of these weights: use {own!r}, or "
@@ -138,18 +144,6 @@ def part_of(a: Architecture, names: str | None = None) -> Architecture:
             f'use "{own}"'
         )
     return a if names == "hpm" else dataclasses.replace(a, loss_predictor=False)
-
-
-def without_decoder(a: Architecture) -> Architecture:
-    """The architecture of the encoder, with the classifier's head where there is one."""
-    return dataclasses.replace(
-        a,
-        decoder_width=0,
-        decoder_depth=0,
-        decoder_heads=0,
-        loss_predictor=False,
-        target_values=0,
-    )
 
 
 def _layout(state: State) -> str:

@@ -40,7 +40,7 @@ def _decoder(name: str, stack: str, kernel: Path, bias: Path) -> dict[str, Path]
     }
 
 
-NAMES = Names(
+TABLE = Names(
     stacks={
         "blocks": "encoder",
         "decoder.blocks": "reconstructor",
@@ -82,12 +82,12 @@ def architecture(state: State, hints: Hints) -> Architecture:
         patch_size=patch_size,
         channels=channels,
         width=width,
-        depth=NAMES.depth(state, "blocks"),
+        depth=TABLE.depth(state, "blocks"),
         heads=encoder_heads(width, hints.heads),
         decoder_width=decoder_width,
-        decoder_depth=NAMES.depth(state, "decoder.blocks"),
+        decoder_depth=TABLE.depth(state, "decoder.blocks"),
         decoder_heads=decoder_heads(decoder_width, hints.decoder_heads, VIDEO_SIZES),
-        loss_predictor=NAMES.depth(state, "decoder_losspred.blocks") > 0,
+        loss_predictor=TABLE.depth(state, "decoder_losspred.blocks") > 0,
         classes=0 if head is None else len(head),
         pool="mean" if "fc_norm.weight" in state else "cls",
         tubelet=tubelet,
@@ -115,7 +115,7 @@ def _grid(tubelet: int, patch_size: int, hints: Hints) -> tuple[int, int, int]:
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """Every name of a model, with its shape."""
-    return NAMES.shapes(model_shapes(a), (a.channels, *a.patch))
+    return TABLE.shapes(model_shapes(a), (a.channels, *a.patch))
 
 
 def constants(a: Architecture) -> dict[str, np.ndarray]:
@@ -125,12 +125,12 @@ def constants(a: Architecture) -> dict[str, np.ndarray]:
 
 def to_params(state: State) -> Params:
     """VideoMAE's names to our nested parameters, float32; see `from_names`."""
-    return from_names(state, NAMES)
+    return from_names(state, TABLE)
 
 
 def to_official(params: Params, a: Architecture) -> dict[str, np.ndarray]:
     """The inverse of `to_params`; with a decoder, `encoder.` stands before the encoder's names."""
-    state = to_names(params, NAMES, shapes(a))
+    state = to_names(params, TABLE, shapes(a))
     if not a.decoder_width:
         return state
     return {name if name.startswith(OUTSIDE) else f"encoder.{name}": v for name, v in state.items()}

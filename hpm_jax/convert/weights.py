@@ -103,6 +103,28 @@ def model_shapes(a: Architecture) -> Params:
     return shapes | {name: part for name, part in decoder.items() if name != "encoder"}
 
 
+def without_decoder(a: Architecture) -> Architecture:
+    """The architecture of the encoder, with the classifier's head where there is one."""
+    return dataclasses.replace(
+        a,
+        decoder_width=0,
+        decoder_depth=0,
+        decoder_heads=0,
+        loss_predictor=False,
+        target_values=0,
+    )
+
+
+def random_weights(architecture: Architecture, seed: int) -> Weights:
+    """An encoder as initialised, with the positions of a masked autoencoder."""
+    alone = without_decoder(architecture)
+    model = classifier(Weights(alone, {})).clone(pool="cls", classes=1)
+    patches = jnp.zeros((1, alone.patches, alone.values))
+    params = jax.jit(model.init)(jax.random.key(seed), patches)["params"]
+    encoder = jax.tree.map(np.asarray, params["encoder"])
+    return Weights(alone, {"encoder": encoder})
+
+
 def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
     """The masked autoencoder that fits; its parameters are from `masked_autoencoder_params`.
 

@@ -12,7 +12,7 @@ from hpm_jax.data.records import Arrays, DataError, Example, Records, Splits, ho
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
-NAMES = tuple("0123456789")
+DIGITS = tuple("0123456789")
 DIRECTIONS = ("left", "right", "up", "down")
 SIZE = 0.45  # of a moving digit, as a share of the frame's shorter side
 
@@ -24,7 +24,7 @@ def digits(data: "Data") -> Splits:
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     records = Arrays(np.repeat(images, data.channels, axis=-1), bunch.target)
-    return Splits(*hold_out(records, data.holdout), NAMES)
+    return Splits(*hold_out(records, data.holdout), DIGITS)
 
 
 def moving_digits(data: "Data") -> Splits:
@@ -38,8 +38,8 @@ def moving_digits(data: "Data") -> Splits:
     """
     check_frames(data)
     classes = {
-        "": tuple(f"{digit} {direction}" for digit in NAMES for direction in DIRECTIONS),
-        "digit": NAMES,
+        "": tuple(f"{digit} {direction}" for digit in DIGITS for direction in DIRECTIONS),
+        "digit": DIGITS,
         "direction": DIRECTIONS,
     }
     if data.name not in classes:

@@ -124,9 +124,9 @@ def apply(
 
 def draw(rng: np.random.Generator, policy: Policy) -> list[tuple[str, float]]:
     """The operations that one image gets, in order, and the signed strength of each."""
-    names = rng.integers(len(NAMES), size=policy.layers)
+    names = rng.integers(len(OPERATIONS), size=policy.layers)
     applied = rng.random(policy.layers) < policy.probability
-    return [(NAMES[name], _strength(rng, policy)) for name in names[applied]]
+    return [(OPERATIONS[name], _strength(rng, policy)) for name in names[applied]]
 
 
 def _strength(rng: np.random.Generator, policy: Policy) -> float:
@@ -182,7 +182,7 @@ ORIGINAL = _operations(
     threshold=lambda s: min(256, int(256 * abs(s))),
     factor=lambda s: 0.1 + 1.8 * abs(s),
 )
-NAMES = tuple(INCREASING)
+OPERATIONS = tuple(INCREASING)
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:

@@ -1,6 +1,7 @@
-"""Accuracy over a whole split: every image counted once, for any batch size."""
+"""One pass over a whole split, every image counted once for any batch size; and its accuracy."""
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hpm_jax.data.pipeline import evaluation_batches
 from hpm_jax.data.sources import Records
-from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models import Classifier
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
@@ -82,7 +83,7 @@ class AccuracyMeter:
         sums: dict[str, float] = {}
         self.unread = []
         score = functools.partial(self._score, params)
-        for found, unread in over_split(
+        for found, unread in evaluate_split(
             score, self.records, self.config, self.batch_size, self.devices
         ):
             # summed in float64: float32 would lose single images after 16 million
@@ -94,3 +95,26 @@ class AccuracyMeter:
             "top5": sums["top5"] / count,
             "test_loss": sums["loss"] / count,
         }
+
+
+def evaluate_split(
+    function: Callable[[Array, Array, Array], Any],
+    records: Records,
+    config: Any,
+    batch_size: int,
+    devices: Devices,
+) -> Iterator[tuple[Any, list[str]]]:
+    """What `function` makes of each batch, on the host, and the names of images left out of it.
+
+    Args:
+        function: of uint8 images `[B, H, W, C]`, labels `[B]` and weights `[B]`, on the devices;
+            weight 0 fills up the last batch and stands for images that cannot be read. Its result
+            is the same on all devices.
+        config: has `data` and `run`.
+        batch_size: over all devices, which divide it.
+    """
+    rows = devices.rows(batch_size)
+    for batch in evaluation_batches(records, config.data, config.run, batch_size, rows):
+        arrays = (devices.put(batch[name]) for name in ("image", "label", "weight"))
+        unread = [records.name(int(index)) for index in batch["broken"] if index >= 0]
+        yield jax.device_get(function(*arrays)), unread

@@ -1,8 +1,10 @@
-"""What every score of frozen features needs: finite features, and a label for each."""
+"""What every score of frozen features needs: finite ones with labels, and some to choose on."""
 
 import numpy as np
 
-from hpm_jax.data.sources import DataError
+from hpm_jax.data.sources import DataError, set_apart
+
+HELD_OUT = 0.1  # the share of the training images that a setting is chosen on
 
 
 def check_labelled(
@@ -65,3 +67,9 @@ def check_bank(
             "images at random over all classes, or take more of them."
         )
     return max(high, int(np.max(query_labels))) + 1
+
+
+def validation_tenth(examples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `range(examples)` at random into a large part and a tenth, at least 1, both sorted."""
+    rest, apart = set_apart(examples, max(1, round(HELD_OUT * examples)), seed)
+    return rest.astype(np.int32), apart.astype(np.int32)

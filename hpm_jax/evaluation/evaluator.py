@@ -10,8 +10,7 @@ from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.features import pool
-from hpm_jax.evaluation.knn import knn_accuracy
-from hpm_jax.evaluation.rank_me import rank_me
+from hpm_jax.evaluation.knn import knn_accuracy, rank_me
 from hpm_jax.masking.hard import Random
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.run.devices import Devices

@@ -11,14 +11,14 @@ from jax import Array
 from hpm_jax.config import ConfigError, Features
 from hpm_jax.convert.weights import Weights
 from hpm_jax.data.sources import Records
-from hpm_jax.evaluation.whole_split import over_split
+from hpm_jax.evaluation.accuracy import evaluate_split
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
 from hpm_jax.tokens import Grid, grid_of, normalize, patchify
 
-POOLS = ("cls", "mean", "both", "tokens")
+READOUTS = ("cls", "mean", "both", "tokens")
 
 
 def pool(tokens: Array, how: str, extra: int = 1) -> Array:
@@ -104,7 +104,7 @@ class FeatureExtractor:
     """Holds the frozen encoder on the devices and gives the features of whole splits."""
 
     def __init__(self, config: Any, weights: Weights, devices: Devices, how: str):
-        """`config` has `data`, `features` and `run`; `how` is a name in `POOLS`."""
+        """`config` has `data`, `features` and `run`; `how` is a name in `READOUTS`."""
         self.config, self.devices = config, devices
         size = (config.data.frames, *config.data.image_size)
         encoder, params = frozen_encoder(weights, size, config.features)
@@ -121,7 +121,7 @@ class FeatureExtractor:
         """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read."""
         features, labels, unread = [], [], []
         encode = functools.partial(self._encode, self._params)
-        for (encoded, label, weight), left_out in over_split(
+        for (encoded, label, weight), left_out in evaluate_split(
             encode, records, self.config, self.batch_size, self.devices
         ):
             features.append(encoded[weight > 0])

@@ -150,3 +150,15 @@ def _pad(array: Array, multiple: int, axis: int, fill: float = 0.0) -> Array:
     widths = [(0, 0), (0, 0)]
     widths[axis] = (0, -array.shape[axis] % multiple)
     return jnp.pad(array, widths, constant_values=fill)
+
+
+def rank_me(features: np.ndarray) -> float:
+    """How many dimensions the features use, without labels (RankMe, Garrido et al. 2023).
+
+    The exponential of the entropy of the singular values of `[N, D]`: from 1 to min(N, D).
+
+    A falling number is a collapse: the features say less and less of the images.
+    """
+    singular = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
+    share = singular / singular.sum() + 1e-7
+    return float(np.exp(-(share * np.log(share)).sum()))

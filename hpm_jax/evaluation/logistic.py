@@ -9,8 +9,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from hpm_jax.evaluation.checks import check_bank
-from hpm_jax.evaluation.splits import hold_out
+from hpm_jax.evaluation.checks import check_bank, validation_tenth
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 LOGITS = 2**26  # computed at once, examples times classes: 256 MiB
@@ -25,7 +24,7 @@ class LogisticResult(NamedTuple):
     held_out: dict[float, float]  # accuracy on the held-out part of the bank, by strength
 
 
-class Classifier(NamedTuple):
+class LinearClassifier(NamedTuple):
     """A linear classifier of standardised features."""
 
     kernel: Array  # [D, classes] float32
@@ -61,13 +60,13 @@ def logistic_accuracy(
     classes = check_bank(bank, bank_labels, queries, query_labels)
     bank, queries = standardised(np.asarray(bank, np.float32), np.asarray(queries, np.float32))
     labels = jnp.asarray(bank_labels, jnp.int32)
-    _, held_out = hold_out(len(bank), seed)
+    _, held_out = validation_tenth(len(bank), seed)
     everyone = jnp.ones(len(bank))
     rest = everyone.at[held_out].set(0.0)
 
     # from strong to weak: each fit starts where the one before it ended, close to its own end
     fits, accuracies = {}, {}
-    classifier = Classifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
+    classifier = LinearClassifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
     for strength in sorted(strengths, reverse=True):
         classifier = fit(classifier, bank, labels, rest, strength, iterations)
         fits[strength] = classifier
@@ -88,13 +87,13 @@ def standardised(bank: Array, queries: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def fit(
-    start: Classifier,
+    start: LinearClassifier,
     features: Array,
     labels: Array,
     weights: Array,
     strength: float,
     iterations: int,
-) -> Classifier:
+) -> LinearClassifier:
     """Minimises `mean(cross entropy) + strength / 2 * |kernel|^2` by L-BFGS (Liu, Nocedal 1989).
 
     With n examples, that is scikit-learn's `C = 1 / (n * strength)`. The bias is free.
@@ -134,7 +133,7 @@ def fit(
 
 
 def total_cross_entropy(
-    classifier: Classifier, features: Array, labels: Array, weights: Array
+    classifier: LinearClassifier, features: Array, labels: Array, weights: Array
 ) -> Array:
     """The weighted sum over all examples, a chunk at a time, forward and backward."""
     examples, classes = len(features), classifier.bias.size
@@ -155,7 +154,7 @@ def total_cross_entropy(
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros(()), jnp.arange(chunks))[0]
 
 
-def accuracy(classifier: Classifier, features: Array, labels: Array) -> float:
+def accuracy(classifier: LinearClassifier, features: Array, labels: Array) -> float:
     """The share of features `[N, D]` that are classified as labelled."""
     predicted = jnp.argmax(classifier.logits(features), axis=1)
     return float((np.asarray(predicted) == np.asarray(labels)).mean())

@@ -10,7 +10,7 @@ from jax import Array
 
 from hpm_jax import random
 from hpm_jax.config import ConfigError
-from hpm_jax.evaluation.checks import check_bank, check_labelled
+from hpm_jax.evaluation.checks import check_bank, check_labelled, validation_tenth
 from hpm_jax.evaluation.heads import Head, linear
 from hpm_jax.evaluation.probes import (
     ProbeState,
@@ -19,7 +19,6 @@ from hpm_jax.evaluation.probes import (
     make_probe_scores,
     make_probe_step,
 )
-from hpm_jax.evaluation.splits import hold_out
 from hpm_jax.step.schedules import warmup_cosine
 
 # For batches of 1,024 and batch-normalised features. HPM's linear probe (8e-3 at 2,048) and MAE's
@@ -73,7 +72,7 @@ def probe_accuracy(
     classes = check_bank(bank, bank_labels, queries, query_labels)
     optimizer_name = optimizer_name or head.optimizer
     sweep = sweep or SWEEPS[optimizer_name]
-    rest, held_out = hold_out(len(bank))
+    rest, held_out = validation_tenth(len(bank))
     on_device = jnp.asarray(bank), jnp.asarray(bank_labels, jnp.int32)
     state = train_on_features(
         *on_device,

@@ -1,4 +1,4 @@
-"""The machines that a run can be planned for: what a chip has, and how a group of them is named."""
+"""The machines that a run can be planned for: groups of chips, and how they are named."""
 
 import contextlib
 import math
@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
+from hpm_jax.chips import CHIPS, GPUS, TPUS, Chip
 from hpm_jax.errors import UserError
 
 GIB = 2**30
@@ -15,44 +16,6 @@ class PlanError(UserError, ValueError):
     """A plan that cannot be made; the message says what to change."""
 
 
-class Chip(NamedTuple):
-    """A device as programs see it; data sheets, but for the memory, which is what programs get."""
-
-    memory: float  # GiB: of TPUs as libtpu says that is free, of GPUs as nvidia-smi says in all
-    bandwidth: float  # bytes/s of that memory
-    peak: float  # FLOP/s, dense, bfloat16
-    single: float  # FLOP/s in float32 as XLA multiplies it by default
-    tpu: bool = True
-    cores: int = 1  # devices of one chip
-
-
-# A float32 product is bfloat16 on the MXU unless a precision is asked for. v2 and v3 show each of
-# the two cores of a chip as a device, with half of all that the chip has.
-TPUS = {
-    "v2": Chip(7.48, 700e9 / 2, 45e12 / 2, 45e12 / 2, cores=2),
-    "v3": Chip(15.48, 900e9 / 2, 123e12 / 2, 123e12 / 2, cores=2),
-    "v4": Chip(30.75, 1228e9, 275e12, 275e12),
-    "v5e": Chip(15.75, 819e9, 197e12, 197e12),
-    "v5p": Chip(95.73, 2765e9, 459e12, 459e12),
-    "v6e": Chip(31.24, 1640e9, 918e12, 918e12),
-}
-# A float32 product is TensorFloat-32 on GPUs that have it. V100 and T4 have no bfloat16: XLA
-# computes it in float32.
-GPUS = {
-    "t4": Chip(14.7, 300e9, 8.1e12, 8.1e12, tpu=False),
-    "v100-16": Chip(15.7, 900e9, 15.7e12, 15.7e12, tpu=False),
-    "v100-32": Chip(31.7, 900e9, 15.7e12, 15.7e12, tpu=False),
-    "rtx3090": Chip(24.0, 936e9, 71e12, 35.6e12, tpu=False),
-    "rtx4090": Chip(24.0, 1008e9, 165e12, 82.6e12, tpu=False),
-    "a10": Chip(22.5, 600e9, 125e12, 62.5e12, tpu=False),
-    "l4": Chip(22.5, 300e9, 121e12, 60e12, tpu=False),
-    "a100-40": Chip(40.0, 1555e9, 312e12, 156e12, tpu=False),
-    "a100-80": Chip(80.0, 2039e9, 312e12, 156e12, tpu=False),
-    "h100": Chip(79.6, 3350e9, 989e12, 494e12, tpu=False),
-    "h200": Chip(140.4, 4800e9, 989e12, 494e12, tpu=False),
-    "b200": Chip(179.0, 8000e9, 2250e12, 1125e12, tpu=False),
-}
-CHIPS = TPUS | GPUS
 EXAMPLES = "such as v5e:4x4, v4:2x2x4, h100:8 or a100-80:16"
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "token": 0}  # all others have theirs in their names
 # they name what is there already, or lead to what is counted by itself
-FREE = {
+UNCOUNTED = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("partition-id", "opt-barrier", "while", "conditional", "call"),
 }
@@ -144,7 +144,7 @@ def _cycles(x: Instruction) -> int:
 
 def _traffic(x: Instruction, lines: Computation, program: Program) -> int:
     """Bytes that one instruction reads and writes; of a slice, no more than the slice."""
-    if x.kind in FREE or x.kind.endswith("-done"):
+    if x.kind in UNCOUNTED or x.kind.endswith("-done"):
         return 0
     operands = [lines[name].shape for name in x.operands]
     if x.kind == "fusion":

@@ -30,7 +30,7 @@ from hpm_jax.step.state import (
 from hpm_jax.storage import as_path
 
 
-class Run(NamedTuple):
+class LoadedRun(NamedTuple):
     """What a workdir holds."""
 
     config: Config | Finetune
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     state: TrainState
 
 
-def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Run:
+def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> LoadedRun:
     """The newest whole checkpoint of a workdir, with the model that it belongs to.
 
     Args:
@@ -62,7 +62,7 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Ru
         state = saved.restore(abstract, print)
     if state is None:  # in a bucket, one that is not whole is there too
         raise CheckpointError(f"{path} has no checkpoint yet")
-    return Run(config, model, method, state.replace(frozen=start.get("frozen") or None))
+    return LoadedRun(config, model, method, state.replace(frozen=start.get("frozen") or None))
 
 
 def _parts(path: Path, config: Config | Finetune) -> tuple[Any, Method | None, Any, Start]:

@@ -31,7 +31,7 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def join(
+def join_processes(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,

@@ -5,23 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-# dense bfloat16 peaks in FLOP/s, by the vendors' data sheets, for what jax calls the device
-PEAKS = {
-    "TPU v2": 45e12 / 2,  # a device of v2 and v3 is one of a chip's two cores
-    "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "V100": 125e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "H100": 989e12,
-    "H200": 989e12,
-}
+from hpm_jax.chips import peak_of
 
 
 def peak_flops() -> tuple[float, str]:
@@ -30,9 +14,8 @@ def peak_flops() -> tuple[float, str]:
     A device that is not in the table is measured: the best of some square matrix products.
     """
     kind = jax.devices()[0].device_kind
-    for name in sorted(PEAKS, key=len, reverse=True):
-        if name.lower() in kind.lower():
-            return PEAKS[name] * jax.device_count(), f"{kind}: data sheet, bfloat16"
+    if (peak := peak_of(kind)) is not None:
+        return peak * jax.device_count(), f"{kind}: data sheet, bfloat16"
     size = 1536
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.dot)

@@ -14,9 +14,10 @@ from jax import Array
 
 from hpm_jax import random
 from hpm_jax.config import Probe
-from hpm_jax.convert.random import load_weights
+from hpm_jax.convert.read import starting_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Records, Subset, hold_out
+from hpm_jax.evaluation.accuracy import evaluate_split
 from hpm_jax.evaluation.features import frozen_encoder, make_encode
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probes import (
@@ -26,7 +27,6 @@ from hpm_jax.evaluation.probes import (
     make_probe_scores,
     make_probe_step,
 )
-from hpm_jax.evaluation.whole_split import over_split
 from hpm_jax.models.flops import transformer_flops
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices, check_batch
@@ -86,7 +86,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     splits = load_data(config)
     check_labels(splits)
     learnt, chosen_on = choose_split(splits.train, config.choose_on)
-    weights = load_weights(config.init_from, config.weights, config.seed)
+    weights = starting_weights(config.init_from, config.weights, config.seed)
     encoder, encoder_params = frozen_encoder(
         weights, (config.data.frames, *config.data.image_size), config.features
     )
@@ -164,7 +164,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
         correct, count = np.zeros(len(sweep.settings)), 0.0
         size = devices.round_up(config.evaluation.batch_size)
         of_batch = functools.partial(score, state)
-        for (found, counted), unread in over_split(of_batch, records, config, size, devices):
+        for (found, counted), unread in evaluate_split(of_batch, records, config, size, devices):
             for name in unread:
                 console.say(f"cannot read {name}: left out of the evaluation")
             correct, count = correct + found, count + float(counted)

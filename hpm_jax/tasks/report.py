@@ -13,7 +13,7 @@ import numpy as np
 
 from hpm_jax.config import Report
 from hpm_jax.config.inherit import finetune_config
-from hpm_jax.convert.random import load_weights
+from hpm_jax.convert.read import starting_weights
 from hpm_jax.convert.weights import Weights
 from hpm_jax.data.sources import SOURCES, Records, Splits
 from hpm_jax.evaluation import heads
@@ -73,7 +73,7 @@ def report(config: Report, workdir: str | Path) -> int:
     devices = all_devices()
     splits = SOURCES[config.data.source](config.data)
     check_labels(splits)
-    weights = load_weights(config.init_from, config.weights, config.seed)
+    weights = starting_weights(config.init_from, config.weights, config.seed)
     workdir = open_workdir(workdir, config)
     facts = [
         f"{config.weights} weights of {config.init_from}: width {weights.architecture.width}, "

@@ -6,7 +6,7 @@ from PIL import Image
 from timm.data import auto_augment
 
 from hpm_jax.data import rand_augment
-from hpm_jax.data.rand_augment import INCREASING, NAMES, ORIGINAL, parse_policy
+from hpm_jax.data.rand_augment import INCREASING, OPERATIONS, ORIGINAL, parse_policy
 
 FILL = (124, 116, 104)
 SAMPLES = {
@@ -20,7 +20,9 @@ MAGNITUDES = (0.0, 0.4, 3.0, 4.9, 7.5, 9.0, 10.0, 13.7)  # above 10 where mmax a
 
 def names_in_timm(increasing):
     """Our names to timm's."""
-    names = {name: name for name in NAMES} | {f"Translate{x}": f"Translate{x}Rel" for x in "XY"}
+    names = {name: name for name in OPERATIONS} | {
+        f"Translate{x}": f"Translate{x}Rel" for x in "XY"
+    }
     if increasing:
         for name in ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"):
             names[name] += "Increasing"
@@ -54,7 +56,7 @@ def test_operations_are_the_same_set(increasing):
 @pytest.mark.parametrize("increasing", [True, False])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("sample", SAMPLES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_pixels_are_the_same(monkeypatch, name, sample, channels, increasing):
     image = SAMPLES[sample][..., :channels]
     policy = parse_policy(f"rand-inc{increasing:d}")
