@@ -109,7 +109,7 @@ def with_moments(state: optax.OptState, moments: Moments) -> optax.OptState:
 
 
 def notes(config: Config, whole: Whole) -> list[str]:
-    """What a person should know: what is missing, and what is set otherwise than in the file."""
+    """One line for a missing optimizer, and one for each option that differs from the file's."""
     found = []
     if whole.moments is None:
         found.append("no optimizer in this file: AdamW starts afresh, with moments of zero")
