@@ -66,18 +66,28 @@ def check_target(path: Path) -> None:
 
 
 def _read_torch(path: Path, which: str) -> File:
+    content = load_torch(path)
+    return File(torch_arrays(path, content, which), hints_of(content.get(OURS, {})))
+
+
+def load_torch(path: Path) -> Any:
+    """All that a PyTorch file holds, if it holds nothing that could run code."""
     torch = _import_torch(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # official files keep theirs
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise _unreadable(path, error) from None
+
+
+def torch_arrays(path: Path, content: Any, which: str) -> dict[str, np.ndarray]:
+    """One set of weights of a PyTorch file that has been loaded, as float32 arrays."""
+    torch = _import_torch(path)
     state = _choose(path, content, which)
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise WeightsError(f"{path}: {name} is a {type(value).__name__}, expected a tensor")
-    arrays = {name: value.detach().float().numpy() for name, value in state.items()}
-    return File(arrays, hints_of(content.get(OURS, {})))
+    return {name: value.detach().float().numpy() for name, value in state.items()}
 
 
 def _choose(path: Path, content: Any, which: str) -> Mapping[str, Any]:

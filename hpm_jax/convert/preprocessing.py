@@ -1,4 +1,4 @@
-"""How the images of a published model are normalised and cropped, as far as its files tell."""
+"""How the images of a published model are normalised and cropped: read, or by convention."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ MAE_ST_MEAN, MAE_ST_STD = (0.45,) * 3, (0.225,) * 3  # mae_st, util/kinetics.py
 
 
 def normalization(path: Path, architecture: Architecture) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` of what is at `path`, a file or a folder; {} where nobody knows.
+    """`mean` and `std` of what is at `path`, a file or a folder; {} where unknown.
 
     A folder of timm has them in `config.json`, one of Hugging Face in `preprocessor_config.json`.
     The official checkpoints have none; theirs go by the layout, and are those of ImageNet but for
@@ -31,7 +31,7 @@ def normalization(path: Path, architecture: Architecture) -> dict[str, tuple[flo
 def test_crop(path: Path, architecture: Architecture, image_size: tuple[int, int]) -> float:
     """The share of the short side that a test crop has, for crops of `image_size`.
 
-    timm's `crop_pct`, where the folder tells and the size is the model's own. Hugging Face's ViTs
+    timm's `crop_pct`, where the folder has it and the size is the model's own. Hugging Face's ViTs
     resize without a crop, which is 1 for square images. Else 0.875 up to 224 pixels and 1 above
     (MAE, util/datasets.py), and 1 for videos (VideoMAE, kinetics.py; mae_st).
     """
@@ -45,12 +45,12 @@ def test_crop(path: Path, architecture: Architecture, image_size: tuple[int, int
 
 
 def _pretrained_cfg(path: Path) -> dict[str, Any]:
-    """What timm says of a model in its folder; {} elsewhere."""
+    """timm's description of a model in its folder; {} elsewhere."""
     return _json(path / "config.json").get("pretrained_cfg", {}) if path.is_dir() else {}
 
 
 def _preprocessor(path: Path) -> dict[str, Any]:
-    """What Hugging Face says of a model in its folder; {} elsewhere."""
+    """Hugging Face's description of the inputs of a model in its folder; {} elsewhere."""
     return _json(path / "preprocessor_config.json") if path.is_dir() else {}
 
 

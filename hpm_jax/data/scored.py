@@ -89,8 +89,8 @@ def places_in_model(
     Args:
         found: the classes of the data, in the order of its labels.
         classes: how many the model has.
-        names: those of the model, in its order; None where nobody says. Then classes of the data
-            that are as many are the same, and numbers below `classes` are places.
+        names: those of the model, in its order; None where unknown. Then classes of the data that
+            are as many are taken as the same, and numbers below `classes` as places.
         place: what a message calls the data.
 
     Raises:
