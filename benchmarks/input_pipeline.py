@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpm_jax.config import defaults, freeze
+from hpm_jax.config import Data, defaults, freeze
 from hpm_jax.data.decoding import EncodedImage
 from hpm_jax.data.geometry import Box, cut
 from hpm_jax.data.pipeline import train_batches
@@ -222,7 +222,7 @@ def cpu_seconds(workers: list[int]) -> float:
 
 def pixels(records: dict[str, Records], crops: int = 4) -> None:
     """PSNR of crops of stored images against the same crops of the originals."""
-    rng, errors = np.random.default_rng(0), []
+    rng, errors, data = np.random.default_rng(0), [], Data(image_size=(SIZE, SIZE))
     for index in range(len(records["store"])):
         original, stored = (
             EncodedImage(records[name][index]["image"]).pixels(3) for name in ("originals", "store")
@@ -232,7 +232,7 @@ def pixels(records: dict[str, Records], crops: int = 4) -> None:
             box = random_box(rng, *original.shape[:2], SCALE, RATIO)
             same = Box(box.top * down, box.left * across, box.height * down, box.width * across)
             crop, other = (
-                cut(image, place, (SIZE, SIZE)).astype(np.float64)
+                cut(image, place, data).astype(np.float64)
                 for image, place in ((original, box), (stored, same))
             )
             errors.append(np.mean((crop - other) ** 2))

@@ -119,7 +119,7 @@ def resizing(repeats):
         box = CROPS[DENSE.crop](rng, HEIGHT, WIDTH, DENSE)
         start = time.process_time()
         for frame in frames:
-            cut(frame, box, DENSE.image_size)
+            cut(frame, box, DENSE)
         times.append(time.process_time() - start)
     return statistics.median(times)
 
