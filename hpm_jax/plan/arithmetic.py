@@ -81,7 +81,8 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
     model, method = build_model(config).clone(**dict(changes)), build_method(config)
     patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
     counts = config.patches - config.hidden, config.hidden
-    mask = Mask(*(jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts))
+    indices: list[Any] = [jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts]
+    mask = Mask(*indices)
 
     def forward(params, patches, mask):
         def loss(params):
