@@ -66,7 +66,11 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def move(folder: Path, target: Path) -> None:
-    """Moves a folder to where nothing is."""
+    """Moves a folder to where nothing is.
+
+    In a bucket file by file: the `rename` of etils wants a folder to move into, and a bucket has
+    none.
+    """
     with reported(target):
         if is_local(folder):
             target.parent.mkdir(parents=True, exist_ok=True)

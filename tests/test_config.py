@@ -11,6 +11,7 @@ from small import schedule, small_options
 
 from hpm_jax.config import ConfigError, Optimizer, defaults, freeze
 from hpm_jax.evaluation.heads import attentive, linear
+from hpm_jax.evaluation.probe_features import SWEEPS
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.run.build import (
     Start,
@@ -93,13 +94,26 @@ def trace_finetune(config):
 def trace_probe(config):
     """The heads and the sweep; the encoder is that of the weights."""
     settings = config.optimizer.base_learning_rates, config.optimizer.weight_decays
-    sweep = Sweep(*settings)
     head, shape = (linear, (768,)) if config.head == "linear" else (attentive(12), (197, 768))
-    state = jax.eval_shape(
-        lambda k: init_probe(head, sweep, config.optimizer.kind, shape, 10, k), KEY
-    )
-    step = make_probe_step(head, sweep, config.optimizer.kind)
-    batch = config.optimizer.batch_size
+    kind, batch = config.optimizer.kind, config.optimizer.batch_size
+    assert_probes_train(head, Sweep(*settings), kind, shape, batch)
+
+
+def trace_report(config):
+    """The heads that are trained on frozen features of a ViT-B, each with its own sweep."""
+    heads = {"linear": linear, "attentive": attentive(config.probes.attentive_heads)}
+    trained = heads.keys() & set(config.probes.names)
+    assert trained, "every report has one"
+    for name in trained:
+        shape = (768,) if name == "linear" else (197, 768)
+        kind = heads[name].optimizer
+        assert_probes_train(heads[name], SWEEPS[kind], kind, shape, config.probes.batch_size)
+
+
+def assert_probes_train(head, sweep, kind, shape, batch):
+    """A step of the sweep gives back the state that it takes, and a loss for each setting."""
+    state = jax.eval_shape(lambda k: init_probe(head, sweep, kind, shape, 10, k), KEY)
+    step = make_probe_step(head, sweep, kind)
     features = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     after, metrics = jax.eval_shape(
         step, state, features, jax.ShapeDtypeStruct((batch,), jnp.int32), np.float32(1)
@@ -112,8 +126,9 @@ TRACES = {
     "pretrain": trace_pretrain,
     "finetune": trace_finetune,
     "probe": trace_probe,
-    "report": lambda config: None,  # compiles only what its encoder needs
-    "evaluate": lambda config: None,
+    "report": trace_report,
+    # scores a classifier that its own file describes: tests/test_evaluate.py
+    "evaluate": lambda config: config.task == "evaluate",
 }
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 

@@ -76,8 +76,8 @@ class FinetuneOptimizer(Optimizer):
 
     @property
     def learning_rate(self) -> float:
-        """The peak: the linear scaling rule, over clips where they count."""
-        return super().learning_rate * self.counted_clips
+        """The peak: the absolute one, or the linear scaling rule, over clips where they count."""
+        return self.absolute_learning_rate or super().learning_rate * self.counted_clips
 
 
 @dataclasses.dataclass(frozen=True)

@@ -169,8 +169,9 @@ def _write_safetensors(path: Path, state: Mapping[str, np.ndarray], architecture
 
 
 def _write_npz(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
+    arrays: dict[str, Any] = {**state, OURS: json.dumps(architecture)}
     with path.open("wb") as file:
-        np.savez(file, **state, **{OURS: json.dumps(architecture)})
+        np.savez(file, **arrays)
 
 
 def _import_torch(path: Path) -> Any:

@@ -22,7 +22,8 @@ class Hints(NamedTuple):
 
     def before(self, others: "Hints") -> "Hints":
         """These, and where they are silent the others."""
-        return Hints(*(ours or theirs for ours, theirs in zip(self, others, strict=True)))
+        given = {name: value for name, value in self._asdict().items() if value}
+        return others._replace(**given)
 
 
 def hints_of(note: dict[str, Any]) -> Hints:

@@ -32,18 +32,21 @@ class EncodedImage:
             image = Image.open(io.BytesIO(data))
             upright = image.getexif().get(ORIENTATION, 1) == 1
             # simplejpeg is faster than Pillow, and refuses damage that Pillow fills with grey
-            self._jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and upright
-            self._data = data if self._jpeg else _decode(image)
+            jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and upright
+            self._data: bytes | np.ndarray = data if jpeg else _decode(image)
         except Exception as error:  # Pillow raises many kinds for bytes that are no image
             raise BrokenImage(str(error)) from error
-        self.width, self.height = image.size if self._jpeg else self._data.shape[1::-1]
+        if isinstance(self._data, bytes):
+            self.width, self.height = image.size
+        else:
+            self.height, self.width = self._data.shape[:2]
 
     def pixels(self, channels: int, eighths: int = 8) -> np.ndarray:
         """uint8 `[h, w, channels]`, at the scale `eighths / 8` of a plain JPEG.
 
         Grey becomes colour by repetition, colour grey by its luma; other counts are an error.
         """
-        if not self._jpeg:
+        if not isinstance(self._data, bytes):
             return with_channels(self._data, channels)
         size = {"min_height": -(-self.height * eighths // 8)} if eighths != 8 else {}
         try:
@@ -54,7 +57,7 @@ class EncodedImage:
 
     def smallest_scale(self, height: float, width: float, needed: tuple[int, int]) -> int:
         """The eighths at which a `height` x `width` part still has the `needed` size."""
-        for eighths in SCALES if self._jpeg else ():
+        for eighths in SCALES if isinstance(self._data, bytes) else ():
             if height * eighths >= 8 * needed[0] and width * eighths >= 8 * needed[1]:
                 return eighths
         return 8

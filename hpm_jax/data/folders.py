@@ -94,7 +94,7 @@ def scan_folder(
         classes = names
     else:
         check_classes(str(root), names, classes)
-    number = {name: index for index, name in enumerate(classes)}
+    number: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     labels = np.array([number.get(top, -1) for top in tops], np.int32)
     return Files(str(root), np.array([os.fsencode(path) for path in found]), labels), tuple(classes)
 

@@ -57,9 +57,9 @@ def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
         crops: of each clip or image, along the longer side; 1 is in the centre.
     """
     if data.frames == 1:
-        return functools.partial(
-            center_crop if crops == 1 else several_crops, data=data, crops=crops
-        )
+        if crops == 1:
+            return functools.partial(center_crop, data=data)
+        return functools.partial(several_crops, data=data, crops=crops)
     return functools.partial(spread_clips, data=data, clips=clips, crops=crops)
 
 
@@ -126,7 +126,7 @@ def _spread_crops(example: Example, data: "Data", crops: int) -> list[Example]:
     if isinstance(image, bytes):
         image = EncodedImage(image).pixels(data.channels)
     image, size = with_channels(image, data.channels), image.shape[:2]
-    views = spread_views(*size, data, crops)
+    views = spread_views(size[0], size[1], data, crops)
     whole = views[0]._replace(window=None).apply_image(image)
     return [{**_annotations(example, view, size), "image": view.crop(whole)} for view in views]
 

@@ -1,6 +1,7 @@
 """What every score of frozen features needs: finite ones with labels, and some to choose on."""
 
 import numpy as np
+from jax import Array
 
 from hpm_jax.data.sources import DataError, set_apart
 
@@ -8,7 +9,7 @@ HELD_OUT = 0.1  # the share of the training images that a setting is chosen on
 
 
 def check_labelled(
-    features: np.ndarray, labels: np.ndarray, what: str, classes: int | None = None
+    features: Array | np.ndarray, labels: Array | np.ndarray, what: str, classes: int | None = None
 ) -> None:
     """Raises a `DataError` for features or labels that nothing can be learnt from.
 

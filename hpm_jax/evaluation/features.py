@@ -90,7 +90,8 @@ def make_encode(encoder: Encoder, config: Any, patch_size: Grid, how: str):
         if images.ndim == 6:
             images = images.reshape(-1, *images.shape[2:])
         pixels = normalize(images, config.data.mean, config.data.std)
-        found = pool(encoder.apply({"params": params}, patchify(pixels, patch_size)), how, extra)
+        tokens: Any = encoder.apply({"params": params}, patchify(pixels, patch_size))
+        found = pool(tokens, how, extra)
         if len(found) == count:
             return found
         if how == "tokens":

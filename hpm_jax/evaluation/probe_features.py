@@ -169,8 +169,8 @@ def _train_epoch(state, features, labels, batches, factors, head, sweep, optimiz
 def accuracies(
     state: ProbeState,
     head: Head,
-    features: Array,
-    labels: Array,
+    features: Array | np.ndarray,
+    labels: Array | np.ndarray,
     examples: np.ndarray,
     batch_size: int,
 ) -> np.ndarray:

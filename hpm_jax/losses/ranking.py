@@ -108,13 +108,11 @@ class LossPrediction(Term):
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """The ranking loss, and the share of pairs ranked correctly."""
         predicted, true, counted = outputs.predicted, outputs.losses, outputs.mask.counted
+        assert predicted is not None  # the model has a loss predictor: `predicts_loss`
         order = outputs.own.drawn
         if order is not None:
-            predicted, true, counted = (
-                None if x is None else jnp.take_along_axis(x, order, axis=1)
-                for x in (predicted, true, counted)
-            )
-        assert predicted is not None  # the model has a loss predictor: `predicts_loss`
+            predicted, true = (jnp.take_along_axis(x, order, axis=1) for x in (predicted, true))
+            counted = None if counted is None else jnp.take_along_axis(counted, order, axis=1)
         pairs = self._of_pairs(outputs)
         loss = self.loss(predicted, true, pairs, counted)
         right = pairs_ranked_correctly(predicted, true, pairs, counted)

@@ -149,6 +149,7 @@ class Attention(nn.Module):
         biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
         projections = [(kernels[:, part], biases[part]) for part in range(3)]
         kernel, bias = Linear(width, name="projection")(width)
+        assert bias is not None  # as asked for
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
         return projections, kernel, bias.astype(self.dtype)
 

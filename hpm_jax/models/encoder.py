@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        start = {"kernel_init": pytorch_init} if self.pytorch_init else {}
+        start: dict[str, Any] = {"kernel_init": pytorch_init} if self.pytorch_init else {}
         dense = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name="projection", **start)
         return dense(patches)
 

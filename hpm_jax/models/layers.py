@@ -187,7 +187,9 @@ class Stack(nn.Module):
         def last() -> Any:
             return jax.tree.map(lambda one: one[-1], each)
 
-        short = read is not None and read < x.shape[1] and self.depth > 0
+        length = x.shape[1]
+        read = length if read is None else read
+        short = read < length and self.depth > 0
         # one scan, which stops after each block that is collected, and before the last block where
         # its input is needed
         stops = {number + 1 for number in collect} | ({self.depth - 1} if attention_of else set())
@@ -195,7 +197,7 @@ class Stack(nn.Module):
         after = {0: x}  # the tokens after so many blocks
         for first, end in itertools.pairwise(ends):
             some = jax.tree.map(lambda one, part=slice(first, end): one[part], each)
-            x, _ = jax.lax.scan(step(x.shape[1]), x, some, unroll=self.unroll)
+            x, _ = jax.lax.scan(step(length), x, some, unroll=self.unroll)
             after[end] = x
         attention = None
         if attention_of:

@@ -41,7 +41,7 @@ class DecoderInput(nn.Module):
         """
         layout = self.layout
         mask_token = self.param("mask_token", _mask_token_init(layout), (1, 1, self.width))
-        start = {"kernel_init": pytorch_init} if layout.pytorch_init else {}
+        start: dict[str, Any] = {"kernel_init": pytorch_init} if layout.pytorch_init else {}
         if layout.decoder_cls_token:
             features = features[:, 1:]
         embedding = Dense(

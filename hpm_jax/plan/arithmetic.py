@@ -73,21 +73,22 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
     import jax
     import jax.numpy as jnp
 
-    from hpm_jax.run.build import build_method, build_model
-    from hpm_jax.step.state import param_shapes
-    from hpm_jax.step.step import student_losses, total_loss
+    from hpm_jax.run.build import build_method, build_model, load_frozen
+    from hpm_jax.step.state import TrainState, param_shapes
+    from hpm_jax.step.step import Masked, masked_loss
     from hpm_jax.tokens import Mask
 
     model, method = build_model(config).clone(**dict(changes)), build_method(config)
     patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
     counts = config.patches - config.hidden, config.hidden
-    mask = Mask(*(jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts))
+    indices: list[Any] = [jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts]
+    mask = Mask(*indices)
 
     def forward(params, patches, mask):
-        def loss(params):
-            return total_loss(method, student_losses(model, method, params, patches, mask))[0]
-
-        return jax.tree.leaves(jax.vjp(loss, params)[1])
+        nothing = TrainState(0, params, None, None, frozen=load_frozen(method))
+        loss = masked_loss(model, method, nothing)
+        masked = Masked(patches, mask)
+        return jax.tree.leaves(jax.vjp(lambda params: loss(params, masked, None)[0], params)[1])
 
     traced = jax.make_jaxpr(forward)(param_shapes(model), patches, mask).jaxpr
     given = {*map(id, traced.invars), *map(id, traced.constvars)}

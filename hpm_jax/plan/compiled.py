@@ -66,12 +66,9 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     parts = build_sharded_step(config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh.replicated)
-    scalars = Schedule(
-        *(
-            jax.ShapeDtypeStruct((), kind, sharding=mesh.replicated)
-            for kind in (np.float32, np.float32, np.int32)
-        )
-    )
+    kinds = np.float32, np.float32, np.int32
+    shapes: list[Any] = [jax.ShapeDtypeStruct((), k, sharding=mesh.replicated) for k in kinds]
+    scalars = Schedule(*shapes)
     held = bytes_of((parts.state, parts.images))
     known = functools.partial(
         Plan,

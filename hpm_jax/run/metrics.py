@@ -1,4 +1,8 @@
-"""Every number of a run, in `metrics.jsonl` and for TensorBoard."""
+"""Every number of a run, in `metrics.jsonl` and for TensorBoard.
+
+TensorBoard's record writer is used without its `EventFileWriter`, which writes in a thread: a full
+disk would be known one write late, and print a traceback beside the message.
+"""
 
 import json
 import os
@@ -111,7 +115,7 @@ def _start_wandb(project: str, workdir: Path) -> Any:
     return wandb.init(project=project, id=name, name=name, config=config, resume="allow")
 
 
-class NoWriter:
+class NoWriter(MetricsWriter):
     """What the other processes of a run have for a writer: they read, and write nothing."""
 
     def __init__(self, workdir: str | os.PathLike[str]):
@@ -130,7 +134,7 @@ class NoWriter:
         """Nothing."""
 
 
-def open_writer(workdir: str | os.PathLike[str], step: int, wandb: str) -> MetricsWriter | NoWriter:
+def open_writer(workdir: str | os.PathLike[str], step: int, wandb: str) -> MetricsWriter:
     """The writer of this process: the main one of a run writes."""
     return MetricsWriter(workdir, step, wandb) if is_main() else NoWriter(workdir)
 

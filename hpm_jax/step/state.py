@@ -16,8 +16,7 @@ from hpm_jax.tokens import Mask
 Params = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that a step reads and writes."""
 
     step: Array  # int32 scalar: optimizer steps taken

@@ -65,7 +65,8 @@ def total_loss(
     method: Method, state: TrainState, params: Params, masked: Masked, outputs: Outputs
 ) -> tuple[Array, Metrics]:
     """The sum of all terms, each times its weight, and all that they report."""
-    total, metrics = jnp.zeros((), jnp.float32), {}
+    total: Array = jnp.zeros((), jnp.float32)
+    metrics: Metrics = {}
     for term in method.terms:
         its_own = own(state, term.name, params, masked.drawn)
         value, others = term(outputs._replace(own=its_own))

@@ -108,7 +108,7 @@ def check_scored(config: Evaluate, records: Records, classes: tuple[str, ...]) -
     """Raises a `DataError` where there are no classes, or labels that are none of them."""
     labels = known_labels(records)
     if labels is None:  # reading them all would take too long: one tells whether there are any
-        labels = np.array([records[0].label])
+        labels = np.array([records[0]["label"]])
     bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if not classes or len(bad):
         name = f": {records.name(int(bad[0]))}" if len(bad) else ""

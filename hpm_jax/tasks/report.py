@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -89,7 +89,8 @@ def report(config: Report, workdir: str | Path) -> int:
 
     # --- frozen features, made once for all probes, or read from a file
     def pooled(split: Split) -> Split:
-        return Split(np.asarray(pool(split.features, config.features.pool)), split.labels)
+        features: Any = split.features  # on the host, where they stay
+        return Split(np.asarray(pool(features, config.features.pool)), split.labels)
 
     if wanted:
         how = "tokens" if "attentive" in wanted else config.features.pool

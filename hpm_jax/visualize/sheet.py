@@ -1,7 +1,7 @@
 """Panels of pixels on a sheet: in rows and columns, with a title, headings, labels and a note."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import font_manager
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 MARGIN, GAP, BETWEEN = 10, 3, 16  # around the sheet, between panels, between blocks of rows
 INK, FAINT = "#111111", "#555555"
 
-Block = dict[str, Sequence[np.ndarray]]  # rows that belong together: their panels, by label
+Block = Mapping[str, Sequence[np.ndarray]]  # rows that belong together: their panels, by label
 
 
 def draw_sheet(
