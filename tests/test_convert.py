@@ -25,6 +25,7 @@ from hpm_jax.convert.weights import (
     masked_autoencoder_params,
 )
 from hpm_jax.convert.write import write_weights
+from hpm_jax.fields import as_dict
 from hpm_jax.run.build import build_classifier, build_optimizer
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.workdir import open_workdir
@@ -296,7 +297,7 @@ def test_command_says_what_is_wrong(tmp_path):
         command.main(["nowhere", str(tmp_path / "x.npz")])
     with pytest.raises(SystemExit, match=r"^error: .*x\.tar ends in '\.tar': expected one of"):
         command.main(["nowhere", str(tmp_path / "x.tar")])
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(small_config())))
+    (tmp_path / "config.json").write_text(json.dumps(as_dict(small_config())))
     with pytest.raises(SystemExit, match=r"^error: .* has no checkpoint yet"):
         command.main([str(tmp_path)])
 

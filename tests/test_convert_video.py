@@ -34,7 +34,7 @@ from hpm_jax.convert.weights import (
 )
 from hpm_jax.convert.write import write_weights
 from hpm_jax.evaluation.features import frozen_encoder
-from hpm_jax.run.build import build_classifier, build_model, build_optimizer
+from hpm_jax.run.build import build_classifier, build_method, build_model, build_optimizer
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.state import fresh_state, param_shapes
@@ -286,9 +286,11 @@ def test_pre_training_starts_from_it(tmp_path):
     path, said = tmp_path / "videomae.npz", []
     write_weights(path, random_weights(MODEL))
     config = run_config(init_from=str(path))
-    start = pretrain.load_start(config, build_model(config), said.append)
+    model, method = build_model(config), build_method(config)
+    start = pretrain.load_start(config, model, method, said.append)
     jax.tree.map(np.testing.assert_array_equal, start, read_weights(path).params)
     assert re.search(r"\d+ parameters matched; new: predictor/", said[0])
+    assert "reconstructor" not in said[0], "the target is as wide as theirs"
 
 
 def test_fine_tuning_and_reports_start_from_it(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 
 from hpm_jax.losses import pairs_ranked_correctly, squared_error
 from hpm_jax.losses.ranking import absolute, relative
-from hpm_jax.targets import normalized_pixels, patch_statistics
+from hpm_jax.targets import NormalizedPixels, TargetContext, patch_statistics
+from hpm_jax.tokens import Tokenizer
 
 
 def official_relative(predicted, loss):
@@ -85,6 +86,79 @@ def test_squared_error_is_not_reduced_over_patches():
     prediction, target = jnp.ones((2, 5, 3)), jnp.zeros((2, 5, 3))
     assert squared_error(prediction, target).shape == (2, 5)
     np.testing.assert_allclose(squared_error(prediction * 2, target), 4.0)
+
+
+def draw_counted(patches):
+    """Which patches count, image by image, from two to all of them."""
+    rng = np.random.default_rng(patches)
+    counts = (2, max(patches // 2, 2), patches)
+    order = rng.permuted(np.tile(np.arange(patches), (3, 1)), axis=1)
+    return order < np.array(counts)[:, None]
+
+
+def image_by_image(ranking, predicted, loss, counted):
+    """The mean over images of a loss of the patches that count, in each alone."""
+    rows = zip(predicted, loss, counted, strict=True)
+    return [ranking(p[None, c], t[None, c]) for p, t, c in rows]
+
+
+@pytest.mark.parametrize("patches", [3, 9, 48])
+def test_relative_of_the_patches_that_count(patches):
+    """A mean over the pairs of all images, whatever stands at the others."""
+    predicted, loss = draw(patches)
+    counted = draw_counted(patches)
+    pairs = [n * (n - 1) / 2 for n in counted.sum(axis=1)]
+    each = image_by_image(official_relative, *np.float64((predicted, loss)), counted)
+    found, slope = jax.value_and_grad(relative)(predicted, loss, counted=counted)
+    np.testing.assert_allclose(found, np.average(each, weights=pairs), rtol=2e-5)
+    assert not slope[~counted].any() and slope[counted].all()
+    other = np.where(counted, predicted, 1e3), np.where(counted, loss, -1e3)
+    np.testing.assert_array_equal(relative(*other, counted=counted), found)
+
+
+@pytest.mark.parametrize("patches", [3, 9, 48])
+def test_absolute_of_the_patches_that_count(patches):
+    """The losses are standardised among those that count; each of them weighs the same."""
+    predicted, loss = draw(patches)
+    counted = draw_counted(patches)
+    each = image_by_image(absolute, predicted, loss, counted)
+    found, slope = jax.value_and_grad(absolute)(predicted, loss, counted)
+    np.testing.assert_allclose(found, np.average(each, weights=counted.sum(axis=1)), rtol=1e-5)
+    assert not slope[~counted].any() and slope[counted].all()
+    other = np.where(counted, predicted, 1e3), np.where(counted, loss, -1e3)
+    np.testing.assert_allclose(absolute(*other, counted), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ranking", [relative, absolute])
+def test_where_all_count_nothing_changes(ranking):
+    predicted, loss = draw(9)
+    all_count = ranking(predicted, loss, counted=np.ones((3, 9), bool))
+    np.testing.assert_allclose(all_count, ranking(predicted, loss), rtol=1e-6)
+
+
+def test_a_single_patch_that_counts_has_a_loss_that_is_a_number():
+    """Its standardised loss is 0, and there is no pair."""
+    predicted, loss = draw(9)
+    counted = np.arange(9) == np.array([[0], [3], [8]])
+    found, slope = jax.value_and_grad(absolute)(predicted, loss, counted)
+    np.testing.assert_allclose(found, np.square(predicted[counted]).mean(), rtol=1e-6)
+    assert np.isfinite(slope).all()
+    assert relative(predicted, loss, counted=counted) == 0
+
+
+def test_pairs_ranked_correctly_of_the_patches_that_count():
+    loss = jnp.array([[0.0, 1.0, 2.0, 3.0]])
+    predicted = jnp.array([[1.0, 0.0, 5.0, 4.0]])
+    counted = jnp.array([[True, True, True, False]])
+    # of the three pairs of the first three, (0, 1) is wrong
+    share = pairs_ranked_correctly(predicted, loss, counted=counted)
+    np.testing.assert_allclose(share, 2 / 3, rtol=1e-6)
+
+
+def normalized_pixels(patches):
+    """The target of patches `[B, L, P]` of one channel, in one row."""
+    tokenizer = Tokenizer((1, 1, patches.shape[-1]), (0.5,), (0.5,))
+    return NormalizedPixels()(TargetContext(patches, (1, 1, patches.shape[1]), tokenizer))
 
 
 def test_normalized_pixels():

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +169,111 @@ def test_tubes_are_ranked_by_their_means():
     # each patch of a tube has its share of the tube's slope
     slope = np.tile(slope, frames) / frames
     assert_measures(pairs_of_tubes(frames), predicted, loss, cost, slope, right)
+
+
+def some_of(count, batch=2):
+    """Patches that count: about half of the first image, all but one or two of the second."""
+    rng = np.random.default_rng(count)
+    counted = np.zeros((batch, count), bool)
+    for row, counts in zip(counted, (max(count // 2, 2), max(count - 2, 2)), strict=True):
+        row[rng.permutation(count)[:counts]] = True
+    return counted
+
+
+def measured_of_some(pairs, predicted, loss, counted):
+    """The relative loss, its gradient, and the metric, of the patches that count."""
+    of_some = functools.partial(relative, pairs=pairs, counted=jnp.asarray(counted))
+    cost, slope = jax.jit(jax.value_and_grad(of_some))(predicted, loss)
+    return cost, slope, pairs_ranked_correctly(predicted, loss, pairs, jnp.asarray(counted))
+
+
+def assert_some(found, predicted, loss, whose):
+    """As over the pairs `whose` of each image, of float64 losses."""
+    cost, right, slope = [], [], np.zeros_like(predicted)
+    for row, (p, t) in enumerate(zip(predicted, loss, strict=True)):
+        for i, j in whose[row]:
+            above = (p[i] - p[j]) * np.sign(t[i] - t[j])
+            sigmoid = 1 / (1 + np.exp(-above))
+            change = -sigmoid * (1 - sigmoid) / (sigmoid + 1e-6) * np.sign(t[i] - t[j])
+            cost.append(-np.log(sigmoid + 1e-6))
+            right.append(above > 0)
+            slope[row, i] += change
+            slope[row, j] -= change
+    np.testing.assert_allclose(found[0], np.mean(cost), rtol=1e-5)
+    np.testing.assert_allclose(found[1], slope / len(cost), rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(found[2], np.mean(right), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "count"),
+    [(every_pair, count) for count in (3, 27, 28)]
+    + [(pairs_in_blocks, count) for count in COUNTS[1:]],
+)
+def test_every_pair_of_the_patches_that_count(pairs, count):
+    predicted, loss = draw(count, seed=count)
+    counted = some_of(count)
+    found = measured_of_some(pairs, predicted, loss, counted)
+    whose = [list(itertools.combinations(np.flatnonzero(row), 2)) for row in counted]
+    assert_some(found, predicted.astype(np.float64), loss.astype(np.float64), whose)
+    alone = predicted[1:], loss[1:]
+    # one image: the very loss of the others, with the rest left out
+    left = [x[:, counted[1]] for x in alone]
+    np.testing.assert_allclose(
+        relative(*alone, pairs, jnp.asarray(counted[1:])), relative(*left, every_pair), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("pairs", [every_pair, pairs_in_blocks, some_pairs(3), pairs_of_tubes(4)])
+def test_what_does_not_count_does_not_matter(pairs):
+    """Neither its loss nor what is predicted of it; where all count, nothing changes."""
+    predicted, loss = draw(44)
+    counted = np.tile(some_of(11), 4)
+    found = measured_of_some(pairs, predicted, loss, counted)
+    assert found[0] > 0 and not np.asarray(found[1])[~counted].any()
+    other = (np.where(counted, x, far) for x, far in ((predicted, 1e3), (loss, -1e3)))
+    chex.assert_trees_all_equal(measured_of_some(pairs, *other, counted), found)
+    every = measured_of_some(pairs, predicted, loss, np.ones_like(counted))
+    chex.assert_trees_all_close(every, measured(pairs)(predicted, loss), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "frames"),
+    [(every_pair, 1), (pairs_in_blocks, 1), (some_pairs(3), 1), (pairs_of_tubes(4), 4)],
+)
+def test_a_single_one_that_counts_is_not_compared(pairs, frames):
+    predicted, loss = draw(44)
+    counted = np.tile(np.arange(44 // frames) == 5, (2, frames))
+    cost, slope, right = measured_of_some(pairs, predicted, loss, counted)
+    assert cost == 0 and right == 0 and not np.asarray(slope).any()
+
+
+@pytest.mark.parametrize("distances", [1, 3, 100])
+def test_sampled_pairs_of_the_patches_that_count(distances):
+    """Of the pairs that are sampled, those of two that count."""
+    count = 13
+    predicted, loss = draw(count)
+    counted = some_of(count)
+    found = measured_of_some(some_pairs(distances), predicted, loss, counted)
+    near = [
+        (i, (i + d) % count) for i in range(count) for d in range(1, 1 + min(distances, count // 2))
+    ]
+    whose = [[(i, j) for i, j in near if row[i] and row[j]] for row in counted]
+    assert all(whose) and len(whose[0]) < len(near)
+    assert_some(found, predicted.astype(np.float64), loss.astype(np.float64), whose)
+
+
+def test_tubes_that_count_are_ranked_by_their_means():
+    """A tube counts in every frame or in none."""
+    frames, tubes = 4, 11
+    predicted, loss = draw(frames * tubes)
+    of_tubes = some_of(tubes)
+    counted = np.tile(of_tubes, frames)
+    means = [x.reshape(2, frames, tubes).astype(np.float64).mean(axis=1) for x in (predicted, loss)]
+    cost, slope, right = measured_of_some(pairs_of_tubes(frames), predicted, loss, counted)
+    each = np.asarray(slope).reshape(2, frames, tubes)
+    whose = [list(itertools.combinations(np.flatnonzero(row), 2)) for row in of_tubes]
+    assert_some((cost, each.sum(axis=1), right), *means, whose)
+    np.testing.assert_allclose(each, each[:, :1].repeat(frames, axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hpm_jax.masking.strategies import STRATEGIES, Context
 
-from hpm_jax.masking import select
+from hpm_jax.masking import Context, select
+from hpm_jax.masking.hard import Hard
 from hpm_jax.masking.schedule import hard_count
+from hpm_jax.masking.selection import select_some
 from hpm_jax.masking.units import Unit, every_frame_of
-from hpm_jax.tokens import Mask
+from hpm_jax.tokens import Mask, Tokenizer
 
 VIDEO_MAE = (8, 14, 14)
 GRID = (3, 2, 4)  # frames, rows, columns: 8 tubes of 3 patches
 TUBE, PATCH = Unit(GRID, tube=True), Unit(GRID)
+TOKENIZER = Tokenizer((1, 1, 5), (0.5,), (0.5,))
 
 
 def patches(values=5, batch=2):
@@ -52,6 +54,22 @@ def test_a_tube_is_hidden_in_every_frame():
     np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(24), (4, 1)))
 
 
+def test_the_marks_of_a_tube_are_those_of_every_frame():
+    """What is replaced or counts is told of each unit, and holds in all its frames."""
+    scores = jax.random.uniform(jax.random.key(0), (4, TUBE.count))
+    units = select_some(scores, 3, 6, jnp.int32(4))
+    mask = TUBE.spread(units)
+    pairs = ((mask.keep, mask.replaced, units.keep), (mask.hide, mask.counted, units.hide))
+    for ours, marks, tubes in pairs:
+        of_units = units.replaced if tubes is units.keep else units.counted
+        assert marks.shape == ours.shape and marks.any() and not marks.all()
+        for row in range(4):
+            marked = dict(zip(np.asarray(tubes[row]), np.asarray(of_units[row]), strict=True))
+            expected = [marked[place % 8] for place in np.asarray(ours[row])]
+            np.testing.assert_array_equal(marks[row], expected)
+    assert PATCH.spread(units) is units
+
+
 def test_patches_are_spread_as_they_are():
     mask = Mask(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 2), jnp.int32))
     assert PATCH.spread(mask) is mask
@@ -85,16 +103,16 @@ def test_the_patches_of_some_frames(stride):
     slots = np.arange(4 * 2 * 3).reshape(4, 2, 3)
     seen = every_frame_of((4, 2, 3), stride)
     np.testing.assert_array_equal(seen.keep, slots[::stride].ravel())
-    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(24))
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen[:2])), np.arange(24))
     assert seen.keep.dtype == np.int32
 
 
 def mask_of(unit, said, n_hard, count, seed=0):
     """As a step masks: the strategy scores units, the highest are hidden, and spread."""
     x = unit.merge(jnp.asarray(patches(batch=len(said))))
-    context = Context(x, unit.of_units, jnp.int32(n_hard), jnp.asarray(said))
-    scores = STRATEGIES["hard"].scores(jax.random.key(seed), context)
-    return unit.spread(select(scores, count))
+    seen = {"teacher": {"predicted_loss": jnp.asarray(said)}}
+    context = Context(x, unit.of_units, TOKENIZER, count, jnp.int32(n_hard), seen)
+    return unit.spread(select(Hard().scores(jax.random.key(seed), context), count))
 
 
 @pytest.mark.parametrize("n_hard", [0, 3, 5])

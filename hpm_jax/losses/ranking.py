@@ -49,7 +49,8 @@ def absolute(predicted: Array, loss: Array, counted: Array | None = None) -> Arr
     weight = counted.astype(jnp.float32)
     count = weight.sum(axis=1, keepdims=True)
     centred = loss - jnp.sum(weight * loss, axis=1, keepdims=True) / count
-    variance = jnp.sum(weight * jnp.square(centred), axis=1, keepdims=True) / (count - 1.0)
+    variance = jnp.sum(weight * jnp.square(centred), axis=1, keepdims=True)
+    variance = variance / jnp.maximum(count - 1.0, 1.0)  # of one patch there is none
     error = jnp.square(predicted - centred / jnp.sqrt(variance + 1e-6))
     return jnp.sum(weight * error) / weight.sum()
 

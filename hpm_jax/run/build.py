@@ -31,11 +31,11 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
     Args:
         gather: `Devices.gather`, for parameters that are split over devices.
     """
-    model = config.model
+    model, target_width = config.model, build_method(config).target_width
     return MaskedAutoencoder(
         grid=config.grid,
         values=config.values,
-        target_values=build_method(config).target_width,
+        target_values=0 if target_width == config.values else target_width,
         width=model.width,
         depth=model.depth,
         heads=model.heads,
