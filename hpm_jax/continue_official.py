@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,18 @@ from hpm_jax.convert.sizes import Hints
 from hpm_jax.convert.weights import WeightsError
 from hpm_jax.convert.whole import Moments, Whole, read_whole
 from hpm_jax.errors import UserError
-from hpm_jax.run.build import build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.schedules import PretrainTimetable
-from hpm_jax.step.state import Params, TrainState, fresh_state, param_shapes
+from hpm_jax.step.state import Params, TrainState, param_shapes
 from hpm_jax.tasks.data import load_data
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "An official .pth of HPM or MAE")
@@ -41,7 +49,7 @@ def main(argv: list[str]) -> None:
         if values[name].value is None:
             sys.exit(f"error: --{name} is missing")
     try:
-        continue_official(freeze(values.config), _CHECKPOINT.value, values.workdir, print)
+        continue_official(freeze(values.config), str(_CHECKPOINT.value), values.workdir, print)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -82,16 +90,19 @@ def continue_official(
 
 def state_of(config: Config, whole: Whole, step: int, source: str) -> TrainState:
     """The state before `step`, with what the checkpoint has."""
-    if config.teacher.keep and whole.teacher is None:
+    if config.teacher.kept and whole.teacher is None:
         raise WeightsError(
-            f"{source} has no teacher (ema_state_dict), and config.teacher.keep asks for one"
+            f"{source} has no teacher (ema_state_dict), and config.teacher = "
+            f"{str(config.teacher)!r} asks for one"
         )
-    model, optimizer = build_model(config), build_optimizer(config)
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
     shapes = param_shapes(model)
     params = _fitting(shapes, whole.student)
-    state = fresh_state(params, optimizer, config.teacher.keep, config.stored_scores)
-    found = {"step": jnp.int32(step)}
-    if config.teacher.keep:
+    init = build_init(config, model, method, optimizer)
+    start = Start(params=params, frozen=load_frozen(method))
+    state = jax.jit(init)(jax.random.key(config.seed), start)
+    found: dict[str, Any] = {"step": jnp.int32(step)}
+    if config.teacher.kept:
         found["teacher"] = _fitting(shapes, whole.teacher)
     if whole.moments is not None:
         found["optimizer"] = with_moments(state.optimizer, whole.moments)

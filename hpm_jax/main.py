@@ -60,12 +60,22 @@ _EXAMPLES = {"config": "configs/quickstart.py", "workdir": "runs/quickstart"}
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it comes out as one sentence."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        _help(argv)
     try:
         rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # ml_collections: an option that does not exist
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # ml_collections: an option that does not exist
+        from hpm_jax.config.moved import moved
+
         found = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
+        if renamed := moved(argv[1:]):
+            sys.exit(f"error: {renamed}")
         right, wrong = found.groups() if found else ("", error)
-        hint = f": did you mean {right!r}?" if found else ", see hpm_jax/config"
+        hint = f": did you mean {right!r}?" if found else ", see python -m hpm_jax.options"
         sys.exit(f"error: the config has no option {wrong!s}{hint}")
     except flags.Error as error:  # where a config file raised, its traceback is part of the text
         lines = str(error).strip().splitlines()
@@ -73,6 +83,20 @@ def parse(argv: list[str]) -> list[str]:
     if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
         sys.exit(_no_config(config_flags.get_config_filename(flags.FLAGS["config"])))
     return rest
+
+
+def _help(argv: list[str]) -> None:
+    """Prints usage and the options of the config's task, and ends."""
+    from hpm_jax.options import of_task
+
+    named = [word for word in argv[1:] if not word.startswith(("--help", "-h"))]
+    task = "pretrain"
+    if any(word.startswith("--config") for word in named):
+        flags.FLAGS([argv[0], *named])
+        task = _CONFIG.value.get("task", "pretrain")
+    print(__doc__, *flags.FLAGS.module_help(sys.modules[__name__]).splitlines(), "", sep="\n")
+    print(*of_task(task), sep="\n")
+    sys.exit(0)
 
 
 def _no_config(name: str) -> str:

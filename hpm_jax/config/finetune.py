@@ -3,46 +3,74 @@
 import dataclasses
 
 from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
+from hpm_jax.fields import option
+from hpm_jax.models.attention import ATTENTIONS
+from hpm_jax.models.layers import REMAT_POLICIES
+from hpm_jax.models.layouts import LAYOUTS
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierModel:
     """The vision transformer of fine-tuning; its sizes are those of the pre-trained one."""
 
-    patch_size: int = 16
-    tubelet: int = 1  # frames of a patch
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    layout: str = "mae"  # see hpm_jax/models/layouts.py
-    pool: str = "mean"  # what the head reads: the "mean" of the patches, with a norm, or "cls"
-    keep_norm: bool = False  # "mean": the norm starts as the pre-trained last one (mae_st)
-    drop_path: float = 0.1  # stochastic depth in the last block; it grows from 0 in the first
-    head_dropout: float = 0.0  # dropout before the head
-    head_std: float = 2e-5  # of the head's first weights
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "xla"
+    patch_size: int = option(16, "pixels of a side of a patch", low=1)
+    tubelet: int = option(1, "frames of a patch", low=1)
+    width: int = option(768, "of the encoder", low=4, high=2**16)
+    depth: int = option(12, "blocks of the encoder", low=1, high=1024)
+    heads: int = option(12, "of the encoder's attention", low=1)
+    layout: str = option("mae", "see hpm_jax/models/layouts.py", choices=LAYOUTS)
+    pool: str = option(
+        "mean",
+        "what the head reads: the 'mean' of the patches, with a norm, or 'cls'",
+        choices=("cls", "mean"),
+    )
+    keep_norm: bool = option(False, "'mean': the norm starts as the pre-trained last one (mae_st)")
+    drop_path: float = option(
+        0.1, "stochastic depth in the last block; it grows from 0 in the first", low=0, below=1
+    )
+    head_dropout: float = option(0.0, "dropout before the head", low=0, below=1)
+    head_std: float = option(2e-5, "of the head's first weights", above=0, high=1e3)
+    dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
+    remat: str = option(
+        "none", "which products the backward pass computes again", choices=REMAT_POLICIES
+    )
+    unroll: int = option(1, "blocks unrolled in each scan; 0 unrolls all", low=0)
+    attention: str = option("xla", "xla, or cudnn on NVIDIA GPUs in bfloat16", choices=ATTENTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """What fine-tuning does to images and labels, after the random crop and the flip."""
 
-    policy: str = "rand-m9-mstd0.5-inc1"  # RandAugment, in timm's words; "" for none
-    color_jitter: float = 0.0  # brightness, contrast and saturation by 1 +- this, without a policy
-    erase: float = 0.25  # how often a part of an image is erased
-    erase_mode: str = "pixel"  # by noise in each "pixel", a "const" of 0, or a "rand" colour
-    erase_count: int = 1  # the largest number of boxes erased in an image
-    mixup: float = 0.8  # alpha of mixup; 0 for none
-    cutmix: float = 1.0  # alpha of CutMix; 0 for none
-    cutmix_minmax: tuple[float, ...] = ()  # or its box's sides, from and to, such as (0.2, 0.8)
-    mix_probability: float = 1.0  # how often images are mixed at all
-    switch_probability: float = 0.5  # how often by CutMix, where both are there
-    mix_groups: int = 1  # parts of a batch, each mixed by itself: the devices of a published run
-    mixup_mode: str = "batch"  # one mixture for each group, each "pair" of images, or each "elem"
-    label_smoothing: float = 0.1
+    policy: str = option("rand-m9-mstd0.5-inc1", "RandAugment, in timm's words; '' for none")
+    color_jitter: float = option(
+        0.0, "brightness, contrast and saturation by 1 +- this, without a policy", low=0, high=1
+    )
+    erase: float = option(0.25, "how often a part of an image is erased", low=0, high=1)
+    erase_mode: str = option(
+        "pixel",
+        "by noise in each 'pixel', a 'const' of 0, or a 'rand' colour",
+        choices=("pixel", "const", "rand"),
+    )
+    erase_count: int = option(1, "the largest number of boxes erased in an image", low=1)
+    mixup: float = option(0.8, "alpha of mixup; 0 for none", low=0, high=1e3)
+    cutmix: float = option(1.0, "alpha of CutMix; 0 for none", low=0, high=1e3)
+    cutmix_minmax: tuple[float, ...] = option(
+        (), "or its box's sides, from and to, such as (0.2, 0.8)", low=0, high=1
+    )
+    mix_probability: float = option(1.0, "how often images are mixed at all", low=0, high=1)
+    switch_probability: float = option(
+        0.5, "how often by CutMix, where both are there", low=0, high=1
+    )
+    mix_groups: int = option(
+        1, "parts of a batch, each mixed by itself: the devices of a published run", low=1
+    )
+    mixup_mode: str = option(
+        "batch",
+        "one mixture for each group, each 'pair' of images, or each 'elem'",
+        choices=("batch", "pair", "elem"),
+    )
+    label_smoothing: float = option(0.1, "mass spread over all classes", low=0, high=1)
 
     @property
     def mixes(self) -> bool:
@@ -54,25 +82,44 @@ class Augment:
 class Regularize:
     """Extra terms of the fine-tuning loss; off as they stand."""
 
-    mask_sub: float = 0.0  # MaskSub: the share of patches hidden from a second pass, usually 0.5
-    max_sup_start: float = 0.0  # MaxSup: weight of max - mean of the logits in the first epoch
-    max_sup_end: float = 0.0  # and in the last; usually 0.1 to 0.2, without label smoothing
+    mask_sub: float = option(
+        0.0, "MaskSub: the share of patches hidden from a second pass, usually 0.5", low=0, below=1
+    )
+    max_sup_start: float = option(
+        0.0, "MaxSup: weight of max - mean of the logits in the first epoch", low=0, high=1e3
+    )
+    max_sup_end: float = option(
+        0.0, "and in the last; usually 0.1 to 0.2, without label smoothing", low=0, high=1e3
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneOptimizer(Optimizer):
     """AdamW with a learning rate that shrinks towards the input."""
 
-    epochs: int = 100
-    batch_size: int = 1024
-    base_learning_rate: float = 5e-4
-    floor: float = 1e-6  # the learning rate at the end, before the scale of a layer
-    warmup_epochs: float = 5.0
-    b2: float = 0.999
-    clip_norm: float = 0.0
-    layer_decay: float = 0.8  # the learning rate of a layer over that of the layer above it
-    average: float = 0.0  # decay of a moving average of the weights, kept beside them; 0 for none
-    counted_clips: int = 1  # clips of each video that the linear scaling rule counts (mae_st: all)
+    epochs: int = option(100, "of the run", low=1)
+    batch_size: int = option(1024, "images at once", low=1)
+    base_learning_rate: float = option(5e-4, "for 256 images", low=0, high=1e3)
+    floor: float = option(
+        1e-6, "the learning rate at the end, before the scale of a layer", low=0, high=1e3
+    )
+    warmup_epochs: float = option(5.0, "over which the learning rate rises from 0", low=0)
+    b2: float = option(0.999, "decay of the second moment", low=0, below=1)
+    clip_norm: float = option(
+        0.0, "the largest global norm of the gradient; 0 does not clip", low=0
+    )
+    layer_decay: float = option(
+        0.8, "the learning rate of a layer over that of the layer above it", above=0, high=1
+    )
+    average: float = option(
+        0.0,
+        "decay of a moving average of the weights, kept beside them; 0 for none",
+        low=0,
+        below=1,
+    )
+    counted_clips: int = option(
+        1, "clips of each video that the linear scaling rule counts (mae_st: all)", low=1
+    )
 
     @property
     def learning_rate(self) -> float:
@@ -84,18 +131,22 @@ class FinetuneOptimizer(Optimizer):
 class Accuracy:
     """When the whole test split is scored."""
 
-    every_epochs: float = 1.0
-    batch_size: int = 256
+    every_epochs: float = option(1.0, "between evaluations; 0 for none", low=0)
+    batch_size: int = option(256, "images at once", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(OnGrid):
     """A fine-tuning run: all weights, with labels."""
 
-    task: str = "finetune"
-    seed: int = 0
-    init_from: str = ""  # the workdir of a run, or a file of weights; see docs/weights.md
-    weights: str = "student"  # which of them: student, teacher, or "random" for fresh ones
+    task: str = option("finetune", "what the run does")
+    seed: int = option(0, "of all random numbers", low=0, high=2**32 - 1)
+    init_from: str = option("", "the workdir of a run, or a file of weights; see docs/weights.md")
+    weights: str = option(
+        "student",
+        "which of them: student, teacher, or 'random' for fresh ones",
+        choices=("student", "teacher", "random"),
+    )
     data: Data = Data(crop_scale=(0.08, 1.0))
     model: ClassifierModel = ClassifierModel()
     augment: Augment = Augment()

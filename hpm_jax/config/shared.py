@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from hpm_jax.fields import option
 from hpm_jax.tokens import Grid, grid_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -13,31 +14,65 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Data:
     """Where the images come from and what is done to them before the device sees them."""
 
-    source: str = "digits"  # see hpm_jax/data/sources.py
-    path: str = ""  # folder: the folder; tfds: its data_dir, or "" for the usual one
-    name: str = ""  # tfds: the dataset, such as "imagenet2012"
-    train_split: str = "train"
-    test_split: str = "test"
-    holdout: float = 0.1  # the share of the training images held out where there is no test split
-    image_size: tuple[int, int] = (224, 224)  # height, width
-    channels: int = 3
-    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, for pixels in [0, 1]
-    std: tuple[float, ...] = IMAGENET_STD
-    crop: str = "resized"  # RandomResizedCrop; "byol" for linear probes; "multi_scale" for videos
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # resized, byol: share of the area
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and width over height
-    flip: float = 0.5  # how often an image is mirrored
-    test_crop: float = 0.875  # centre crop for evaluation, after the short side is 1 / this larger
-    max_broken: float = 0.01  # the share of unreadable images at which a run stops
-    synthetic_images: int = 4096  # synthetic: how many
-    frames: int = 1  # of a clip; an image is a video of one frame
-    sampling: str = "dense"  # or linspace, mae_st, segments: see hpm_jax/data/clips.py
-    frame_stride: int = 4  # every how many frames of the video; segments have none
-    clips: int = 1  # clips of each video that is decoded for training, each with its own crop
-    repeats: str = "times"  # several clips are of new "times", or the same "frames" again
-    interpolation: str = "auto"  # bilinear for videos, bicubic for images; or one of the two
-    test_clips: int = 1  # clips of a video, spread over its length, whose scores are averaged
-    test_crops: int = 1  # crops of each, spread along its longer side: 1, or usually 3
+    source: str = option("digits", "see hpm_jax/data/sources.py")
+    path: str = option("", "folder: the folder; tfds: its data_dir, or '' for the usual one")
+    name: str = option("", "tfds: the dataset, such as 'imagenet2012'")
+    train_split: str = option("train", "the folder, list or split of training images")
+    test_split: str = option("test", "and of test images")
+    holdout: float = option(
+        0.1,
+        "the share of the training images held out where there is no test split",
+        low=0,
+        below=1,
+    )
+    image_size: tuple[int, int] = option((224, 224), "height, width", low=1, high=2**15)
+    channels: int = option(3, "of an image", low=1, high=1024)
+    mean: tuple[float, ...] = option(
+        IMAGENET_MEAN, "of each channel, for pixels in [0, 1]", low=-1e6, high=1e6
+    )
+    std: tuple[float, ...] = option(IMAGENET_STD, "of each channel, likewise", above=0, high=1e6)
+    crop: str = option(
+        "resized", "RandomResizedCrop; 'byol' for linear probes; 'multi_scale' for videos"
+    )
+    crop_scale: tuple[float, float] = option(
+        (0.2, 1.0), "resized, byol: share of the area", above=0, high=1
+    )
+    crop_ratio: tuple[float, float] = option(
+        (3 / 4, 4 / 3), "and width over height", above=0, high=1e3
+    )
+    flip: float = option(0.5, "how often an image is mirrored", low=0, high=1)
+    test_crop: float = option(
+        0.875,
+        "centre crop for evaluation, after the short side is 1 / this larger",
+        above=0,
+        high=1,
+    )
+    max_broken: float = option(
+        0.01, "the share of unreadable images at which a run stops", low=0, high=1
+    )
+    synthetic_images: int = option(4096, "synthetic: how many", low=1)
+    frames: int = option(1, "of a clip; an image is a video of one frame", low=1)
+    sampling: str = option("dense", "or linspace, mae_st, segments: see hpm_jax/data/clips.py")
+    frame_stride: int = option(4, "every how many frames of the video; segments have none", low=1)
+    clips: int = option(
+        1, "clips of each video that is decoded for training, each with its own crop", low=1
+    )
+    repeats: str = option(
+        "times",
+        "several clips are of new 'times', or the same 'frames' again",
+        choices=("times", "frames"),
+    )
+    interpolation: str = option(
+        "auto",
+        "bilinear for videos, bicubic for images; or one of the two",
+        choices=("auto", "bilinear", "bicubic"),
+    )
+    test_clips: int = option(
+        1, "clips of a video, spread over its length, whose scores are averaged", low=1
+    )
+    test_crops: int = option(
+        1, "crops of each, spread along its longer side: 1, or usually 3", low=1
+    )
 
     @property
     def view_shape(self) -> tuple[int, ...]:
@@ -57,18 +92,22 @@ class Data:
 class Optimizer:
     """AdamW, its schedule, and how long a run is."""
 
-    epochs: int = 200
-    batch_size: int = 2048  # images a step, over all devices and accumulation parts
-    base_learning_rate: float = 1.5e-4  # for 256 images; times batch_size / 256
-    absolute_learning_rate: float = 0.0  # the peak itself; 0 for the one by the base rate
-    floor: float = 0.0  # the learning rate at the end
-    warmup_epochs: float = 40.0
-    weight_decay: float = 0.05
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    clip_norm: float = 5.0  # global norm of the gradient; 0 does not clip
-    accumulation: int = 1  # parts of a batch, one after the other
+    epochs: int = option(200, "of the run", low=1)
+    batch_size: int = option(2048, "images a step, over all devices and accumulation parts", low=1)
+    base_learning_rate: float = option(
+        1.5e-4, "for 256 images; times batch_size / 256", low=0, high=1e3
+    )
+    absolute_learning_rate: float = option(
+        0.0, "the peak itself; 0 for the one by the base rate", low=0, high=1e3
+    )
+    floor: float = option(0.0, "the learning rate at the end", low=0, high=1e3)
+    warmup_epochs: float = option(40.0, "over which the learning rate rises from 0", low=0)
+    weight_decay: float = option(0.05, "of matrices and learned tokens", low=0, high=1e3)
+    b1: float = option(0.9, "decay of the first moment", low=0, below=1)
+    b2: float = option(0.95, "decay of the second moment", low=0, below=1)
+    eps: float = option(1e-8, "added to the root of the second moment", above=0, high=1)
+    clip_norm: float = option(5.0, "global norm of the gradient; 0 does not clip", low=0)
+    accumulation: int = option(1, "parts of a batch, one after the other", low=1)
 
     @property
     def learning_rate(self) -> float:
@@ -80,14 +119,18 @@ class Optimizer:
 class Run:
     """How the run is run; none of it changes a result."""
 
-    log_every_steps: int = 10
-    checkpoint_every_epochs: float = 1.0
-    keep_checkpoints: int = 2
-    workers: int = 0  # processes that decode images; 0 decodes in threads of this one
-    threads: int = 4  # where there are no workers
-    prefetch: int = 4  # batches held ready, for each worker
-    wandb: str = ""  # a project of Weights & Biases that gets all numbers too; "" for none
-    fsdp: int = 1  # over how many devices parameters, teacher and optimizer are split
+    log_every_steps: int = option(10, "between lines in metrics.jsonl", low=1)
+    checkpoint_every_epochs: float = option(1.0, "between checkpoints", above=0)
+    keep_checkpoints: int = option(2, "how many of the newest stay", low=1)
+    workers: int = option(
+        0, "processes that decode images; 0 decodes in threads of this one", low=0, high=1024
+    )
+    threads: int = option(4, "where there are no workers", low=1, high=1024)
+    prefetch: int = option(4, "batches held ready, for each worker", low=1, high=1024)
+    wandb: str = option("", "a project of Weights & Biases that gets all numbers too; '' for none")
+    fsdp: int = option(
+        1, "over how many devices parameters, teacher and optimizer are split", low=1
+    )
 
 
 class OnGrid:

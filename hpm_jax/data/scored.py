@@ -40,8 +40,13 @@ def scored_split(data: "Data", split: str) -> tuple[Records, tuple[str, ...]]:
         lists = [root / f"{name}.csv" for name in test_names(data)]
         if found := [path for path in lists if path.is_file()]:
             return list_records(found[0])
-    if split == "any" and data.path and data.source == "list" and find_test_list(data):
-        return read_image_list(find_test_list(data))
+    if (
+        split == "any"
+        and data.path
+        and data.source == "list"
+        and (test_list := find_test_list(data))
+    ):
+        return read_image_list(test_list)
     splits = SOURCES[data.source](data)
     return splits.test, splits.classes
 

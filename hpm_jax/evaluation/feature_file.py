@@ -35,7 +35,7 @@ def origin(config: Any, weights: Weights, how: str) -> dict[str, Any]:
     """
     checksum = 0
     for leaf in jax.tree.leaves(weights.params["encoder"]):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
     found: dict[str, Any] = {"weights": checksum, "features.pool": how}
     for section in ("features", "data"):
         options = dataclasses.asdict(getattr(config, section)).items()

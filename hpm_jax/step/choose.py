@@ -109,6 +109,7 @@ def remembered_readings(
     In between the batch is the same, and what was said of it stands in `state.scores`, NaN as
     long as nothing was.
     """
+    assert state.scores is not None  # where the teacher looks rarely they are kept
     unknown = jnp.isnan(state.scores).any()
 
     def ask(patches):
@@ -153,14 +154,16 @@ def mask_units(
         key: of this step and of masks.
         schedule: `n_hard`, and how many are hidden and count, where those move.
     """
-    scores = method.strategy.scores(key, context_of(method, state, patches, schedule.n_hard, seen))
+    n_hard = jnp.asarray(schedule.n_hard)
+    scores = method.strategy.scores(key, context_of(method, state, patches, n_hard, seen))
     if method.least_hidden:
-        mask = select_some(scores, method.least_hidden, method.hidden, schedule.hidden)
+        hidden = jnp.asarray(schedule.hidden)
+        mask = select_some(scores, method.least_hidden, method.hidden, hidden)
     else:
         mask = select(scores, method.hidden)
     if method.some_count:
         noise = jax.random.uniform(random.stream(key, "counted", 0), mask.hide.shape)
-        mask = count_some(mask, noise, schedule.counted)
+        mask = count_some(mask, noise, jnp.asarray(schedule.counted))
     if method.replaced:
         noise = jax.random.uniform(random.stream(key, "replaced", 0), mask.keep.shape)
         mask = replace_some(mask, noise, method.replaced)
@@ -177,5 +180,5 @@ def choose_mask(
     passes: int = 1,
 ) -> Mask:
     """The mask of patches `[B, L, P]` after a fresh look."""
-    seen = readings(model, method, state, patches, schedule.n_hard, passes)
+    seen = readings(model, method, state, patches, jnp.asarray(schedule.n_hard), passes)
     return mask_units(method, state, patches, key, schedule, seen)

@@ -46,7 +46,7 @@ def student_pass(
         params: the student.
     """
     patches, mask = masked.patches, masked.mask
-    prediction = model.apply({"params": params}, patches, mask)
+    prediction: Any = model.apply({"params": params}, patches, mask)
     target = method.target_of(patches, own(state, "target", params))
     target = gather(jax.lax.stop_gradient(target), mask.hide)
     return Outputs(
@@ -77,7 +77,8 @@ def total_loss(
 
 def observations(method: Method, outputs: Outputs) -> dict[str, Any]:
     """What the plugs with a state of their own learn from the student's pass, by slot."""
-    stopped = jax.lax.stop_gradient(outputs._replace(unit=None))._replace(unit=outputs.unit)
+    arrays: Any = outputs._replace(unit=None)  # type: ignore[arg-type]
+    stopped = jax.lax.stop_gradient(arrays)._replace(unit=outputs.unit)
     found = {slot: plug.observe(stopped) for slot, plug in method.plugs.items()}
     return {slot: values for slot, values in found.items() if values is not None}
 
@@ -124,7 +125,7 @@ def make_train_step(
         state: TrainState, images: Array, key: Array, schedule: Schedule
     ) -> tuple[TrainState, Metrics]:
         patches = method.patches(images)
-        seen = ask(model, method, state, patches, schedule.n_hard, accumulation)
+        seen = ask(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
         if state.scores is not None:
             state = state.replace(scores=seen["teacher"]["predicted_loss"])
         if method.views > 1:

@@ -44,7 +44,7 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
     def view(state: TrainState, images: Array, schedule: Schedule) -> View:
         grid = model.grid[5 - images.ndim :]  # that of an image has no t
         patches = method.patches(images)
-        predicted = None
+        predicted, n_hard = None, jnp.asarray(schedule.n_hard)
         if model.loss_predictor:
             judge = state.params if state.teacher is None else state.teacher
             predicted = look(model, of_patches, judge, patches)["predicted_loss"]
@@ -64,10 +64,10 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
         fate = jnp.zeros(patches.shape[:2], jnp.int32).at[rows, mask.hide].set(HIDDEN)
         if mask.counted is not None:
             fate = fate.at[rows, mask.hide].set(jnp.where(mask.counted, HIDDEN, VISIBLE))
-        hard = method.strategy.hard(context_of(alone, state, patches, schedule.n_hard, seen))
+        hard = method.strategy.hard(context_of(alone, state, patches, n_hard, seen))
         if hard is not None:
             hard = jnp.tile(hard, method.unit.size)
-            fate = jnp.where(hard & (fate == HIDDEN) & (schedule.n_hard > 0), HARD, fate)
+            fate = jnp.where(hard & (fate == HIDDEN) & (n_hard > 0), HARD, fate)
         true = jnp.full(patches.shape[:2], jnp.nan).at[rows, mask.hide].set(outputs.losses)
         return View(
             rebuilt=jnp.clip(drawn, 0, 1).reshape(images.shape),
@@ -97,7 +97,7 @@ def losses_of(view: View) -> dict[str, np.ndarray]:
     return predicted | {"true loss": np.asarray(view.true)}
 
 
-def enlarge(grid: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def enlarge(grid: Array | np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """A map on the grid, each value repeated to the pixels (and frames) of its patch."""
     grid = np.asarray(grid)
     for axis in range(1, grid.ndim):
@@ -105,6 +105,6 @@ def enlarge(grid: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return grid
 
 
-def _three_channels(pixels: np.ndarray) -> np.ndarray:
+def _three_channels(pixels: Array | np.ndarray) -> np.ndarray:
     pixels = np.asarray(pixels)[..., :3]
     return pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, axis=-1)

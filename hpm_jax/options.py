@@ -1,0 +1,76 @@
+"""Every option and every plug, with defaults, bounds and help.
+
+    python -m hpm_jax.options            # of pre-training, and the plugs that it can name
+    python -m hpm_jax.options finetune   # of another task: finetune, probe, report, evaluate
+    python -m hpm_jax.options hard       # of one plug
+    python -m hpm_jax.options pretrain --modules my_masks,my_targets
+
+`python -m hpm_jax.main --help` shows the same.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+
+from hpm_jax.config import TASKS
+from hpm_jax.errors import UserError, check_choice
+from hpm_jax.fields import Described, describe
+from hpm_jax.losses import Objective, Term
+from hpm_jax.masking import Strategy
+from hpm_jax.plugs import Plug, import_modules
+from hpm_jax.targets import Target
+from hpm_jax.teachers import Teacher
+
+FAMILIES: tuple[type[Plug], ...] = (Strategy, Target, Objective, Term, Teacher)
+
+
+def plugs() -> dict[str, type[Plug]]:
+    """Every plug by its name, aliases left out."""
+    return {plug.name: plug for family in FAMILIES for plug in family.plugs.values()}
+
+
+def of_task(task: str) -> Iterator[str]:
+    """The lines that describe a task, and the plugs where it names some."""
+    yield f"Options of {task}, as --config.NAME=VALUE:"
+    yield from _table(describe(TASKS[task]))
+    if task != "pretrain":
+        return
+    for family in FAMILIES:
+        yield ""
+        yield f"Each {family.kind}, as 'name' or 'name(option=value)':"
+        for name in dict.fromkeys(plug.name for plug in family.plugs.values()):
+            yield from of_plug(name)
+
+
+def of_plug(name: str) -> Iterator[str]:
+    """The lines that describe a plug."""
+    plug = plugs()[name]
+    yield f"  {name}: {(inspect.getdoc(plug) or '').splitlines()[0]}"
+    yield from (f"  {line}" for line in _table(describe(plug)))
+
+
+def _table(rows: Iterator[Described]) -> Iterator[str]:
+    for row in rows:
+        bounds = f"  [{row.bounds}]" if row.bounds else ""
+        yield f"  {row.name} = {row.default}{bounds}  {row.help}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m hpm_jax.options", description=__doc__)
+    parser.add_argument("what", nargs="?", default="pretrain", help="a task or a plug")
+    parser.add_argument("--modules", default="", help="modules of your own, with commas between")
+    options = parser.parse_args(argv)
+    try:
+        import_modules(filter(None, options.modules.split(",")))
+        if options.what not in TASKS:
+            check_choice("what", options.what, (*TASKS, *plugs()))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    lines = of_task(options.what) if options.what in TASKS else of_plug(options.what)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
