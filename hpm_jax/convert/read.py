@@ -21,6 +21,7 @@ from hpm_jax.convert.weights import (
 from hpm_jax.storage import as_path, is_local
 
 WHICH = ("student", "teacher")
+PRETRAINING = ("terms", "replacing_token")
 _BEST = "best"  # the folder of a fine-tuning run's best checkpoint
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -143,6 +144,8 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
         raise WeightsError(
             f"{path} holds the student alone: this run keeps no teacher, or no moving average"
         )
+    # what serves pre-training alone: the parameters of loss terms, the token of secondary masking
+    params = {name: part for name, part in params.items() if name not in PRETRAINING}
     params = jax.tree.map(np.asarray, params)
     sizes = {
         "grid": tuple(model.grid),

@@ -101,7 +101,7 @@ def load_start(
     """The parameters that `config.init_from` names, checked against the model; {} without one."""
     if not config.init_from:
         return {}
-    given = masked_autoencoder_params(read_weights(config.init_from, config.weights))
+    given = dict(masked_autoencoder_params(read_weights(config.init_from, config.weights)))
     new = ["predictor", "replacing_token"]
     if given["reconstructor"]["head"]["kernel"].shape[-1] != method.target_width:
         given["reconstructor"] = dict(given["reconstructor"])
