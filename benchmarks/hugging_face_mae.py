@@ -20,10 +20,17 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from hpm_jax.config import defaults, freeze
 from hpm_jax.models.sizes import SIZES
-from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_flops,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.run.throughput import peak_flops
 from hpm_jax.step.schedules import Schedule
-from hpm_jax.step.state import init_state
 from hpm_jax.step.step import make_train_step
 
 
@@ -35,7 +42,7 @@ def config_of(options: argparse.Namespace, hpm: bool):
     config.model.attention = options.attention
     config.target = "normalized_pixels"
     if not hpm:
-        config.mask.strategy, config.ranking.loss, config.teacher.keep = "random", "none", False
+        config.mask.strategy, config.losses, config.teacher = "random", (), "none"
     config.optimizer.update(batch_size=options.batch, clip_norm=0.0)
     return freeze(config)
 
@@ -44,11 +51,12 @@ def ours(config):
     """A function that takes one step and waits for it."""
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
     key, shape = jax.random.key(0), (config.optimizer.batch_size, *config.data.image_size, 3)
-    state = jax.jit(lambda k: init_state(model, optimizer, k, teacher=config.teacher.keep))(key)
+    init = build_init(config, model, method, optimizer)
+    state = jax.jit(init)(key, Start(frozen=load_frozen(method)))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     images = jax.device_put(images)
     step = jax.jit(make_train_step(model, method, optimizer), donate_argnums=0)
-    n_hard = config.hidden // 2 if method.strategy.asks_teacher else 0
+    n_hard = config.hidden // 2 if method.asks_teacher else 0
     schedule = Schedule(np.float32(1e-4), np.float32(0), np.int32(n_hard))
 
     def take() -> None:

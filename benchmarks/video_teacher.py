@@ -13,10 +13,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hpm_jax.masking.strategies import hardest
 
 from hpm_jax.data.pipeline import test_images, train_batches
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.masking.strategy import hardest
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.build import build_optimizer
 from hpm_jax.run.load import load_run
@@ -36,12 +36,14 @@ def main(workdir: str) -> None:
     clips, _, _ = test_images(splits.test, chosen, config)
     patches = jax.jit(method.patches)(clips)
     n_hard = jnp.int32(config.hidden_units // 2)
-    method = dataclasses.replace(method, frame_stride=1, every_steps=1, views=1)
+    always = dataclasses.replace(method.teacher, frame_stride=1, every_steps=1)
+    method = dataclasses.replace(method, teacher=always, views=1)
 
     def hard_units(teacher, stride=1):
-        asked = dataclasses.replace(method, frame_stride=stride)
-        predicted = jax.jit(lambda t, p: look(model, asked, t, p))(teacher, patches)
-        return np.asarray(hardest(predicted, n_hard))
+        sparse = dataclasses.replace(always, frame_stride=stride)
+        asked = dataclasses.replace(method, teacher=sparse)
+        said = jax.jit(lambda t, p: look(model, asked, t, p)["predicted_loss"])(teacher, patches)
+        return np.asarray(hardest(method.unit.pool(said), n_hard))
 
     def flops(stride=1):
         return step_flops(model, config.hidden, looks=1, frame_stride=stride)

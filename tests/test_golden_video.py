@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import small_config
+from small import schedule, small_config
 from test_golden import CASES as HPM_CASES
 from test_golden import FOLDER, Case, assert_close
 
-from hpm_jax.config.shared import IMAGENET_STD
+from hpm_jax.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from hpm_jax.convert.state_dict import from_state_dict
 from hpm_jax.convert.weights import masked_autoencoder, masked_autoencoder_params
 from hpm_jax.losses import squared_error
@@ -22,11 +22,11 @@ from hpm_jax.losses.ranking import absolute
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.run.build import build_method, build_model
-from hpm_jax.step.choose import choose_mask, look
+from hpm_jax.step.choose import ask_all, choose_mask
 from hpm_jax.step.state import TrainState, param_shapes
-from hpm_jax.step.step import student_losses, total_loss
-from hpm_jax.targets import TARGETS
-from hpm_jax.tokens import Mask, gather, patchify
+from hpm_jax.step.step import Masked, student_pass, total_loss
+from hpm_jax.targets import TARGETS, TargetContext
+from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
 
 
 def is_video_mae(path):
@@ -78,8 +78,9 @@ class VideoCase:
 
     def target(self):
         """Videos are normalised by ImageNet's deviations, which the target divides by again."""
-        target = TARGETS["channel_normalized_pixels"](self.patches, IMAGENET_STD)
-        return gather(target, self.mask.hide)
+        tokenizer = Tokenizer(self.patch_size, IMAGENET_MEAN, IMAGENET_STD)
+        context = TargetContext(self.patches, self.model.grid, tokenizer)
+        return gather(TARGETS["channel_normalized_pixels"]()(context), self.mask.hide)
 
 
 def as_mask(hidden):
@@ -147,11 +148,11 @@ class ClipCase(Case):
                 "decoder_heads": file["decoder_num_heads"],
             },
             mask={"unit": "tube", "ratio": (hidden + 0.5) / self["step0/mask"].shape[1]},
-            ranking={"loss": "relative"},
+            losses=("ranking",),
             target="normalized_pixels" if file["norm_pix"] else "pixels",
         )
         self.model, self.method = build_model(config), build_method(config)
-        assert self.method.tubes and self.method.hidden == hidden
+        assert self.method.unit.tube and self.method.hidden == hidden
 
     def patches(self, step=0):
         images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
@@ -163,33 +164,42 @@ def clip(request):
     return ClipCase(request.param)
 
 
-def test_one_frame_student(clip):
-    def forward(params, patches):
-        losses = student_losses(clip.model, clip.method, params, patches, clip.mask())
-        return losses, total_loss(clip.method, losses)[1]
+def state_of(clip):
+    return TrainState(step=jnp.int32(0), params=clip.params, teacher=clip.teacher, optimizer=None)
 
-    losses, metrics = jax.jit(forward)(clip.params, clip.patches())
-    assert_close(losses.features, clip["step0/features"])
-    assert_close(losses.values, clip["step0/pixels_masked"])
-    assert_close(losses.predicted, clip["step0/predicted_loss_masked"])
-    assert_close(losses.reconstruction, clip["step0/patch_loss"])
+
+def test_one_frame_student(clip):
+    state = state_of(clip)
+
+    @jax.jit
+    def forward(params, patches):
+        masked = Masked(patches, clip.mask())
+        outputs = student_pass(clip.model, clip.method, state, params, masked)
+        metrics = total_loss(clip.method, state, params, masked, outputs)[1]
+        return outputs._replace(unit=None), metrics
+
+    outputs, metrics = forward(clip.params, clip.patches())
+    assert_close(outputs.features, clip["step0/features"])
+    assert_close(outputs.values, clip["step0/pixels_masked"])
+    assert_close(outputs.predicted, clip["step0/predicted_loss_masked"])
+    assert_close(outputs.losses, clip["step0/patch_loss"])
     assert_close(metrics["reconstruction"], clip["step0/loss_reconstruction"])
     assert_close(metrics["ranking"], clip["step0/loss_relative"])
-    assert_close(absolute(losses.predicted, losses.reconstruction), clip["step0/loss_absolute"])
+    assert_close(absolute(outputs.predicted, outputs.losses), clip["step0/loss_absolute"])
 
 
 def test_one_frame_teacher(clip):
     """What it says of tubes of one frame, and the tubes that are hidden when all are to be hard."""
-    state = TrainState(step=jnp.int32(0), params=None, teacher=clip.teacher, optimizer=None)
+    state = state_of(clip)
     patches, hidden = clip.patches(), clip.method.hidden
     features = clip.apply(clip.teacher, patches, "encode")
     assert_close(features, clip["step0/teacher_features"])
-    predicted = jax.jit(lambda x: look(clip.model, clip.method, clip.teacher, x))(patches)
+    seen = jax.jit(lambda x: ask_all(clip.model, clip.method, state, x))(patches)
     expected = clip["step0/teacher_predicted_loss"]
-    assert_close(predicted, expected)
+    assert_close(seen["teacher"]["predicted_loss"], expected)
     mask = jax.jit(
         lambda x: choose_mask(
-            clip.model, clip.method, state, x, jax.random.key(0), jnp.int32(hidden)
+            clip.model, clip.method, state, x, jax.random.key(0), schedule(hidden)
         )
     )(patches)
     hardest = np.sort(np.argsort(expected, axis=1)[:, -hidden:], axis=1)

@@ -28,7 +28,16 @@ def own(bench):
     return outcome(bench, "package")
 
 
-@pytest.mark.parametrize("name", ["decoders_at_once", "as_before", "attention_summed_by_product"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decoders_at_once",
+        "as_before",
+        "attention_summed_by_product",
+        "ranking_triangle",
+        "ranking_whole_matrix",
+    ],
+)
 def test_same_mathematics(bench, own, name):
     assert deviation(own, outcome(bench, name)) < 1e-4
 

@@ -8,9 +8,17 @@ from small import schedule, small_config, task_options
 
 from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.masking.schedule import hard_count
-from hpm_jax.run.build import build_classifier, build_method, build_model, build_optimizer
-from hpm_jax.step.state import init_state, param_shapes
+from hpm_jax.run.build import (
+    Start,
+    build_classifier,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+)
+from hpm_jax.step.state import param_shapes
 from hpm_jax.step.step import make_train_step
+from hpm_jax.teachers.teacher import NoTeacher
 
 
 def clips_of_16(layout="videomae", **changes):
@@ -29,7 +37,7 @@ def clips_of_16(layout="videomae", **changes):
 
 
 def test_numbers_of_videomae():
-    config = freeze(clips_of_16(mask={"unit": "tube"}, ranking={"pairs": "tubes"}))
+    config = freeze(clips_of_16(mask={"unit": "tube"}, losses=("ranking(pairs='tubes')",)))
     assert config.grid == (8, 14, 14) and config.patch_size == (2, 16, 16)
     assert (config.patches, config.values) == (1568, 1536)
     assert (config.hidden_units, config.hidden) == (176, 1408)
@@ -42,18 +50,20 @@ def test_numbers_of_mae_st():
     config = freeze(
         clips_of_16(
             "mae_st",
-            target_frames="one",
-            target="normalized_pixels",
+            target="normalized_pixels(frames='one')",
             data={"clips": 4},
             optimizer={"batch_size": 128},
-            teacher={"every_steps": 4},
-            ranking={"pairs": "all"},
+            teacher="moving_average(every_steps=4)",
+            losses=("ranking(pairs='all')",),
         )
     )
     assert (config.hidden, config.patches - config.hidden) == (1412, 156)
     assert config.data.train_shape == (4, 16, 224, 224, 3)
     assert config.clips == 512 and config.stored_scores == (512, 1568)
     assert rebuilt(config) == (512, 768), "16 x 16 x 3 values of one frame"
+
+
+RANKING, AVERAGE = "ranking({})", "moving_average({})"
 
 
 def rebuilt(config):
@@ -69,37 +79,42 @@ def rebuilt(config):
         ("model.layout", "video_mae", "layout = 'video_mae' .* did you mean 'videomae'"),
         ("model.layout", "sincos", "'sincos' .*: choose from mae, videomae, mae_st"),
         ("model.tubelet", 3, "frames 16 is not a multiple of the patch size 3: use 15 or 18"),
-        ("model.tubelet", 0, "config.model.tubelet = 0: expected more than 0"),
+        ("model.tubelet", 0, "config.model.tubelet = 0: expected a number above 0"),
         ("model.tubelet", 3, "config.model.tubelet = 3, config.model.patch_size = 16: frames 16"),
         ("mask.unit", "tubes", "config.mask.unit = 'tubes' .* did you mean 'tube'"),
-        ("mask.ratio", 1.0, "mask ratio 1.0 hides 1568 of 1568"),
-        ("mask.views", 0, "config.mask.views = 0: expected more than 0"),
-        ("ranking.pairs", "sample", "pairs = 'sample' .* did you mean 'sampled'"),
-        ("ranking.pairs", "tubes", "'tubes' ranks tubes, and config.mask.unit = 'patch'"),
-        ("ranking.distances", 0, "config.ranking.distances = 0: expected more than 0"),
-        ("teacher.frame_stride", 3, "frame_stride = 3 does not divide the 8 frames"),
-        ("teacher.frame_stride", 16, "frame_stride = 16 does not divide the 8 frames"),
-        ("teacher.frame_stride", 0, "config.teacher.frame_stride = 0: expected more than 0"),
-        ("teacher.every_steps", 0, "config.teacher.every_steps = 0: expected more than 0"),
+        ("mask.ratio", 1.0, "config.mask.ratio = 1.0: expected a number above 0 below 1"),
+        ("mask.ratio", 0.9999, "mask ratio 0.9999 hides 1568 of 1568"),
+        ("mask.views", 0, "config.mask.views = 0: expected a number from 1 to 64"),
+        ("losses", RANKING.format("pairs='sample'"), "pairs = 'sample' .* did you mean 'sampled'"),
+        (
+            "losses",
+            RANKING.format("pairs='tubes'"),
+            "'tubes'.* which ranks tubes, and config.mask.unit = 'patch'",
+        ),
+        ("losses", RANKING.format("distances=0"), "ranking.distances = 0: expected a number above"),
+        ("teacher", AVERAGE.format("frame_stride=3"), "= 3 does not divide the 8 frames"),
+        ("teacher", AVERAGE.format("frame_stride=16"), "= 16 does not divide the 8 frames"),
+        ("teacher", AVERAGE.format("frame_stride=0"), "frame_stride = 0: expected a number above"),
+        ("teacher", AVERAGE.format("every_steps=0"), "every_steps = 0: expected a number above 0"),
         ("evaluation.pool", "cls", "no cls token: --config.evaluation.pool=mean"),
         ("data.frames", 0, "config.data.frames = 0: expected more than 0"),
         ("data.clips", 0, "config.data.clips = 0: expected more than 0"),
         ("data.sampling", "segment", "did you mean 'segments'"),
         ("data.crop", "multiscale", "did you mean 'multi_scale'"),
         ("target", "channel_normalised_pixels", "did you mean 'channel_normalized_pixels'"),
-        ("target_frames", "first", "config.target_frames = 'first' .*: choose from all, one"),
+        ("target", "pixels(frames='first')", "frames = 'first' .*: choose from all, one"),
     ],
 )
 def test_what_cannot_run(path, value, message):
     config = clips_of_16()
-    config.update_from_flattened_dict({path: value})
+    config.update_from_flattened_dict({path: (value,) if path == "losses" else value})
     with pytest.raises(ConfigError, match=message):
         freeze(config)
 
 
 def test_one_tube_cannot_be_ranked():
     """Its patches could, but there is no other tube to compare it with."""
-    config = clips_of_16(mask={"unit": "tube", "ratio": 0.005}, ranking={"pairs": "tubes"})
+    config = clips_of_16(mask={"unit": "tube", "ratio": 0.005}, losses=("ranking(pairs='tubes')",))
     with pytest.raises(ConfigError, match=r"config\.mask\.ratio = 0\.005 hides 1 tube"):
         freeze(config)
 
@@ -143,8 +158,8 @@ VARIANTS = [
         "data": VIDEO,
         "model": {"layout": "videomae", "tubelet": 2},
         "mask": {"unit": "tube", "views": 2},
-        "ranking": {"pairs": "tubes"},
-        "teacher": {"frame_stride": 4, "every_steps": 2},
+        "losses": ("ranking(pairs='tubes')",),
+        "teacher": "moving_average(frame_stride=4, every_steps=2)",
         "target": "channel_normalized_pixels",
         "optimizer": {"accumulation": 2},
     },
@@ -152,31 +167,36 @@ VARIANTS = [
         "data": VIDEO | {"clips": 2},
         "model": {"layout": "mae_st", "tubelet": 2},
         "mask": {"unit": "patch", "ratio": 0.9},
-        "ranking": {"pairs": "all"},
-        "teacher": {"frame_stride": 2, "every_steps": 3},
-        "target": "normalized_pixels",
-        "target_frames": "one",
+        "losses": ("ranking(pairs='all')",),
+        "teacher": "moving_average(frame_stride=2, every_steps=3)",
+        "target": "normalized_pixels(frames='one')",
         "evaluation": {"pool": "cls"},
     },
     {
         "data": VIDEO | {"frames": 4},
         "model": {"layout": "mae_st", "tubelet": 1},
         "mask": {"unit": "tube"},
-        "ranking": {"loss": "absolute", "pairs": "sampled"},
-        "target_frames": "one",
+        "losses": ("absolute(pairs='sampled')",),
+        "target": "pixels(frames='one')",
     },
     {
         "data": VIDEO | {"clips": 3},
         "model": {"layout": "videomae", "tubelet": 4},
         "mask": {"strategy": "random", "views": 2},
-        "ranking": {"loss": "none"},
-        "teacher": {"keep": False, "every_steps": 2},
+        "losses": (),
+        "teacher": "none",
+    },
+    {
+        "data": VIDEO,
+        "model": {"layout": "videomae", "tubelet": 2},
+        "mask": {"strategy": "random"},  # nobody asks the teacher
+        "teacher": "moving_average(every_steps=2)",
     },
     {
         "data": {"clips": 2},  # crops of an image
         "mask": {"unit": "tube", "views": 2},
-        "ranking": {"pairs": "sampled", "distances": 1},
-        "teacher": {"every_steps": 2},
+        "losses": ("ranking(pairs='sampled', distances=1)",),
+        "teacher": "moving_average(every_steps=2)",
     },
 ]
 
@@ -191,11 +211,8 @@ def test_what_is_let_through_can_be_traced(changes):
     )
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
     key = jax.random.key(0)
-
-    def init(key):
-        return init_state(model, optimizer, key, config.teacher.keep, config.stored_scores)
-
-    state = jax.eval_shape(init, key)
+    state = jax.eval_shape(build_init(config, model, method, optimizer), key, Start())
+    assert (state.teacher is None) == (config.teacher == NoTeacher())
     images = jax.ShapeDtypeStruct((8, *config.data.train_shape), jnp.uint8)
     step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
     after, metrics = jax.eval_shape(step, state, images, key, schedule())

@@ -11,13 +11,22 @@ import numpy as np
 import pytest
 from small import MAE, schedule, small_config
 
-from hpm_jax.run.build import build_flops, build_method, build_model, build_optimizer
+from hpm_jax.losses.term import Outputs
+from hpm_jax.masking.units import Unit
+from hpm_jax.run.build import (
+    Start,
+    build_flops,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+)
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step import step as step_module
-from hpm_jax.step.choose import look
-from hpm_jax.step.state import abstract_state, init_state, on_one_device
-from hpm_jax.step.step import Losses, make_train_step, pair_order, total_loss
+from hpm_jax.step.choose import ask_all, look
+from hpm_jax.step.state import abstract_state, on_one_device
+from hpm_jax.step.step import Masked, draw_all, make_train_step, total_loss
 from hpm_jax.tokens import Mask
 
 KEY = jax.random.key(0)
@@ -29,7 +38,7 @@ def video_config(**changes):
         "data": {"source": "synthetic", "frames": 8},
         "model": {"layout": "videomae", "tubelet": 2},
         "mask": {"unit": "tube"},
-        "ranking": {"pairs": "tubes"},
+        "losses": ("ranking(pairs='tubes')",),
         "optimizer": {"batch_size": 8},
         "evaluation": {"pool": "mean"},
     }
@@ -46,8 +55,8 @@ class Run:
         self.config = config
         self.model, self.method = build_model(config), build_method(config)
         self.optimizer = build_optimizer(config)
-        scores = config.stored_scores
-        self.state = jax.jit(lambda: init_state(self.model, self.optimizer, KEY, True, scores))()
+        init = build_init(config, self.model, self.method, self.optimizer)
+        self.state = jax.jit(init)(KEY, Start())
         shape = (config.optimizer.batch_size, *config.data.train_shape)
         self.images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self.patches = np.asarray(jax.jit(self.method.patches)(self.images))
@@ -61,13 +70,16 @@ class Run:
 
         def move(state, masked, schedule):
             teacher = jax.tree.map(lambda x: 1.1 * x, state.teacher)
-            return state.replace(step=state.step + 1, teacher=teacher), masked
+            return state.replace(step=state.step + 1, teacher=teacher), (masked, {})
 
         parts = self.model, self.method, self.optimizer, accumulation
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(step_module, "make_update", lambda *_: move)
-            masking = jax.jit(make_train_step(*parts))
-        return jax.jit(make_train_step(*parts)), masking
+
+        def masking(*inputs):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(step_module, "make_update", lambda *_: move)
+                return make_train_step(*parts)(*inputs)
+
+        return jax.jit(make_train_step(*parts)), jax.jit(masking)
 
     def masks(self, counts, state=None):
         """States before and after steps with `counts` hard units each, and what each masked."""
@@ -81,7 +93,12 @@ class Run:
     @functools.cached_property
     def says(self):
         """`(teacher, patches)` to what it says of each unit."""
-        return jax.jit(functools.partial(look, self.model, self.method))
+
+        def says(teacher, patches):
+            found = look(self.model, self.method, teacher, patches)
+            return self.method.unit.pool(found["predicted_loss"])
+
+        return jax.jit(says)
 
 
 run_of = functools.cache(Run)
@@ -94,7 +111,7 @@ def assert_hidden(said, hide, n_hard, tubes=12):
         assert len(set(row % 16)) == tubes and len(row) == 4 * tubes
 
 
-SELDOM = {"teacher": {"every_steps": 3, "frame_stride": 2}}
+SELDOM = {"teacher": "moving_average(every_steps=3, frame_stride=2)"}
 
 
 # --- a teacher that sees some of the frames
@@ -104,12 +121,14 @@ SELDOM = {"teacher": {"every_steps": 3, "frame_stride": 2}}
 def test_the_teacher_sees_every_second_slot(tubes):
     """What it does not see may be no number; it speaks of that as of hidden patches."""
     run = run_of(video_config(**SELDOM))
-    method = dataclasses.replace(run.method, tubes=tubes)
+    unit = Unit(run.model.grid, tube=tubes)
+    method = dataclasses.replace(run.method, unit=unit)
     teacher = run.state.teacher
-    look_at = jax.jit(functools.partial(look, run.model, method))
+    look_at = jax.jit(functools.partial(ask_all, run.model, method))
 
     def says(patches):
-        return np.asarray(look_at(teacher, patches.reshape(8, 64, 32)))
+        found = look_at(run.state, patches.reshape(8, 64, 32))
+        return np.asarray(found["teacher"]["predicted_loss"])
 
     patches = run.patches.reshape(8, 4, 16, 32)
     unseen = patches.copy()
@@ -148,7 +167,7 @@ def test_the_teacher_looks_at_every_third_step():
     run = run_of(video_config(**SELDOM))
     assert run.state.scores.shape == (8, 16) and np.isnan(run.state.scores).all()
     steps = run.masks([4] * 7)
-    assert steps[0][2].order is None, "where every pair counts"
+    assert steps[0][2].drawn == {}, "where every pair counts"
     assert asked(steps) == [0, 3, 6]
     for number in (0, 3, 6):
         before, after, _ = steps[number]
@@ -187,18 +206,25 @@ def test_what_the_teacher_said_is_saved_and_restored(tmp_path):
 def test_nothing_is_remembered_where_nobody_asks():
     for changes in ({}, {"mask": {"strategy": "random"}} | SELDOM, MAE):
         config = video_config(**changes)
-        assert config.stored_scores is None and build_method(config).every_steps == 1
+        assert config.stored_scores is None
+        step, inputs = traced(config)
+        after, _ = jax.eval_shape(step, *inputs)
+        assert inputs[0].scores is None and after.scores is None
     assert video_config(data={"clips": 2}, **SELDOM).stored_scores == (16, 16)
+
+
+def traced(config):
+    """The step, not compiled, and the shapes of what it takes."""
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    state = jax.eval_shape(build_init(config, model, method, optimizer), KEY, Start())
+    images = jax.ShapeDtypeStruct((8, *config.data.train_shape), np.uint8)
+    return make_train_step(model, method, optimizer), (state, images, KEY, schedule())
 
 
 def test_plain_mae_on_clips():
     """No teacher, no ranking, nothing remembered."""
-    config = video_config(**MAE)
-    model, optimizer = build_model(config), build_optimizer(config)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, KEY, config.teacher.keep))
-    step = make_train_step(model, build_method(config), optimizer)
-    images = jax.ShapeDtypeStruct((8, *config.data.train_shape), np.uint8)
-    after, metrics = jax.eval_shape(step, state, images, KEY, schedule())
+    step, inputs = traced(video_config(**MAE))
+    state, (after, metrics) = inputs[0], jax.eval_shape(step, *inputs)
     assert state.scores is None and after.scores is None and after.teacher is None
     assert metrics.keys() == {"loss", "reconstruction", "gradient_norm"}
 
@@ -208,7 +234,7 @@ def test_plain_mae_on_clips():
 EVERYTHING = {
     "data": {"clips": 2},
     "mask": {"views": 2},
-    "ranking": {"pairs": "sampled", "distances": 3},
+    "losses": ("ranking(pairs='sampled', distances=3)",),
     **SELDOM,
 }
 
@@ -249,7 +275,8 @@ def test_eight_devices_and_two_parts_change_nothing():
     _, expected = run.masking(*here)
     _, found = masking(*there)
     chex.assert_trees_all_equal(expected.mask, jax.device_get(found.mask))
-    chex.assert_trees_all_equal(expected.order, jax.device_get(found.order))
+    assert expected.drawn.keys() == {"ranking"}
+    chex.assert_trees_all_equal(expected.drawn, jax.device_get(found.drawn))
 
     state, metrics = run.step(*here)
     other, others = step(*there)
@@ -261,7 +288,7 @@ def test_eight_devices_and_two_parts_change_nothing():
 
 def test_sampled_pairs_are_drawn_anew_for_every_mask():
     run = run_of(video_config(**EVERYTHING))
-    order = np.asarray(run.masks([5])[0][2].order)
+    order = np.asarray(run.masks([5])[0][2].drawn["ranking"])
     np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(48), (32, 1)))
     assert len({tuple(row) for row in order}) == 32
 
@@ -289,13 +316,19 @@ def pair_by_pair(predicted, loss):
 @pytest.mark.parametrize("pairs", ["all", "tubes", "sampled"])
 def test_the_pairs_of_a_config(pairs):
     """Those of the loss and of its metric, and in which order sampled ones stand."""
-    config = video_config(ranking={"pairs": pairs, "distances": 100, "weight": 0.5})
+    config = video_config(losses=(f"ranking(pairs={pairs!r}, distances=100, weight=0.5)",))
     method = build_method(config)
     true, predicted = np.random.default_rng(0).normal(size=(2, 2, 48)).astype(np.float32)
-    order = pair_order(method, Mask(None, jnp.zeros((2, 48), jnp.int32)), KEY)
-    assert (order is not None) == (pairs == "sampled")
-    losses = Losses(jnp.asarray(true), jnp.asarray(predicted), None, None)
-    loss, parts = jax.jit(lambda: total_loss(method, losses, order))()
+    mask = Mask(None, jnp.zeros((2, 48), jnp.int32))
+    drawn = draw_all(method, mask, KEY, 0)
+    assert drawn.keys() == ({"ranking"} if pairs == "sampled" else set())
+    nothing = jnp.zeros((2, 48, 32))
+    outputs = Outputs(
+        jnp.asarray(true), jnp.asarray(predicted), nothing, nothing, None, None, mask, method.unit
+    )
+    state = run_of(config).state
+    masked = Masked(None, mask, drawn)
+    loss, parts = jax.jit(lambda: total_loss(method, state, state.params, masked, outputs))()
     if pairs == "tubes":
         predicted, compared = (x.reshape(2, 4, 12).mean(axis=1) for x in (predicted, true))
     cost, right = pair_by_pair(predicted, compared if pairs == "tubes" else true)
@@ -308,6 +341,6 @@ def test_flops_of_a_step_of_clips():
     """Every clip and every mask costs a student; a look is shared by masks, and by steps."""
     plain, full = build_flops(video_config()), build_flops(video_config(**EVERYTHING))
     assert full.student == 4 * plain.student
-    seen = build_flops(video_config(teacher={"frame_stride": 2})).teacher
+    seen = build_flops(video_config(teacher="moving_average(frame_stride=2)")).teacher
     assert 0.4 * plain.teacher < seen < 0.8 * plain.teacher, "the decoder speaks of all frames"
     assert full.teacher == pytest.approx(2 * seen / 3)

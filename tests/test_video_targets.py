@@ -28,12 +28,11 @@ def test_one_frame_of_any_grid(slots, frames):
     np.testing.assert_array_equal(found, np.arange(slots) * last // max(slots - 1, 1))
 
 
-def targets_of(target, frames="all", **data):
+def targets_of(target, **data):
     config = small_config(
         data={"frames": 4, "channels": 3, "source": "synthetic"} | data,
         model={"layout": "mae_st", "tubelet": 2},
         target=target,
-        target_frames=frames,
     )
     method = build_method(config)
     # dark, almost flat patches: there it matters what is added to the deviation
@@ -41,7 +40,7 @@ def targets_of(target, frames="all", **data):
     images[1] = 7
     images[1, ::2, ::4, ::4] = 8
     images[1, ..., 2] = 20
-    patches = patchify(jnp.asarray(images / 255.0, jnp.float32), method.patch_size)
+    patches = patchify(jnp.asarray(images / 255.0, jnp.float32), method.tokenizer.patch_size)
     return method.target_of(method.patches(jnp.asarray(images))), np.asarray(patches, np.float64)
 
 
@@ -74,7 +73,7 @@ def test_the_eps_of_normalised_pixels_is_one_of_pixels():
 
 
 def test_one_frame_is_normalised_by_itself():
-    found, pixels = targets_of("normalized_pixels", frames="one", mean=(0.5,) * 3, std=(0.5,) * 3)
+    found, pixels = targets_of("normalized_pixels(frames='one')", mean=(0.5,) * 3, std=(0.5,) * 3)
     frames = 2 * pixels - 1
     # two slots of two frames: the first of the first, the last of the last
     picked = np.concatenate([frames[:, :16, :48], frames[:, 16:, 48:]], axis=1)

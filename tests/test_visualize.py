@@ -8,26 +8,26 @@ import pytest
 from PIL import Image
 from small import MAE, parts_of, schedule, small_config
 
-from hpm_jax.step import step as training_step
-from hpm_jax.tokens import patchify
+from hpm_jax.step.step import student_pass
+from hpm_jax.tokens import gather, patchify
 from hpm_jax.visualize import view as views
 from hpm_jax.visualize.compare import table
 from hpm_jax.visualize.curves import draw_curves
 from hpm_jax.visualize.pictures import draw
-from hpm_jax.visualize.view import HARD, RANDOM, VISIBLE, make_view
+from hpm_jax.visualize.view import HARD, HIDDEN, VISIBLE, make_view
 
 
 def view_of(config, n_hard=6):
     parts = parts_of(config)
     view = jax.jit(make_view(parts.model, parts.method))
-    seen = view(parts.state, parts.images[:3], schedule(n_hard).n_hard)
+    seen = view(parts.state, parts.images[:3], schedule(n_hard))
     return parts, jax.tree.map(np.asarray, seen)
 
 
 def test_fates_and_pasted_patches():
     parts, view = view_of(small_config())
     for fate in view.fate.reshape(3, -1):
-        assert [(fate == kind).sum() for kind in (VISIBLE, RANDOM, HARD)] == [4, 6, 6]
+        assert [(fate == kind).sum() for kind in (VISIBLE, HIDDEN, HARD)] == [4, 6, 6]
     assert (np.isnan(view.true) == (view.fate == VISIBLE)).all()
     rebuilt = patchify(view.rebuilt, (1, 4, 4))
     images = patchify(parts.images[:3] / np.float32(255), (1, 4, 4))
@@ -40,14 +40,13 @@ def test_fates_and_pasted_patches():
 def test_a_perfect_prediction_is_drawn_as_the_image_itself(monkeypatch, target):
     config = small_config(target=target)
     parts = parts_of(config)
-    honest = training_step.student_losses
 
-    def perfect(model, method, params, patches, mask):
-        values = training_step.gather(method.target(patches), mask.hide)
-        return honest(model, method, params, patches, mask)._replace(values=values)
+    def perfect(model, method, state, params, masked):
+        values = gather(method.target_of(masked.patches), masked.mask.hide)
+        return student_pass(model, method, state, params, masked)._replace(values=values)
 
-    monkeypatch.setattr(views, "student_losses", perfect)
-    view = make_view(parts.model, parts.method)(parts.state, parts.images[:3], np.int32(0))
+    monkeypatch.setattr(views, "student_pass", perfect)
+    view = make_view(parts.model, parts.method)(parts.state, parts.images[:3], schedule(0))
     np.testing.assert_allclose(view.rebuilt, parts.images[:3] / 255, atol=1e-4)
 
 

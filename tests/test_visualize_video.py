@@ -14,14 +14,14 @@ from hpm_jax.run.build import build_method
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.choose import choose_mask
 from hpm_jax.step.schedules import PretrainTimetable
-from hpm_jax.step.step import student_losses
+from hpm_jax.step.step import student_pass
 from hpm_jax.tasks import observe
 from hpm_jax.tokens import gather, patchify
 from hpm_jax.visualize import view as views
 from hpm_jax.visualize.clips import animate, draw_strip, panels_of
 from hpm_jax.visualize.report import write_report
 from hpm_jax.visualize.sheet import draw_sheet
-from hpm_jax.visualize.view import HARD, RANDOM, VISIBLE, View, make_view
+from hpm_jax.visualize.view import HARD, HIDDEN, VISIBLE, View, make_view
 
 PATCH = (2, 4, 4)  # clips of 4 frames of 16 x 16 are a grid of (2, 4, 4)
 COLORS = {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
@@ -32,7 +32,7 @@ def video(unit="tube", **changes):
     options = {
         "data": {"source": "synthetic", "frames": 4, "channels": 3} | COLORS,
         "model": {"tubelet": 2, "layout": "videomae"},
-        "mask": {"unit": unit, "ratio": 0.75, "hard_start": 0.5},
+        "mask": {"unit": unit, "ratio": 0.75, "strategy": "hard(start=0.5)"},
         "target": "channel_normalized_pixels",
         "evaluation": {"pool": "mean"},
     }
@@ -49,20 +49,20 @@ def by_patch(pixels):
 def test_the_mask_is_that_of_training(unit, stride, size):
     """Whatever is hidden as one, and however often the teacher looks."""
     parts = parts_of(video())
-    method = build_method(video(unit, teacher={"frame_stride": stride}))
-    n_hard, key = schedule(5).n_hard, random.stream(jax.random.key(0), "pictures", 0)
+    method = build_method(video(unit, teacher=f"moving_average(frame_stride={stride})"))
+    five, key = schedule(5), random.stream(jax.random.key(0), "pictures", 0)
 
     @jax.jit
-    def both(state, clips, n_hard):
-        mask = choose_mask(parts.model, method, state, method.patches(clips), key, n_hard)
-        return make_view(parts.model, method)(state, clips, n_hard), mask.hide
+    def both(state, clips, schedule):
+        mask = choose_mask(parts.model, method, state, method.patches(clips), key, schedule)
+        return make_view(parts.model, method)(state, clips, schedule), mask.hide
 
-    view, hide = jax.tree.map(np.asarray, both(parts.state, CLIPS, n_hard))
+    view, hide = jax.tree.map(np.asarray, both(parts.state, CLIPS, five))
     assert view.fate.shape == view.predicted.shape == view.true.shape == (3, 2, 4, 4)
     fates = view.fate.reshape(3, -1)
     for fate, hidden in zip(fates, hide, strict=True):
         assert set(np.flatnonzero(fate != VISIBLE)) == set(hidden)
-        assert (fate == HARD).sum() == 5 * size and (fate == RANDOM).sum() > 0
+        assert (fate == HARD).sum() == 5 * size and (fate == HIDDEN).sum() > 0
     units = view.predicted.mean(1) if unit == "tube" else view.predicted
     hard = (view.fate[:, 0] if unit == "tube" else view.fate) == HARD
     for losses, chosen in zip(units, hard, strict=True):
@@ -79,15 +79,16 @@ def test_the_mask_is_that_of_training(unit, stride, size):
 @pytest.mark.parametrize("target", ["pixels", "channel_normalized_pixels"])
 def test_a_perfect_prediction_is_drawn_as_the_clip_itself(monkeypatch, target, frames):
     """Where one frame of a patch is rebuilt, it stands in both."""
-    parts = parts_of(video(target_frames=frames))
-    method = build_method(video("patch", target=target, target_frames=frames))
+    target = f"{target}(frames={frames!r})"
+    parts = parts_of(video(target=target))
+    method = build_method(video("patch", target=target))
 
-    def perfect(model, method, params, patches, mask):
-        values = gather(method.target_of(patches), mask.hide)
-        return student_losses(model, method, params, patches, mask)._replace(values=values)
+    def perfect(model, method, state, params, masked):
+        values = gather(method.target_of(masked.patches), masked.mask.hide)
+        return student_pass(model, method, state, params, masked)._replace(values=values)
 
-    monkeypatch.setattr(views, "student_losses", perfect)
-    view = jax.jit(make_view(parts.model, method))(parts.state, CLIPS, np.int32(0))
+    monkeypatch.setattr(views, "student_pass", perfect)
+    view = jax.jit(make_view(parts.model, method))(parts.state, CLIPS, schedule(0))
     expected = CLIPS / 255
     if frames == "one":  # of frames 0 to 3 the first and the last
         hidden = np.asarray(view.fate != VISIBLE).repeat(2, 1).repeat(4, 2).repeat(4, 3)
@@ -101,7 +102,7 @@ def made_by_hand():
     clips = np.zeros((2, 4, 8, 8, 3), np.uint8)
     clips[..., 0] = shade[..., None, None]
     fate = np.full((2, 2, 2, 2), VISIBLE)
-    fate[0, 1, 0, 1], fate[1, 0, 1, 0] = HARD, RANDOM
+    fate[0, 1, 0, 1], fate[1, 0, 1, 0] = HARD, HIDDEN
     predicted = np.zeros((2, 2, 2, 2))
     predicted[0, 1, 0, 1], predicted[0, 0, 1, 1] = 8.0, 4.0
     predicted[1, 0, 1, 0] = 0.5
@@ -191,7 +192,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
         write=lambda step, numbers: None,
         write_picture=lambda step, name, png: pictures.update({name: png}),
     )
-    evaluate = lambda params: {"rank_me": 1.0}  # noqa: E731
+    evaluate = lambda state: {"rank_me": 1.0}  # noqa: E731
     evaluate.images = CLIPS
     monkeypatch.setattr(observe, "Evaluator", lambda *_: evaluate)
     (tmp_path / "pictures").mkdir()
@@ -223,6 +224,6 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
 def test_what_a_picture_says_of_itself():
     note = observe.explain(build_method(video()))
     assert "normalised" in note and "one frame" not in note and "teacher" not in note
-    config = video("patch", target="pixels", target_frames="one", teacher={"frame_stride": 2})
+    config = video("patch", target="pixels(frames='one')", teacher="moving_average(frame_stride=2)")
     note = observe.explain(build_method(config))
     assert "as the model says" in note and "one frame" in note and "one in 2" in note

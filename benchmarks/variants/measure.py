@@ -13,9 +13,16 @@ from jax import Array
 
 from benchmarks.variants.table import Subject
 from hpm_jax.config import Config
-from hpm_jax.run.build import build_method, build_model, build_optimizer
+from hpm_jax.run.build import (
+    Start,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
 from hpm_jax.step.schedules import Schedule
-from hpm_jax.step.state import TrainState, init_state
+from hpm_jax.step.state import TrainState
 from hpm_jax.step.step import make_train_step
 
 
@@ -42,7 +49,8 @@ def bench_of(config: Config) -> Bench:
     """The package's own step of a config, on noise, half of the hidden patches hard."""
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
     key = jax.random.key(0)
-    state = jax.jit(lambda key: init_state(model, optimizer, key, config.teacher.keep))(key)
+    init = build_init(config, model, method, optimizer)
+    state = jax.jit(init)(key, Start(frozen=load_frozen(method)))
     shape = (config.optimizer.batch_size, *config.data.image_size, config.data.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return Bench(

@@ -163,7 +163,7 @@ class Restated:
         return self.sizes.grid
 
     def apply(self, variables: Params, *arguments: Any, method: str = "student") -> Any:
-        """As `MaskedAutoencoder.apply`: the student, or by `method="predict_loss"` the teacher."""
+        """As `MaskedAutoencoder.apply`: the student, or by `method="look"` the teacher."""
         return getattr(self, method)(self.prepare(variables["params"]), *arguments)
 
     def positions(self, width: int) -> Array:
@@ -187,6 +187,13 @@ class Restated:
         tokens = jnp.concatenate([tokens[:, :1], visible, hidden], axis=1)
         values, loss = self.decode(self, params, tokens, mask.hide.shape[1])
         return Prediction(features, values, loss)
+
+    def look(
+        self, params: Params, patches: Array, reads: tuple[str, ...] = ("predicted_loss",)
+    ) -> dict[str, Array]:
+        """What a step asks the teacher, who predicts losses alone."""
+        assert reads == ("predicted_loss",)
+        return {"predicted_loss": self.predict_loss(params, patches)}
 
     def predict_loss(self, params: Params, patches: Array, keep: Array | None = None) -> Array:
         """The teacher: the loss it expects at every patch that it sees, `[B, L]` or `[B, K]`."""

@@ -9,6 +9,8 @@ from jax import Array
 
 from benchmarks.variants import attention, gelu, own_backward, precision, ranking, stacks
 from benchmarks.variants.restated import Params, Restated
+from hpm_jax.losses.pairs import Pairs
+from hpm_jax.losses.ranking import Relative, relative
 from hpm_jax.step.method import Method
 from hpm_jax.tokens import gather
 
@@ -58,11 +60,26 @@ def whole_head(params: Params, tokens: Array) -> Array:
     return (tokens @ params["head_kernel"] + params["head_bias"]).mean(axis=-1)
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class RankedBy(Relative):
+    """The ranking loss of a config, in another form."""
+
+    form: Callable[[Array, Array], Array] = relative
+
+    def loss(self, predicted: Array, true: Array, pairs: Pairs, counted: Array | None) -> Array:
+        """Over every pair of patches, all of which count."""
+        assert counted is None
+        return self.form(predicted, true)
+
+
 def ranked_by(loss: Callable[[Array, Array], Array]) -> Callable[[Subject], Subject]:
     """Another form of the ranking loss."""
-    return lambda subject: subject._replace(
-        method=dataclasses.replace(subject.method, ranking=loss)
-    )
+
+    def change(subject):
+        terms = (RankedBy(form=loss) if x.name == "ranking" else x for x in subject.method.terms)
+        return subject._replace(method=dataclasses.replace(subject.method, terms=tuple(terms)))
+
+    return change
 
 
 KEEPS_WEIGHTS = own_backward.keeps_weights(own_backward.rows)

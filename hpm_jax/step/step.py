@@ -119,7 +119,8 @@ def make_train_step(
     The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Tokenizer`), the
     root key of the run and the scalars of this step; its metrics are float32 scalars.
     """
-    ask = readings if method.teacher.every_steps == 1 else remembered_readings
+    remembers = method.teacher.every_steps > 1 and method.strategy.reads
+    ask = remembered_readings if remembers else readings
 
     def train_step(
         state: TrainState, images: Array, key: Array, schedule: Schedule

@@ -23,8 +23,8 @@ from hpm_jax.convert.weights import (
     masked_autoencoder_params,
 )
 from hpm_jax.losses import squared_error
-from hpm_jax.targets import TARGETS
-from hpm_jax.tokens import Mask, gather, patchify
+from hpm_jax.targets import TARGETS, TargetContext
+from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 24, 24, 3)).astype(np.float32)
 SIZES = {
@@ -96,7 +96,9 @@ def test_loss(tmp_path, way, target):
     order = np.argsort(noise, axis=1).astype(np.int32)
     mask = Mask(*(jnp.asarray(np.sort(part, axis=1)) for part in (order[:, :9], order[:, 9:])))
     prediction = jax.jit(model.apply)({"params": masked_autoencoder_params(weights)}, patches, mask)
-    loss = squared_error(prediction.values, gather(TARGETS[target](patches), mask.hide))
+    tokenizer = Tokenizer((1, 4, 4), (0.0,) * 3, (1.0,) * 3)
+    rebuilt = TARGETS[target]()(TargetContext(patches, model.grid, tokenizer))
+    loss = squared_error(prediction.values, gather(rebuilt, mask.hide))
     np.testing.assert_allclose(loss.mean(), expected.loss.numpy(), rtol=1e-5)
     values = gather(jnp.asarray(expected.logits.numpy()), mask.hide)
     np.testing.assert_allclose(prediction.values, values, atol=1e-4)

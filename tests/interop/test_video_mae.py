@@ -19,14 +19,14 @@ from transformers import (
     VideoMAEModel,
 )
 
-from hpm_jax.config.shared import IMAGENET_STD
+from hpm_jax.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from hpm_jax.convert import __main__ as command
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.state_dict import from_state_dict, to_state_dict
 from hpm_jax.convert.weights import classifier, masked_autoencoder, masked_autoencoder_params
 from hpm_jax.losses import squared_error
-from hpm_jax.targets import TARGETS
-from hpm_jax.tokens import Mask, gather, patchify
+from hpm_jax.targets import TARGETS, TargetContext
+from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
 
 VIDEOS = np.random.default_rng(1).normal(size=(3, 6, 24, 24, 3)).astype(np.float32)
 PATCHES, PATCH = 3 * 6 * 6, (2, 4, 4)
@@ -117,7 +117,8 @@ def test_loss(tmp_path, way, target):
     prediction = jax.jit(model.apply)({"params": masked_autoencoder_params(weights)}, patches, mask)
     assert_close(prediction.values, expected.logits)
     if normalized:
-        rebuilt = TARGETS[target](patches, IMAGENET_STD)
+        tokenizer = Tokenizer(PATCH, IMAGENET_MEAN, IMAGENET_STD)
+        rebuilt = TARGETS[target]()(TargetContext(patches, a.grid, tokenizer))
     else:
         mean, std = (np.tile(np.float32(x), 32) for x in ((0.485, 0.456, 0.406), IMAGENET_STD))
         rebuilt = patches * std + mean
