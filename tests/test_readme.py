@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hpm_jax.masking import select, strategies
+from hpm_jax.masking import Context, Strategy, select
+from hpm_jax.tokens import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,13 +58,13 @@ def test_every_config_is_in_the_table():
         assert f"| [{path.stem}](configs/{path.name}) |" in README
 
 
-def test_the_example_strategy(monkeypatch):
-    source = next(
-        block for block in re.findall(r"```python\n(.+?)```", README, re.S) if "STRAT" in block
-    )
-    names = vars(strategies) | {"STRATEGIES": dict(strategies.STRATEGIES)}
-    exec(source, names)
+def test_the_example_strategy():
+    source = next(x for x in re.findall(r"```python\n(.+?)```", README, re.S) if "Strategy" in x)
+    exec(source, {"__name__": "my_masks"})
     patches = jax.random.normal(jax.random.key(0), (2, 16, 4)).at[:, 3].mul(100.0)
-    context = strategies.Context(patches, (1, 4, 4), jnp.int32(0), None)
-    mask = select(names["STRATEGIES"]["contrast"].scores(jax.random.key(1), context), 12)
+    tokenizer = Tokenizer((1, 2, 2), (0.0,), (1.0,))
+    context = Context(patches, (1, 4, 4), tokenizer, hidden=12, n_hard=jnp.int32(0))
+    strategy = Strategy.parse_call("contrast(noise=0.5)", "config.mask.strategy")
+    mask = select(strategy.scores(jax.random.key(1), context), 12)
     assert mask.hide.shape == (2, 12) and (mask.hide == 3).any(axis=1).all()
+    del Strategy.plugs["contrast"]

@@ -119,7 +119,7 @@ def apply(
     picture = Image.fromarray(image[..., 0] if grey else image)
     for name, strength in drawn:
         picture = operations[name](picture, strength, fill[0] if grey else fill)
-    return np.asarray(picture)
+    return np.asarray(picture).reshape(image.shape)
 
 
 def draw(rng: np.random.Generator, policy: Policy) -> list[tuple[str, float]]:

@@ -1,0 +1,140 @@
+"""Every mask strategy on the same photographs, in one picture.
+
+    python -m hpm_jax.visualize.masks photo.jpg another.jpg --out masks.png
+    python -m hpm_jax.visualize.masks photo.jpg --run runs/cifar10_hpm --out masks.png
+
+A row for each strategy, a column for each photograph; what is hidden is grey, orange where it is
+hidden because it is hard. Strategies that read what a teacher says need `--run`, the workdir of a
+pre-training run, whose image size and patches are then taken.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from hpm_jax.config import Data
+from hpm_jax.data.views import test_view
+from hpm_jax.errors import UserError
+from hpm_jax.masking import Context, Strategy, hidden_count, select
+from hpm_jax.masking.strategy import Readings
+from hpm_jax.run.load import LoadedRun, load_run
+from hpm_jax.step.choose import look
+from hpm_jax.tokens import Grid, Tokenizer, grid_of
+from hpm_jax.visualize.sheet import draw_sheet
+from hpm_jax.visualize.view import FATE_COLORS, HARD, HIDDEN
+
+VIEWS = 2  # of disjoint masks: the first is drawn
+SIDE = 112  # of a panel, pixels
+
+
+def draw_masks(
+    images: np.ndarray,
+    names: list[str],
+    tokenizer: Tokenizer,
+    ratio: float,
+    seen: dict[str, Readings] | None = None,
+) -> Image.Image:
+    """The sheet.
+
+    Args:
+        images: uint8 `[B, H, W, C]`.
+        names: of the images.
+        ratio: the share that is hidden.
+        seen: what each onlooker says of the patches; strategies that read more are left out.
+    """
+    patches = tokenizer(jnp.asarray(images))
+    grid = grid_of((1, *images.shape[1:3]), tokenizer.patch_size)
+    hidden = hidden_count(patches.shape[1], ratio)
+    blocks = []
+    for name, strategy in drawable(seen or {}).items():
+        views = VIEWS if name == "disjoint" else 1
+        context = Context(
+            patches=jnp.repeat(patches, views, axis=0),
+            grid=grid,
+            tokenizer=tokenizer,
+            hidden=hidden,
+            n_hard=jnp.int32(strategy.n_hard(1.0, 1, hidden)),
+            seen=seen or {},
+            views=views,
+        )
+        hide = select(strategy.scores(jax.random.key(0), context), hidden).hide[::views]
+        fate = np.zeros(patches.shape[:2], int)
+        np.put_along_axis(fate, np.asarray(hide), HIDDEN, axis=1)
+        hard = strategy.hard(context)
+        if hard is not None:
+            fate[np.asarray(hard) & (fate == HIDDEN)] = HARD
+        blocks.append({str(strategy): painted(images, fate, grid)})
+    title = f"{ratio:.0%} of {patches.shape[1]} patches hidden by each strategy"
+    note = "grey: hidden; orange: hidden because hard, at the end of the schedule"
+    return draw_sheet(blocks, names, title, note, SIDE)
+
+
+def drawable(seen: dict[str, Readings]) -> dict[str, Strategy]:
+    """The strategies, at their defaults, that read no more than `seen` and keep no state."""
+    found = {}
+    for name in dict.fromkeys(plug.name for plug in Strategy.plugs.values()):
+        strategy = Strategy.parse_call(name, "strategy")
+        there = all(
+            read in seen.get(who, {}) for who in strategy.onlookers for read in strategy.reads
+        )
+        stateless = type(strategy).init_state is Strategy.init_state
+        if stateless and (there or not strategy.reads):
+            found[name] = strategy
+    return found
+
+
+def painted(images: np.ndarray, fate: np.ndarray, grid: Grid) -> list[np.ndarray]:
+    """The images with hidden patches in the colours of the legend, uint8 `[H, W, 3]` each."""
+    colors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in FATE_COLORS], np.uint8)
+    _, h, w = grid
+    scale = images.shape[1] // h, images.shape[2] // w
+    large = fate.reshape(-1, h, w).repeat(scale[0], 1).repeat(scale[1], 2)
+    return list(np.where(large[..., None] > 0, colors[large], images[..., :3]))
+
+
+def readings_of(run: LoadedRun, images: np.ndarray) -> dict[str, Readings]:
+    """What the run's teacher and student say of the images."""
+    assert run.method is not None
+    patches = run.method.patches(jnp.asarray(images))
+    reads = ("features", "attention") + (("predicted_loss",) * run.model.loss_predictor)
+    people = {"teacher": run.state.teacher, "student": run.state.params}
+    return {
+        name: look(run.model, run.method, params, patches, reads=reads)
+        for name, params in people.items()
+        if params is not None
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws the file that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m hpm_jax.visualize.masks", description=__doc__)
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--out", default="masks.png")
+    parser.add_argument("--run", help="the workdir of a pre-training run")
+    parser.add_argument("--size", type=int, default=224, help="of the images, without a run")
+    parser.add_argument("--patch", type=int, default=16, help="of the patches, without a run")
+    parser.add_argument("--ratio", type=float, default=0.75)
+    options = parser.parse_args(argv)
+    try:
+        run = load_run(options.run) if options.run else None
+        data = run.config.data if run else Data(image_size=(options.size,) * 2)
+        patch = (1, options.patch, options.patch)
+        tokenizer = run.method.tokenizer if run else Tokenizer(patch, data.mean, data.std)
+        files = [Path(photo) for photo in options.photos]
+        view = test_view(data)
+        images = np.stack([view({"image": file.read_bytes()})["image"] for file in files])
+        seen = readings_of(run, images) if run else None
+        names = [file.stem[:12] for file in files]
+        draw_masks(images, names, tokenizer, options.ratio, seen).save(options.out)
+    except (UserError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
