@@ -150,7 +150,7 @@ def assert_steady(state, step, *inputs):
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("mask", {"strategy": "hardd"}, r"config.mask.strategy = 'hardd' .* did you mean 'hard'"),
+        ("mask", {"strategy": "hardd"}, r"config.mask.strategy = 'hardd': .* did you mean 'hard'"),
         ("mask", {"ratio": 0.0}, "config.mask.ratio = 0.0: expected a number above 0 below 1"),
         ("mask", {"ratio": 1.0}, "config.mask.ratio = 1.0: expected a number above 0 below 1"),
         ("mask", {"ratio": 0.999}, "mask ratio 0.999 hides 196 of 196 patches"),

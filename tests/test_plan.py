@@ -161,7 +161,7 @@ def test_what_is_kept_is_what_the_compiler_takes(remat):
     parts = parts_of(config)
     patches = jax.ShapeDtypeStruct((rows, 64, 16), jnp.float32)
     mask = Mask(*(jax.ShapeDtypeStruct((rows, n), jnp.int32) for n in (16, 48)))
-    loss = masked_loss(parts.model, parts.method)
+    loss = masked_loss(parts.model, parts.method, parts.state)
     gradient = jax.jit(jax.grad(lambda p, batch: loss(p, batch, None)[0]))
     compiled = gradient.lower(parts.state.params, Masked(patches, mask)).compile()
     taken = compiled.memory_analysis().temp_size_in_bytes

@@ -227,7 +227,11 @@ def test_a_finished_sweep_is_left_as_it_is(probed):
         ("report", {"probes": {"names": ("knm",)}}, "did you mean 'knn'"),
         ("report", {"features_file": "x.npy"}, "config.features_file = 'x.npy': expected"),
         ("report", {"features": {"pool": "max"}}, "config.features.pool = 'max'"),
-        ("report", {"probes": {"neighbors": (0,)}}, "config.probes.neighbors has 0"),
+        (
+            "report",
+            {"probes": {"neighbors": (0,)}},
+            "config.probes.neighbors = 0: expected a number from 1",
+        ),
         ("probe", {"head": "liner"}, "did you mean 'linear'"),
         ("probe", {"optimizer": {"kind": "sdg"}}, "did you mean 'sgd'"),
         ("probe", {"optimizer": {"weight_decays": ()}}, "need one value or more"),

@@ -166,7 +166,7 @@ def test_test_crops_and_groups_of_images():
     [
         ("augment.mix_groups", 5, "mix_groups = 5 does not divide config.optimizer.batch_size"),
         ("augment.mix_groups", 5, "--config.augment.mix_groups=4, or another batch"),
-        ("augment.mix_groups", 0, "config.augment.mix_groups = 0: expected more than 0"),
+        ("augment.mix_groups", 0, "config.augment.mix_groups = 0: expected a number from 1"),
         ("augment.mix_groups", 384, "= 384 leaves one image in each group"),
         ("augment.mixup_mode", "pairs", "did you mean 'pair'"),
         ("augment.mixup", -0.1, "config.augment.mixup = -0.1: expected 0 .none. or more"),
@@ -176,8 +176,12 @@ def test_test_crops_and_groups_of_images():
         ("augment.color_jitter", 0.4, "color_jitter = 0.4 and config.augment.policy = 'rand"),
         ("augment.color_jitter", -1.0, "color_jitter = -1.0: expected 0"),
         ("augment.erase_mode", "noise", "erase_mode = 'noise' .*: choose from pixel, const, rand"),
-        ("augment.erase_count", 0, "config.augment.erase_count = 0: expected more than 0"),
-        ("model.head_dropout", 1.0, "config.model.head_dropout = 1.0: expected a share from 0"),
+        ("augment.erase_count", 0, "config.augment.erase_count = 0: expected a number from 1"),
+        (
+            "model.head_dropout",
+            1.0,
+            "config.model.head_dropout = 1.0: expected a number from 0 below 1",
+        ),
         ("optimizer.counted_clips", 3, "counted_clips = 3: expected 1, or the 1 of"),
         ("data.sampling", "linspce", "did you mean 'linspace'"),
         ("data.repeats", "frame", "did you mean 'frames'"),

@@ -124,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         run = load_run(options.run) if options.run else None
         data = run.config.data if run else Data(image_size=(options.size,) * 2)
         patch = (1, options.patch, options.patch)
-        tokenizer = run.method.tokenizer if run else Tokenizer(patch, data.mean, data.std)
+        method = run.method if run else None
+        tokenizer = method.tokenizer if method else Tokenizer(patch, data.mean, data.std)
         files = [Path(photo) for photo in options.photos]
         view = test_view(data)
         images = np.stack([view({"image": file.read_bytes()})["image"] for file in files])
