@@ -180,7 +180,7 @@ def test_test_crops_and_groups_of_images():
         (
             "model.head_dropout",
             1.0,
-            "config.model.head_dropout = 1.0: expected a number from 0 below 1",
+            "head_dropout = 1.0: expected a number from 0 below 1",
         ),
         ("optimizer.counted_clips", 3, "counted_clips = 3: expected 1, or the 1 of"),
         ("data.sampling", "linspce", "did you mean 'linspace'"),
