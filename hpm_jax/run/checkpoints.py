@@ -1,6 +1,7 @@
 """Checkpoints: Orbax saves the whole state in the background; the newest whole one is found."""
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -50,11 +51,11 @@ class Checkpoints:
         Raises:
             SaveError: where this state, or the one before in the background, cannot be written.
         """
-        step, state = int(state.step), without_frozen(state)
+        step = int(state.step)
         with reported(self.folder, SaveError):
             if step not in self._manager.all_steps():
                 self._check_room(state)
-                self._manager.save(step, args=ocp.args.StandardSave(state))
+                self._manager.save(step, args=ocp.args.StandardSave(as_saved(state)))
 
     def _check_room(self, state: TrainState) -> None:
         """Fails where the disk is too small, before half of a checkpoint has been written."""
@@ -74,12 +75,12 @@ class Checkpoints:
         Raises:
             CheckpointError: where there are checkpoints and none can be read.
         """
-        abstract = without_frozen(abstract)
+        wanted = as_saved(abstract)
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
         for step in steps:
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
             except Exception as error:  # whatever a damaged file makes the readers raise
                 damaged.append((step, error))
                 continue
@@ -89,7 +90,9 @@ class Checkpoints:
                     f"checkpoint {bad} is damaged ({_first_line(reason)}): set aside in "
                     f"{self._aside}, going on from step {step}"
                 )
-            return state
+            return abstract.replace(
+                **({"frozen": None} if hasattr(abstract, "frozen") else {}), **state
+            )
         if damaged:
             listed = "\n  ".join(f"step {bad}: {_first_line(reason)}" for bad, reason in damaged)
             raise CheckpointError(
@@ -124,9 +127,17 @@ class Checkpoints:
             self._manager.close()
 
 
-def without_frozen(state: Any) -> Any:
-    """A state less its frozen weights: they come from their own file, and never change."""
-    return state.replace(frozen=None) if getattr(state, "frozen", None) is not None else state
+LATER = ("plugs", "frozen")  # parts of a state that earlier versions did not have
+
+
+def as_saved(state: Any) -> dict[str, Any]:
+    """The parts of a state by name, as checkpoints of every version have them.
+
+    Frozen weights are in none: they come from their own file, and never change.
+    """
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    parts.pop("frozen", None)
+    return {name: x for name, x in parts.items() if x is not None or name not in LATER}
 
 
 def _say_failures_once() -> None:
