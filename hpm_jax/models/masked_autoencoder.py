@@ -227,7 +227,7 @@ class MaskedAutoencoder(nn.Module):
         """
         if mask is not None and reads != ("predicted_loss",):
             raise ValueError(f"{reads} of patches that are not seen: only predicted_loss is there")
-        keep, hide = (None, None) if mask is None else mask[:2]
+        keep = None if mask is None else mask.keep
         found = {}
         if "attention" in reads:
             features, found["attention"] = self.encode_with_attention(patches)
@@ -236,9 +236,14 @@ class MaskedAutoencoder(nn.Module):
         if "features" in reads:
             found["features"] = features[:, self.layout.extra_tokens :].astype(jnp.float32)
         if "predicted_loss" in reads:
-            tokens = self.decoder_input(features, keep, hide)
-            found["predicted_loss"] = self.predictor(tokens, patches.shape[1])
+            found["predicted_loss"] = self.predict_loss_from(features, mask)
         return found
+
+    def predict_loss_from(self, features: Array, mask: Mask | None = None) -> Array:
+        """The loss expected at every patch from features of the encoder, `[B, 1 + K, D]`."""
+        keep, hide = (None, None) if mask is None else mask[:2]
+        tokens = self.decoder_input(features, keep, hide)
+        return self.predictor(tokens, tokens.shape[1] - self.layout.extra_tokens)
 
     def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
         """The loss expected at every patch, `[B, L]` float32; arguments as of `look`."""
