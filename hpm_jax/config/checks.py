@@ -36,11 +36,6 @@ def _check_mixing(config: Finetune) -> None:
     """Groups that a batch can be cut into, and boxes that CutMix can draw."""
     augment, batch_size = config.augment, config.optimizer.batch_size
     groups = augment.mix_groups
-    for name in ("mixup", "cutmix"):
-        if getattr(augment, name) < 0:
-            raise ConfigError(
-                f"config.augment.{name} = {getattr(augment, name)}: expected 0 (none) or more"
-            )
     if augment.mixes and batch_size % groups:
         lower = max(part for part in range(1, groups) if batch_size % part == 0)
         raise ConfigError(
@@ -84,10 +79,6 @@ def _check_clips(config: Finetune) -> None:
 
 def _check_color_jitter(config: Finetune) -> None:
     augment = config.augment
-    if augment.color_jitter < 0:
-        raise ConfigError(
-            f"config.augment.color_jitter = {augment.color_jitter}: expected 0 (none) or more"
-        )
     if augment.color_jitter and augment.policy:
         raise ConfigError(
             f"config.augment.color_jitter = {augment.color_jitter} and config.augment.policy = "

@@ -14,7 +14,7 @@ from hpm_jax.data.sources import Records
 from hpm_jax.models import Classifier
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
-from hpm_jax.tokens import Grid, normalize, patchify
+from hpm_jax.tokens import Grid, Tokenizer
 
 
 def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
@@ -64,11 +64,10 @@ class AccuracyMeter:
         self.batch_size = devices.round_up(config.evaluation.batch_size)
         self.unread: list[str] = []  # names of images that could not be read: they are left out
 
+        tokenizer = Tokenizer(patch_size, config.data.mean, config.data.std)
+
         def logits(params, images):
-            pixels = normalize(images, config.data.mean, config.data.std)
-            if pixels.ndim == 6:  # several views of each video
-                pixels = pixels.reshape(-1, *pixels.shape[2:])
-            found = model.apply({"params": params}, patchify(pixels, patch_size))
+            found = model.apply({"params": params}, tokenizer(images))
             found = found if among is None else found[:, among]
             return average_views(found, len(images))
 

@@ -16,7 +16,7 @@ from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
-from hpm_jax.tokens import Grid, grid_of, normalize, patchify
+from hpm_jax.tokens import Grid, Tokenizer, grid_of
 
 READOUTS = ("cls", "mean", "both", "tokens")
 
@@ -84,13 +84,11 @@ def make_encode(encoder: Encoder, config: Any, patch_size: Grid, how: str):
     stand one after the other.
     """
     extra = encoder.layout.extra_tokens
+    tokenizer = Tokenizer(patch_size, config.data.mean, config.data.std)
 
     def encode(params: Params, images: Array) -> Array:
         count = len(images)
-        if images.ndim == 6:
-            images = images.reshape(-1, *images.shape[2:])
-        pixels = normalize(images, config.data.mean, config.data.std)
-        tokens: Any = encoder.apply({"params": params}, patchify(pixels, patch_size))
+        tokens: Any = encoder.apply({"params": params}, tokenizer(images))
         found = pool(tokens, how, extra)
         if len(found) == count:
             return found

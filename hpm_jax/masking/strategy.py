@@ -52,7 +52,7 @@ class Strategy(Plug, kind="mask strategy"):
     """A way to score units."""
 
     reads: ClassVar[tuple[str, ...]] = ()  # of "predicted_loss", "features", "attention"
-    onlookers: ClassVar[tuple[str, ...]] = ("teacher",)  # who is asked, of teacher, student, own
+    onlookers: ClassVar[tuple[str, ...]] = ("teacher",)  # of teacher, student, own: its state
 
     @abc.abstractmethod
     def scores(self, key: Array, context: Context) -> Array:
@@ -68,10 +68,6 @@ class Strategy(Plug, kind="mask strategy"):
     def hard(self, context: Context) -> Array | None:
         """True for the units that are hidden because they are hard, `[B, U]`, for the picture."""
         return None
-
-    def own_params(self, state: Any) -> Any:
-        """Of the strategy's state, the parameters of the onlooker "own"."""
-        return state
 
 
 def uniform(key: Array, context: Context) -> Array:

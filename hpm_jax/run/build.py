@@ -31,18 +31,18 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
     Args:
         gather: `Devices.gather`, for parameters that are split over devices.
     """
-    model, target_width = config.model, build_method(config).target_width
+    model, method = config.model, build_method(config)
     return MaskedAutoencoder(
         grid=config.grid,
         values=config.values,
-        target_values=0 if target_width == config.values else target_width,
+        target_values=0 if method.target_width == config.values else method.target_width,
         width=model.width,
         depth=model.depth,
         heads=model.heads,
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
-        loss_predictor=any(term.predicts_loss for term in config.terms),
+        loss_predictor=method.predicts_loss,
         replaces=config.mask.replaced > 0 or config.mask.ratio_moves,
         layout=LAYOUTS[model.layout],
         dtype=jnp.dtype(model.dtype),

@@ -56,7 +56,7 @@ def look(
 def onlooker(method: Method, state: TrainState, name: str) -> Params:
     """The parameters that look: the teacher's, the student's, or those the strategy keeps."""
     if name == "own":
-        return method.strategy.own_params(own(state, "mask").state)
+        return own(state, "mask").state
     return state.teacher if name == "teacher" else state.params
 
 
