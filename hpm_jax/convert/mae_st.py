@@ -83,7 +83,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
     if has_decoder:
         decoder_width = len(state["decoder_embed.weight"])
         values = channels * tubelet * patch_size**2
-        rebuilt = target_values(state, "decoder_pred.weight", tubelet, values)
+        rebuilt = target_values(state, "decoder_pred.weight", tubelet, values, hints)
     head = state.get("head.weight")
     return Architecture(
         grid=(

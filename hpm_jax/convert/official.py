@@ -78,6 +78,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
         decoder_depth=TABLE.depth(state, "decoder_blocks"),
         decoder_heads=decoder_heads(decoder_width, hints.decoder_heads),
         loss_predictor=TABLE.depth(state, "decoder_blocks_losspred") > 0,
+        target_values=(hints.target_values or 0) if has_decoder else 0,
         classes=0 if head is None else len(head),
         pool="mean" if "fc_norm.weight" in state else "cls",
     )

@@ -19,6 +19,7 @@ class Hints(NamedTuple):
     decoder_heads: int | None = None
     grid: tuple[int, int] | None = None  # rows and columns of patches
     frames: int | None = None  # of a clip
+    target_values: int | None = None  # of a decoder that does not rebuild pixels
 
     def before(self, others: "Hints") -> "Hints":
         """These, and where they are silent the others."""
@@ -31,7 +32,13 @@ def hints_of(note: dict[str, Any]) -> Hints:
     if not note:
         return Hints()
     frames, *grid = note["grid"]
-    return Hints(note["heads"], note["decoder_heads"], tuple(grid), frames * note.get("tubelet", 1))
+    return Hints(
+        note["heads"],
+        note["decoder_heads"],
+        tuple(grid),
+        frames * note.get("tubelet", 1),
+        note.get("target_values"),
+    )
 
 
 def encoder_heads(width: int, heads: int | None) -> int:
@@ -87,10 +94,15 @@ def clip_patch(state: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
     return shape[:4]
 
 
-def target_values(state: Mapping[str, np.ndarray], name: str, frames: int, values: int) -> int:
-    """How many values of a patch a decoder's head gives; 0 for all, those of all its frames."""
+def target_values(
+    state: Mapping[str, np.ndarray], name: str, frames: int, values: int, hints: Hints
+) -> int:
+    """How many values of a patch a decoder's head gives; 0 for all, those of all its frames.
+
+    Another target than pixels has as many as our own note says.
+    """
     rebuilt = len(state[name])
-    if rebuilt not in (values, values // frames):
+    if rebuilt not in (values, values // frames, hints.target_values):
         raise WeightsError(
             f"{name} has shape {state[name].shape}: expected {values} rows, the values of a patch, "
             f"or {values // frames}, those of one of its frames"

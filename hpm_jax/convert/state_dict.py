@@ -52,6 +52,7 @@ def from_state_dict(
     grid: tuple[int, int] | None = None,
     drop: Sequence[str] = (),
     frames: int | None = None,
+    target_values: int | None = None,
 ) -> Weights:
     """Weights from arrays under the names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face.
 
@@ -66,6 +67,7 @@ def from_state_dict(
         grid: rows and columns of patches, where they are not a square.
         drop: beginnings of names to leave out.
         frames: of a clip, where VideoMAE's has not 16.
+        target_values: of a decoder that does not rebuild pixels.
 
     Raises:
         WeightsError: names the keys, what they have and what was expected.
@@ -77,7 +79,8 @@ def from_state_dict(
         state = mae_st.to_mae_names(state)
     state = {name: value for name, value in state.items() if not name.startswith(tuple(drop))}
     family = FAMILIES[_layout(state)]
-    architecture = family.architecture(state, Hints(heads, decoder_heads, grid, frames))
+    hints = Hints(heads, decoder_heads, grid, frames, target_values)
+    architecture = family.architecture(state, hints)
     constants = family.constants(architecture)
     expected = family.shapes(architecture)
     expected |= {name: table.shape for name, table in constants.items()}

@@ -75,7 +75,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
     if has_decoder:
         decoder_width = len(state["encoder_to_decoder.weight"])
         values = channels * tubelet * patch_size**2
-        rebuilt = target_values(state, "decoder.head.weight", tubelet, values)
+        rebuilt = target_values(state, "decoder.head.weight", tubelet, values, hints)
     head = state.get("head.weight")
     return Architecture(
         grid=_grid(tubelet, patch_size, hints),
