@@ -193,6 +193,6 @@ def test_several_crops_of_an_image():
     pixels = np.zeros((16, 48, 3), np.uint8)
     pixels[:, 16:32], pixels[:, 32:] = 100, 200
     data = Data(image_size=(16, 16), test_crop=1.0)
-    crops = view_for_test(data, crops=3)(pixels)
+    crops = view_for_test(data, crops=3)({"image": pixels})["image"]
     assert crops.shape == shape_of_test(data, crops=3) == (3, 1, 16, 16, 3)
     assert [int(crop.mean()) for crop in crops] == [0, 100, 200]

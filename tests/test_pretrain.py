@@ -187,7 +187,8 @@ def test_the_workdir_of_another_config(config_file, whole):
 
 
 def test_divergence_is_named_and_nothing_bad_is_saved(config_file, tmp_path):
-    options = ("--config.optimizer.base_learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
+    rate = ("--config.optimizer.base_learning_rate=1e3", "--config.optimizer.weight_decay=1e3")
+    options = (*rate, "--config.optimizer.clip_norm=0.0")
     code, output = finish(config_file, tmp_path, *options)
     assert code == 1 and "Traceback" not in output
     assert "the loss is" in output and "config.optimizer.base_learning_rate" in output

@@ -14,7 +14,7 @@ from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.color_jitter import draw_color_jitter
 from hpm_jax.data.geometry import Box, cut
 from hpm_jax.data.rand_augment import apply, parse_policy
-from hpm_jax.data.transforms import resampling
+from hpm_jax.data.transforms import CROPS, resampling
 from hpm_jax.data.views import train_view
 
 POLICY = parse_policy("rand-m9-n3-p1-mstd0.5")
@@ -98,7 +98,7 @@ def test_rand_augment_comes_before_the_crop_and_fills_with_128(monkeypatch):
     """A shift brings grey from outside the frame into a crop of its left half."""
     monkeypatch.setattr(views, "draw", lambda *_: [("TranslateX", -1.0)])
     box = Box(0, 0, 20, 20)
-    monkeypatch.setitem(views.CROPS, "resized", lambda *_: box)
+    monkeypatch.setitem(CROPS, "resized", lambda *_: box)
     data = options(frames=2, image_size=(20, 20), flip=0.0)
     video = np.random.default_rng(0).integers(0, 100, (9, 20, 40, 3), dtype=np.uint8)
     clip = train_view(data, POLICY)({"image": video}, np.random.default_rng(0))["image"]
