@@ -35,7 +35,7 @@ def test_lists_as_hpm_has_them(root):
     assert splits.classes == ("0", "11")
     assert splits.train.labels.tolist() == [0, 0, 1] and splits.test.labels.tolist() == [1, 0]
     assert splits.train.name(1) == str(root / "train" / "n1" / "b c.png")
-    assert splits.train[1].image == (root / "train" / "n1" / "b c.png").read_bytes()
+    assert splits.train[1]["image"] == (root / "train" / "n1" / "b c.png").read_bytes()
 
 
 def test_a_classifier_is_scored_by_the_test_list_alone(root):
@@ -52,7 +52,7 @@ def test_other_places_and_no_labels(root, tmp_path_factory):
     (lists / "mine.txt").write_text("\n".join(paths))
     splits = read(lists, train_split="mine", holdout=0.34)
     assert (len(splits.train), len(splits.test), splits.classes) == (2, 1, ())
-    assert {splits.train[i].label for i in range(2)} == {-1}
+    assert {splits.train[i]["label"] for i in range(2)} == {-1}
 
 
 @pytest.mark.parametrize(
