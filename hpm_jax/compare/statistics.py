@@ -121,11 +121,12 @@ def crossed_bootstrap(a: np.ndarray, b: np.ndarray, draws: int = 1000, seed: int
     rng = np.random.default_rng(seed)
     scale = math.sqrt(seeds / (seeds - 1))
     of_images = d.mean(axis=0)
+    centred = d - of_images
     means = np.empty(draws)
     for number in range(draws):
         drawn = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds) / seeds
         chosen = np.bincount(rng.integers(images, size=images), minlength=images) / images
-        means[number] = scale * (drawn @ (d - of_images) @ chosen) + of_images @ chosen
+        means[number] = scale * (drawn @ centred @ chosen) + of_images @ chosen
     return float(means.std(ddof=1))
 
 
