@@ -134,6 +134,7 @@ def test_contrast_tables_hold_the_numbers_of_the_analysis():
     assert row["95 % interval"] == f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
     assert row["detectable, points"] == f"{100 * results[0].detectable:.2f}"
     assert (row["verdict"], row["claim"]) == ("held", "the loss helps")
+    assert exploratory_table({"knn": results}).header == ["contrast", "kNN, points"]
     losses = analyse(cells, CONTRASTS, "held_out", 0.01, rises=False)
     row = row_of(exploratory_table({"held_out": losses}), "random_loss - mae")
     found = paired(values(cells, "random_loss", "held_out"), values(cells, "mae", "held_out"))
@@ -145,7 +146,7 @@ def test_contrast_tables_hold_the_numbers_of_the_analysis():
 def test_how_numbers_are_written():
     assert describe("scratch_10").title == "from scratch, 10 % of the labels"
     assert not describe("test_loss").rises and describe("new_probe").percent
-    assert describe("knn").text(-0.00001, signed=True) == "+0.00"
+    assert describe("knn").text(-0.00001, signed=True) == "-0.00"
     assert [p_text(p) for p in (np.nan, 0.0002, 0.0234)] == ["-", "< 0.001", "0.023"]
     table = Table(["a", "b"], [["x|y", "1"]])
     assert table.markdown() == "| a | b |\n| --- | --: |\n| x\\|y | 1 |"
@@ -198,7 +199,7 @@ def test_markdown_names_files_that_are_there(page):
     for name in pictures:
         assert Image.open(folder / name).size[0] >= 8
     assert contrast_table(results, describe("logistic")).markdown() in text
-    assert "exploratory" in text and "equivalent within ± 1 points" in text
+    assert "exploratory" in text and "equivalent within ± 1 point (" in text
     assert "2 x CPU; 4.5 hours of training, 0.9 hours of measuring" in text
     assert "last 3 checkpoints" in text
 

@@ -175,7 +175,9 @@ def _blocks(
 
 def _explanation(design: PageDesign) -> str:
     primary = describe(design.primary)
-    margin = f"{design.margin * primary.scale:g}{' points' if primary.percent else ''}"
+    margin = f"{design.margin * primary.scale:g}"
+    if primary.percent:
+        margin += " point" if margin == "1" else " points"
     return (
         "The contrasts and their claims were written down before the runs. The same seed has the "
         "same start, data order and random numbers in every arm, so differences are paired. With "

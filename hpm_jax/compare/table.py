@@ -39,20 +39,18 @@ class Measure(NamedTuple):
         """From the numbers of a cell to those of a table."""
         return 100.0 if self.percent else 1.0
 
-    @property
-    def unit(self) -> str:
-        """Of a value, for an axis: "%" or ""."""
-        return "%" if self.percent else ""
-
-    def heading(self) -> str:
+    def heading(self, unit: str = "%") -> str:
         """The title with its unit, and with the direction where less is better."""
-        unit = ", %" if self.percent else ""
+        unit = f", {unit}" if self.percent else ""
         return f"{self.title}{unit}{'' if self.rises else ' (lower is better)'}"
 
     def text(self, number: float, signed: bool = False) -> str:
-        """A value, with one digit for per cent; a signed difference has one digit more."""
+        """A value, with one digit for per cent; a signed difference has one digit more.
+
+        The end of an interval that is rounded to zero keeps its sign: it tells whether zero is in.
+        """
         digits = (1 if self.percent else 4) + (signed and self.percent)
-        return f"{number * self.scale:{'+' if signed else ''}z.{digits}f}"
+        return f"{number * self.scale:{'+' if signed else ''}.{digits}f}"
 
 
 _MEASURES = (
@@ -188,7 +186,7 @@ def exploratory_table(results: Mapping[str, Sequence[Result]]) -> Table:
             known = "" if interval == NOTHING else f" {interval}"
             texts.append(measure.text(result.found.difference, signed=True) + known)
         rows.append(texts)
-    return Table(["contrast", *(each.heading() for each in written)], rows)
+    return Table(["contrast", *(each.heading("points") for each in written)], rows)
 
 
 def _interval(result: Result, measure: Measure) -> str:
