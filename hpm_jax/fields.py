@@ -62,7 +62,10 @@ def option(
         choices: the strings that there are; none allows any.
     """
     bounds = Bounds(low, high, above, below, tuple(choices))
-    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
+    metadata = {"help": help, "bounds": bounds}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def share(default: Any, help: str) -> Any:
@@ -114,6 +117,10 @@ def convert(kind: Any, value: Any, path: str, bounds: Bounds = ANY) -> Any:
         return build(typing.cast(type, kind), value, path)
     if typing.get_origin(kind) is tuple:
         return _tuple(typing.get_args(kind), value, path, bounds)
+    if typing.get_origin(kind) is Mapping:
+        if not hasattr(value, "items"):
+            raise ConfigError(f"{path} = {value!r}: expected options by name")
+        return as_dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
@@ -148,6 +155,8 @@ def as_dict(options: Any) -> Any:
         return {name: as_dict(getattr(options, name)) for name in names}
     if isinstance(options, tuple):
         return tuple(as_dict(item) for item in options)
+    if hasattr(options, "items"):
+        return {name: as_dict(value) for name, value in options.items()}
     return options
 
 
@@ -157,6 +166,8 @@ def short(options: Any) -> Any:
         return str(options)
     if dataclasses.is_dataclass(options):
         return {f.name: short(getattr(options, f.name)) for f in dataclasses.fields(options)}
+    if hasattr(options, "items"):
+        return {name: short(value) for name, value in options.items()}
     return tuple(map(short, options)) if isinstance(options, tuple) else options
 
 
@@ -184,7 +195,9 @@ def describe(kind: type, prefix: str = "") -> Iterator[Described]:
                 yield one._replace(default=_shown(leaf))
             continue
         bounds, help = field.metadata.get("bounds", ANY), field.metadata.get("help", "")
-        yield Described(name, _kind(field.type), _shown(field.default), str(bounds), help)
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        yield Described(name, _kind(field.type), _shown(default), str(bounds), help)
 
 
 def _shown(value: Any) -> str:
@@ -197,4 +210,6 @@ def _kind(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         items = ["..." if item is Ellipsis else _kind(item) for item in typing.get_args(kind)]
         return f"({', '.join(items)})"
+    if typing.get_origin(kind) is Mapping:
+        return "options by name"
     return kind.__name__

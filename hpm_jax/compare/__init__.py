@@ -1,0 +1,1 @@
+"""Arms times seeds on common random numbers, statistics, one page."""

@@ -4,6 +4,7 @@ import dataclasses
 
 import ml_collections
 
+from hpm_jax.config.compare import Compare as Compare
 from hpm_jax.config.evaluation import Budget as Budget
 from hpm_jax.config.evaluation import Evaluate as Evaluate
 from hpm_jax.config.evaluation import Features as Features
@@ -39,6 +40,7 @@ TASKS: dict[str, type] = {
     "report": Report,
     "probe": Probe,
     "evaluate": Evaluate,
+    "compare": Compare,
 }
 
 # How training images are cut differs from task to task.

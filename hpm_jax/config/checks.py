@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hpm_jax.config import Config, Evaluate, Finetune, Probe, Report
+from hpm_jax.config import Compare, Config, Evaluate, Finetune, Probe, Report
 from hpm_jax.data.clips import SAMPLINGS
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import SOURCES
@@ -134,12 +134,34 @@ def _check_start(config: Any) -> None:
         )
 
 
+def check_compare(config: Compare) -> None:
+    """Raises a `ConfigError` for a comparison that cannot be."""
+    from hpm_jax.compare.arms import arm_configs, parse_contrasts
+
+    configs = arm_configs(config)
+    if not configs:
+        raise ConfigError("config.arms is empty: name what each arm changes of config.base")
+    parse_contrasts(config.contrasts, configs)
+    for name in config.only:
+        check_choice("config.only", name, configs)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(
+            f"config.seeds = {config.seeds}: expected different numbers, at least one"
+        )
+    if config.primary not in config.measures:
+        raise ConfigError(
+            f"config.primary = {config.primary!r} is not measured: expected one of "
+            f"config.measures = {config.measures}"
+        )
+
+
 CHECKS: dict[str, Callable[[Any], None]] = {
     "pretrain": check_pretrain,
     "finetune": check_finetune,
     "report": check_report,
     "probe": check_probe,
     "evaluate": check_evaluate,
+    "compare": check_compare,
 }
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 

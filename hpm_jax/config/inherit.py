@@ -24,7 +24,7 @@ def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """
     config = config.copy_and_resolve_references()
     source = as_path(config.get("init_from", "") or "")
-    if config.get("task", "pretrain") == "pretrain" or not config.init_from:
+    if config.get("task", "pretrain") == "pretrain" or not config.get("init_from"):
         return config
     found = _of_workdir(source) or _of_weights(source)
     place_given = config.data.source is not None

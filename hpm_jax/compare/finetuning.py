@@ -1,0 +1,121 @@
+"""Labels saved: fine-tuning on a share of the labels, the same steps for every start."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from hpm_jax import random
+from hpm_jax.compare.data import Images, Measured
+from hpm_jax.config.compare import FinetuneBudget
+from hpm_jax.evaluation.features import pool
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.method import Method
+from hpm_jax.step.state import Params
+
+BATCH = 250  # test images classified at once
+
+
+def measure_finetuning(
+    budget: FinetuneBudget,
+    model: MaskedAutoencoder,
+    method: Method,
+    params: Params,
+    measured: Measured,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Which test images are told right after fine-tuning on each share of the labels.
+
+    The key of a share is `finetune_<percent>`. A linear head on [cls, mean] starts at zero, all
+    weights learn, images are flipped at random, and batches depend on the seed alone: random
+    weights get the same steps, and are the baseline from scratch.
+    """
+    labels = measured.bank.labels
+    found = {}
+    for share in budget.shares:
+        chosen = stratified(labels, share)
+        subset = Images(measured.bank.pixels[chosen], labels[chosen])
+        classes = int(labels.max()) + 1
+        predicted = finetune(budget, model, method, params, subset, measured.test, classes, seed)
+        found[f"finetune_{100 * share:g}"] = predicted == measured.test.labels
+    return found
+
+
+def stratified(labels: np.ndarray, share: float) -> np.ndarray:
+    """Indices of a share of each class, at least one, the same in all cells."""
+    rng = np.random.default_rng(0)
+    parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.sort(
+        np.concatenate([rng.permutation(x)[: max(1, round(share * len(x)))] for x in parts])
+    )
+
+
+def finetune(
+    budget: FinetuneBudget,
+    model: MaskedAutoencoder,
+    method: Method,
+    params: Params,
+    train: Images,
+    test: Images,
+    classes: int,
+    seed: int,
+) -> np.ndarray:
+    """The classes `[Q]` of the test images after `budget.steps` steps."""
+    extra = model.layout.extra_tokens
+    whole = "both" if model.layout.cls_token else "mean"
+    width = model.width * (2 if whole == "both" else 1)
+
+    def logits_of(weights: Any, images: Array) -> Array:
+        params, head = weights
+        tokens = model.apply({"params": params}, method.patches(images), method="encode")
+        features = nn.standardize(pool(tokens, whole, extra))
+        return features @ head["kernel"] + head["bias"]
+
+    warmup = max(budget.steps // 10, 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, budget.learning_rate, warmup, budget.steps)
+    optimizer = optax.adamw(schedule, b2=0.999, weight_decay=budget.weight_decay)
+
+    def step(carry, inputs):
+        weights, state = carry
+        index, key = inputs
+        images, labels = pixels[index], truth[index]
+        flip = jax.random.bernoulli(key, 0.5, (len(index), 1, 1, 1))
+        images = jnp.where(flip, images[:, :, ::-1], images)
+
+        def loss_of(weights):
+            logits = logits_of(weights, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(jax.grad(loss_of)(weights), state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    @jax.jit
+    def run(weights, index, keys):
+        return jax.lax.scan(step, (weights, optimizer.init(weights)), (index, keys))[0][0]
+
+    pixels, truth = jnp.asarray(train.pixels), jnp.asarray(train.labels, jnp.int32)
+    rng = np.random.default_rng(seed)
+    epochs = -(-budget.steps * budget.batch_size // len(train.labels))
+    order = np.concatenate([rng.permutation(len(train.labels)) for _ in range(epochs)])
+    index = order[: budget.steps * budget.batch_size].reshape(budget.steps, budget.batch_size)
+    keys = jax.random.split(random.stream(jax.random.key(seed), "flip", 0), budget.steps)
+    head = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
+    encoder = {"encoder": params["encoder"]} if "encoder" in params else params
+    weights = run((encoder, head), jnp.asarray(index), keys)
+    return classify(jax.jit(logits_of), weights, test.pixels)
+
+
+def classify(logits_of: Callable[[Any, Array], Array], weights: Any, images: np.ndarray):
+    """The most likely class of each image, `[N]`."""
+    found = []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        padded = np.concatenate([part, np.repeat(part[:1], BATCH - len(part), axis=0)])
+        found.append(np.asarray(logits_of(weights, padded).argmax(axis=1))[: len(part)])
+    return np.concatenate(found)

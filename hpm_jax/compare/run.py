@@ -1,0 +1,205 @@
+"""One cell: an arm and a seed, trained and measured; and the baselines, which are only measured."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import hpm_jax
+from hpm_jax.compare.cells import Cell, Checkpoint, pack
+from hpm_jax.compare.data import Measured
+from hpm_jax.compare.finetuning import measure_finetuning
+from hpm_jax.compare.rebuilding import make_rebuild, measure_fillings, measure_rebuilding
+from hpm_jax.compare.representation import make_encode, measure_pixels, measure_representation
+from hpm_jax.compare.train import Snapshot, Trained, without_optimizer
+from hpm_jax.config.compare import Compare
+from hpm_jax.config.pretrain import Config
+from hpm_jax.fields import as_dict
+from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.run.build import (
+    Start,
+    build_flops,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
+from hpm_jax.step.method import Method
+from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.state import Params, TrainState
+
+REBUILDING = {"held_out", "explained", "ranking"}
+
+
+class Arm(NamedTuple):
+    """An arm with everything of it that is built and compiled once for all of its seeds."""
+
+    name: str
+    config: Config
+    model: MaskedAutoencoder
+    method: Method
+    encode: Callable[..., Any]
+    rebuild: Callable[..., Any]
+
+
+def build_arm(name: str, config: Config) -> Arm:
+    """The arm of a config."""
+    model, method = build_model(config), build_method(config)
+    return Arm(name, config, model, method, make_encode(model, method), make_rebuild(model, method))
+
+
+def first_state(config: Config, seed: int) -> TrainState:
+    """The state of a run before its first step."""
+    model, method = build_model(config), build_method(config)
+    init = build_init(config, model, method, build_optimizer(config))
+    state = jax.jit(init)(jax.random.key(seed), Start(frozen=load_frozen(method)))
+    return without_optimizer(jax.tree.map(np.asarray, state))
+
+
+def measure(options: Compare, arm: Arm, taken: Snapshot, measured: Measured) -> Checkpoint:
+    """Everything that is measured at every checkpoint."""
+    correct = measure_representation(
+        options, arm.encode, taken.state.params, measured, arm.config.patches
+    )
+    numbers = {name: float(bits.mean()) for name, bits in correct.items()}
+    if REBUILDING & set(options.measures):
+        images = measured.test.pixels[: options.held_out_images]
+        numbers |= measure_rebuilding(arm.rebuild, taken.state, images)
+    return Checkpoint(
+        step=taken.step,
+        epoch=taken.epoch,
+        measures=numbers,
+        correct={name: pack(bits) for name, bits in correct.items()},
+        test_images=len(measured.test.labels),
+    )
+
+
+def measure_once(
+    options: Compare, arm: Arm, params: Params, measured: Measured, seed: int
+) -> dict[str, Any]:
+    """What is measured at the end alone, as the fields of a cell."""
+    if "finetune" not in options.measures:
+        return {}
+    bits = measure_finetuning(options.finetune, arm.model, arm.method, params, measured, seed)
+    return {
+        "measures": {name: float(each.mean()) for name, each in bits.items()},
+        "correct": {name: pack(each) for name, each in bits.items()},
+        "test_images": len(measured.test.labels),
+    }
+
+
+def trained_cell(
+    options: Compare, comparison: str, arm: Arm, seed: int, trained: Trained, measured: Measured
+) -> Cell:
+    """Measures a trained seed."""
+    began = time.perf_counter()
+    checkpoints = [measure(options, arm, taken, measured) for taken in trained.snapshots]
+    once = measure_once(options, arm, trained.snapshots[-1].state.params, measured, seed)
+    images = trained.steps * arm.config.optimizer.batch_size
+    return Cell(
+        comparison=comparison,
+        version=hpm_jax.__version__,
+        arm=arm.name,
+        seed=seed,
+        design=options.design,
+        config=as_dict(arm.config),
+        machine=machine_name(),
+        steps=trained.steps,
+        images=images,
+        flops=_flops(arm.config, trained.curve, images),
+        cost={
+            "seconds_per_step": trained.seconds_per_step,
+            "train_seconds": trained.seconds_per_step * trained.steps,
+            "measure_seconds": time.perf_counter() - began,
+        },
+        curve=trained.curve,
+        checkpoints=checkpoints,
+        **once,
+    )
+
+
+def random_cell(options: Compare, comparison: str, arm: Arm, seed: int, measured: Measured) -> Cell:
+    """The weights that every arm starts from with this seed; fine-tuned, they are from scratch."""
+    start = Snapshot(0, 0.0, first_state(arm.config, seed))
+    nothing = Trained([start], {"step": [0.0]}, 0, 0.0)
+    random = arm._replace(name="random_weights")
+    return trained_cell(options, comparison, random, seed, nothing, measured)
+
+
+def pixels_cell(options: Compare, comparison: str, arm: Arm, measured: Measured) -> Cell:
+    """Raw pixels in place of features, and fillings in place of a decoder."""
+    began = time.perf_counter()
+    correct, penalty = measure_pixels(options, measured)
+    numbers = {name: float(bits.mean()) for name, bits in correct.items()}
+    numbers["penalty"] = penalty
+    if REBUILDING & set(options.measures):
+        numbers |= measure_fillings(arm.method, first_state(arm.config, 0), measured.test)
+    point = Checkpoint(
+        step=0,
+        epoch=0.0,
+        measures=numbers,
+        correct={name: pack(bits) for name, bits in correct.items()},
+        test_images=len(measured.test.labels),
+    )
+    return Cell(
+        comparison=comparison,
+        version=hpm_jax.__version__,
+        arm="raw_pixels",
+        seed=0,
+        design=options.design,
+        config=as_dict(arm.config),
+        machine=machine_name(),
+        steps=0,
+        images=0,
+        flops=0.0,
+        cost={"measure_seconds": time.perf_counter() - began},
+        curve={"step": [0.0]},
+        checkpoints=[point],
+    )
+
+
+def machine_name() -> str:
+    """What the cell was computed on: "2 x cpu (AMD EPYC 9B14)"."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() != "cpu":
+        return f"{jax.device_count()} x {kind}"
+    facts = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", facts.read_text()) if facts.exists() else []
+    return f"{os.cpu_count()} x {kind}" + (f" ({names[0]})" if names else "")
+
+
+def steps_of(config: Config, epoch_images: int) -> int:
+    """Steps of a run."""
+    return PretrainTimetable(config, epoch_images, config.hidden_units).steps
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Parameters as a file of arrays, from which a cell can be measured further."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = {"/".join(name): np.asarray(value) for name, value in flatten_dict(params).items()}
+    there = path.with_name(f"{path.stem}.part.npz")
+    np.savez(there, **flat)
+    there.replace(path)
+
+
+def load_params(path: Path) -> Params:
+    """The inverse of `save_params`."""
+    with np.load(path) as arrays:
+        return unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays.files})
+
+
+def _flops(config: Config, curve: dict[str, list[float]], images: int) -> float:
+    """Operations of the training; the teacher's only in steps in which it looked."""
+    flops, steps = build_flops(config), curve["step"]
+    if not images:
+        return 0.0
+    lengths = np.diff([0.0, *steps])
+    looked = float(np.sum(lengths * (np.array(curve["n_hard"]) > 0)) / steps[-1])
+    return images * (flops.student + flops.teacher * looked)

@@ -1,0 +1,164 @@
+"""Pre-training several seeds at once: one compiled step, batches resident on the device."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hpm_jax.compare.arms import with_seed
+from hpm_jax.config.pretrain import Config
+from hpm_jax.data.pipeline import train_batches
+from hpm_jax.data.records import Records
+from hpm_jax.run.build import (
+    Start,
+    build_init,
+    build_method,
+    build_model,
+    build_optimizer,
+    load_frozen,
+)
+from hpm_jax.run.journal import TrainingDiverged
+from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.state import TrainState
+from hpm_jax.step.step import make_train_step
+
+
+class Snapshot(NamedTuple):
+    """A run of one seed as it was before `step`."""
+
+    step: int
+    epoch: float
+    state: TrainState
+
+
+class Trained(NamedTuple):
+    """One seed of one arm, trained."""
+
+    snapshots: list[Snapshot]
+    curve: dict[str, list[float]]  # by metric, the mean of each chunk of steps
+    steps: int
+    seconds_per_step: float  # of all seeds that were trained together
+
+
+def draw_batches(config: Config, records: Records, seeds: Sequence[int], steps: int) -> np.ndarray:
+    """The images of the first steps, uint8 `[seeds, steps, B, H, W, C]`.
+
+    They come from the pipeline of an ordinary run, so a cell is what `hpm_jax.main` trains with
+    that seed. They are drawn once for all arms, whose batches and crops are the same.
+    """
+    size = config.optimizer.batch_size
+    images = np.empty((len(seeds), steps, size, *config.data.train_shape), np.uint8)
+    for row, seed in zip(images, seeds, strict=True):
+        batches = train_batches(records, with_seed(config, seed))
+        for place in row:
+            place[...] = next(batches)["image"]
+        batches.close()
+    return images
+
+
+def train_seeds(
+    config: Config,
+    seeds: Sequence[int],
+    images: Array | np.ndarray,
+    epoch_images: int,
+    shares: Sequence[float],
+    chunk: int,
+    say: Callable[[str], None],
+) -> list[Trained]:
+    """Trains every seed from its own start, and keeps what it was at some shares of the run.
+
+    Args:
+        config: of the arm; its seed does not matter.
+        images: `[seeds, steps or more, B, H, W, C]` uint8, from `draw_batches`.
+        epoch_images: images of an epoch.
+        shares: of the run, at which a snapshot is kept.
+        chunk: steps in one call of the device.
+
+    Raises:
+        TrainingDiverged: where a loss is not a number.
+    """
+    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
+    timetable = PretrainTimetable(config, epoch_images, config.hidden_units)
+    init = build_init(config, model, method, optimizer)
+    one_step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
+    step = together(one_step, len(seeds))
+
+    def steps_of(state: TrainState, images: Array, keys: Array, first: Array, schedules: Any):
+        def body(state, inputs):
+            index, schedule = inputs
+            return step(state, images[:, index], keys, schedule)
+
+        count = len(jax.tree.leaves(schedules)[0])
+        state, metrics = jax.lax.scan(body, state, (first + jnp.arange(count), schedules))
+        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+
+    run = jax.jit(steps_of, donate_argnums=0)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    start = Start(frozen=load_frozen(method))
+    state = jax.jit(jax.vmap(init, in_axes=(0, None)))(keys, start)
+    resident = jax.device_put(images)
+
+    kept = sorted({max(1, round(share * timetable.steps)) for share in shares})
+    snapshots: list[tuple[int, TrainState]] = []
+    curve: dict[str, list[np.ndarray]] = {}
+    done, timed, seconds = 0, 0, 0.0
+    for stop in _stops(timetable.steps, chunk, kept):
+        began = time.perf_counter()
+        schedules = [timetable.at(step) for step in range(done, stop)]
+        stacked = jax.tree.map(lambda *x: np.stack(x), *schedules)
+        state, metrics = run(state, resident, keys, np.int32(done), stacked)
+        found = {name: np.asarray(value) for name, value in metrics.items()}
+        if not all(np.isfinite(value).all() for value in found.values()):
+            raise TrainingDiverged(
+                f"the loss is not a number between steps {done} and {stop}: lower "
+                "config.base.optimizer.base_learning_rate"
+            )
+        if done and stop - done == chunk:  # the first call compiles
+            timed, seconds = timed + chunk, seconds + time.perf_counter() - began
+        done = stop
+        shown = {
+            "step": np.full(len(seeds), done),
+            "n_hard": np.full(len(seeds), stacked.n_hard[-1]),
+        }
+        for name, value in (shown | found).items():
+            curve.setdefault(name, []).append(value)
+        if done in kept:
+            snapshots.append((done, jax.tree.map(np.asarray, without_optimizer(state))))
+            say(f"step {done} of {timetable.steps}: loss {found['loss'].mean():.4f}")
+
+    def of_seed(row: int) -> Trained:
+        taken = [
+            Snapshot(step, timetable.epoch(step), jax.tree.map(lambda x: x[row], state))
+            for step, state in snapshots
+        ]
+        numbers = {name: [float(x[row]) for x in values] for name, values in curve.items()}
+        return Trained(taken, numbers, timetable.steps, seconds / max(timed, 1))
+
+    return [of_seed(row) for row in range(len(seeds))]
+
+
+def together(step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
+    """The step of several seeds at once; everything but the schedule has a leading axis of seeds."""
+    if seeds > 1:
+        return jax.vmap(step, in_axes=(0, 0, 0, None))
+
+    # CPUs multiply batches of matrices one element at a time: a single seed keeps its matrices
+    def alone(state: TrainState, images: Array, key: Array, schedule: Any) -> Any:
+        first = jax.tree.map(lambda x: x[0], (state, images, key))
+        return jax.tree.map(lambda x: x[None], step(*first, schedule))
+
+    return alone
+
+
+def without_optimizer(state: TrainState) -> TrainState:
+    """The state as a measure needs it."""
+    return state.replace(optimizer=(), scores=None)
+
+
+def _stops(steps: int, chunk: int, kept: Sequence[int]) -> list[int]:
+    """The ends of all chunks; every kept step ends one."""
+    return sorted({*range(chunk, steps, chunk), *kept, steps})

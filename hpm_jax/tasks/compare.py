@@ -1,0 +1,183 @@
+"""A comparison, from a config to a page: read it from top to bottom."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hpm_jax
+from hpm_jax.compare.arms import BASELINES, arm_configs, parse_contrasts
+from hpm_jax.compare.cells import Cell, Cells, cell_path, read_cells, write_cell
+from hpm_jax.compare.data import load_measured
+from hpm_jax.compare.page import PageDesign, write_page
+from hpm_jax.compare.run import (
+    build_arm,
+    pixels_cell,
+    random_cell,
+    save_params,
+    steps_of,
+    trained_cell,
+)
+from hpm_jax.compare.train import draw_batches, train_seeds
+from hpm_jax.config.compare import METHOD, Compare
+from hpm_jax.config.pretrain import Config
+from hpm_jax.errors import nearest
+from hpm_jax.fields import as_dict
+from hpm_jax.run.console import Console
+from hpm_jax.storage import write
+from hpm_jax.tasks.data import check_labels, load_data
+from hpm_jax.tasks.ending import command
+
+Say = Callable[[str], None]
+
+
+def compare(options: Compare, workdir: str | Path) -> int:
+    """Runs the cells that are missing, and makes the page of all that are there.
+
+    Args:
+        options: from `hpm_jax.config.freeze`.
+        workdir: for weights and, unless `options.results` names another folder, for cells. What is
+            in a cell's file already is not run again, whichever machine wrote it.
+
+    Returns:
+        The exit code of the command.
+    """
+    console = Console()
+    workdir = Path(workdir)
+    folder = Path(options.results) if options.results else workdir / "results"
+    comparison = folder.name if options.results else workdir.name
+
+    # --- everything that can be wrong comes out before anything is trained
+    configs = arm_configs(options)
+    splits = load_data(options.base)
+    check_labels(splits)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write(workdir / "config.json", json.dumps(as_dict(options), indent=2) + "\n")
+    wanted = [name for name in configs if not options.only or name in options.only]
+    cells = known_cells(folder, options, configs, console.say)
+    left = sum(
+        not cell_path(folder, name, seed).exists() for name in wanted for seed in options.seeds
+    )
+    console.say(
+        f"{len(configs)} arms x {len(options.seeds)} seeds, design {options.design}: {len(cells)} "
+        f"cells in {folder}, {left} to run here"
+    )
+
+    # --- what every cell is measured on
+    measured = load_measured(options, splits)
+    first = build_arm("first", next(iter(configs.values())))
+
+    def finish(cell: Cell) -> None:
+        write_cell(folder, cell)
+        numbers = cell.checkpoints[-1]["measures"] | cell.measures
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        console.say(f"{cell.arm}, seed {cell.seed}: {shown}")
+        write_results(folder, options, configs, say=silent)
+
+    # --- the baselines
+    if not cell_path(folder, "raw_pixels", 0).exists():
+        finish(pixels_cell(options, comparison, first, measured))
+    for seed in options.seeds:
+        if not cell_path(folder, "random_weights", seed).exists():
+            finish(random_cell(options, comparison, first, seed, measured))
+
+    # --- the matrix: one seed in all arms, then the next, so that differences are paired early
+    longest = max(steps_of(config, len(splits.train)) for config in configs.values())
+    for seeds in _groups(options.seeds, options.together):
+        images = None
+        for name in wanted:
+            left = [seed for seed in seeds if not cell_path(folder, name, seed).exists()]
+            if not left:
+                continue
+            if images is None:
+                images = draw_batches(options.base, splits.train, seeds, longest)
+            arm = build_arm(name, configs[name])
+            rows = [seeds.index(seed) for seed in left]
+            runs = train_seeds(
+                arm.config,
+                left,
+                images if left == seeds else images[rows],
+                len(splits.train),
+                options.checkpoints,
+                options.chunk,
+                console.say,
+            )
+            for seed, trained in zip(left, runs, strict=True):
+                save_params(weights_path(workdir, name, seed), trained.snapshots[-1].state.params)
+                finish(trained_cell(options, comparison, arm, seed, trained, measured))
+    write_results(folder, options, configs, console.say)
+    console.say(f"done: read {folder / 'results.md'}")
+    return 0
+
+
+def known_cells(folder: Path, options: Compare, configs: dict[str, Config], say: Say) -> Cells:
+    """The cells of this comparison; what else lies in the folder is named, left out and left alone.
+
+    A cell belongs to it if its design, the options of its arm and the version of the package are
+    the same.
+    """
+    cells = read_cells(folder, options.design, say)
+    accepted = {hpm_jax.__version__, *options.versions}
+    fitting = {}
+    for (name, seed), cell in cells.items():
+        path = cell_path(folder, name, seed)
+        if name not in configs and name not in BASELINES:
+            say(f"{path} is left out: no arm is called {name!r}{nearest(name, configs)}")
+        elif cell.version not in accepted:
+            say(
+                f"{path} is left out: version {cell.version} measured it, and this is "
+                f"{hpm_jax.__version__}; where nothing that matters changed in between, "
+                f"--config.versions=\"('{cell.version}',)\" lets it in"
+            )
+        elif name in configs and (changed := differences(cell.config, configs[name])):
+            say(f"{path} is left out: its arm was another ({changed}); give the new one a new name")
+        else:
+            fitting[name, seed] = cell
+    return fitting
+
+
+def differences(config: dict[str, Any], now: Config) -> str:
+    """What was otherwise when a cell ran, of all that matters to its results; "" for nothing."""
+    found = []
+    new = json.loads(json.dumps(as_dict(now)))
+    for section in METHOD + ("optimizer", "model"):
+        old = config.get(section)
+        if old != new[section]:
+            found.append(f"config.{section} was {old!r}")
+    return "; ".join(found)
+
+
+def write_results(folder: Path, options: Compare, configs: dict[str, Config], say: Say) -> None:
+    """Tables, figure and page of all cells that there are."""
+    cells = known_cells(folder, options, configs, say)
+    design = PageDesign(
+        title=f"{folder.name}: {len(configs)} arms",
+        arms={name: describe(config) for name, config in configs.items()},
+        contrasts=parse_contrasts(options.contrasts, configs),
+        primary=options.primary,
+        secondary=tuple(name for name in options.measures if name != options.primary),
+        margin=options.margin,
+        command=command(),
+        notes=(),
+    )
+    write_page(folder, cells, design)
+
+
+def describe(config: Config) -> str:
+    """An arm in a few words."""
+    terms = " + ".join(str(term) for term in config.losses) or "reconstruction alone"
+    return f"masks {config.mask.strategy}, losses {terms}, teacher {config.teacher}"
+
+
+def weights_path(workdir: Path, name: str, seed: int) -> Path:
+    """Where the last weights of a cell are kept, to be measured further."""
+    return workdir / "weights" / f"{name}_{seed}.npz"
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
+
+
+def _groups(seeds: tuple[int, ...], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(seeds), size):
+        yield list(seeds[start : start + size])
