@@ -4,9 +4,9 @@
         --config.base.data.source=folder --config.base.data.path=/data/cifar10
 
 The folder holds train/<class>/*.png and test/<class>/*.png. Cells are read from and written to
-results/compare_cifar10; --config.results= keeps them in the workdir instead. A cell that is there is
-not run again, so several machines can share the work: --config.seeds="(3, 4)" on one of them, or
---config.only="('hpm',)".
+results/compare_cifar10; --config.results= keeps them in the workdir instead. A cell that is there
+is not run again, so several machines can share the work: --config.seeds="(3, 4)" on one of them,
+or --config.only="('hpm',)".
 
 The setting is small: on two CPU cores a cell takes minutes. docs/results.md has what came out, and
 what was tried before this setting was chosen.

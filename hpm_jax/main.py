@@ -108,8 +108,13 @@ def _no_config(name: str) -> str:
     return f"error: there is no config file {path}{nearest(str(path), choices)}"
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """The command."""
     # a container's first process would otherwise ignore SIGTERM
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_at_once)
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    start()

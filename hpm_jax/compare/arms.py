@@ -60,7 +60,8 @@ def parse_contrasts(texts: Sequence[str], arms: Collection[str]) -> tuple[Contra
         for name in parts.groups()[:2]:
             if name not in arms:
                 raise ConfigError(
-                    f"config.contrasts: {text!r} names {name!r}, which is no arm{nearest(name, arms)}"
+                    f"config.contrasts: {text!r} names {name!r}, which is no arm"
+                    f"{nearest(name, arms)}"
                 )
         found.append(Contrast(parts[1], parts[2], parts[3] or ""))
     return tuple(found)

@@ -72,7 +72,7 @@ def finetune(
 
     def logits_of(weights: Any, images: Array) -> Array:
         params, head = weights
-        tokens = model.apply({"params": params}, method.patches(images), method="encode")
+        tokens: Any = model.apply({"params": params}, method.patches(images), method="encode")
         features = nn.standardize(pool(tokens, whole, extra))
         return features @ head["kernel"] + head["bias"]
 
@@ -117,5 +117,7 @@ def classify(logits_of: Callable[[Any, Array], Array], weights: Any, images: np.
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
         padded = np.concatenate([part, np.repeat(part[:1], BATCH - len(part), axis=0)])
-        found.append(np.asarray(logits_of(weights, padded).argmax(axis=1))[: len(part)])
+        found.append(
+            np.asarray(logits_of(weights, jnp.asarray(padded)).argmax(axis=1))[: len(part)]
+        )
     return np.concatenate(found)

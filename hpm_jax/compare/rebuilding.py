@@ -93,11 +93,11 @@ def measure_fillings(method: Method, state: TrainState, test: Images) -> dict[st
     """
     size = min(BATCH, len(test.pixels))
     starts = range(0, min(INTERPOLATED, len(test.pixels) - size + 1), size)
-    tops = {name: [] for name in FILLINGS}
-    bottoms = {name: [] for name in FILLINGS}
+    tops: dict[str, list[float]] = {name: [] for name in FILLINGS}
+    bottoms: dict[str, list[float]] = {name: [] for name in FILLINGS}
     square, total = [], []
     for start in starts:
-        patches = method.patches(test.pixels[start : start + size])
+        patches = method.patches(jnp.asarray(test.pixels[start : start + size]))
         mask = fixed_mask(method, state, patches, start)
         target = np.asarray(gather(method.target_of(patches), mask.hide))
         total.append(target.mean(axis=(0, 1)))

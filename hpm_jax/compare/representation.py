@@ -1,7 +1,7 @@
 """What features know: logistic regression and kNN on standardised features, one patch alone."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from hpm_jax.step.state import Params
 
 BATCH = 250  # images encoded at once
 ITERATIONS = 200  # of L-BFGS, at most
+PIXEL_ITERATIONS = 60  # of raw pixels, whose penalty is searched
+PENALTIES = (1e-1, 1e-2, 1e-3)
 Correct = dict[str, np.ndarray]  # by measure, whether each test image is told right, [N] bool
 
 
@@ -38,7 +40,7 @@ def make_encode(model: MaskedAutoencoder, method: Method) -> Encode:
     whole = "both" if model.layout.cls_token else "mean"
 
     def encode(params: Params, images: Array, places: Array) -> tuple[Array, Array]:
-        tokens = model.apply({"params": params}, method.patches(images), method="encode")
+        tokens: Any = model.apply({"params": params}, method.patches(images), method="encode")
         tokens = tokens.astype(jnp.float32)
         one = jnp.take_along_axis(tokens[:, extra:], places[:, None, None], axis=1)
         return pool(tokens, whole, extra), one[:, 0]
@@ -85,7 +87,13 @@ def measure_representation(
     return found
 
 
-def logistic(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, penalty: float):
+def logistic(
+    bank: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    penalty: float,
+    iterations: int = ITERATIONS,
+) -> np.ndarray:
     """The classes `[Q]` that a logistic regression of standardised features gives queries.
 
     Args:
@@ -96,7 +104,7 @@ def logistic(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, penalty:
     known, asked = standardised(jnp.asarray(bank), jnp.asarray(queries))
     start = LinearClassifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
     weights = jnp.ones(len(bank))
-    fitted = fit(start, known, jnp.asarray(labels, jnp.int32), weights, penalty, ITERATIONS)
+    fitted = fit(start, known, jnp.asarray(labels, jnp.int32), weights, penalty, iterations)
     return np.asarray(fitted.logits(asked).argmax(axis=1))
 
 
@@ -131,8 +139,9 @@ def measure_pixels(options: Compare, measured: Measured) -> tuple[Correct, float
     found: Correct = {}
     penalty = options.penalty
     if "logistic" in options.measures:
-        penalty = logistic_accuracy(bank, known, test, asked).strength
-        found["logistic"] = logistic(bank, known, test, penalty) == asked
+        chosen = logistic_accuracy(bank, known, test, asked, PENALTIES, PIXEL_ITERATIONS)
+        penalty = chosen.strength
+        found["logistic"] = logistic(bank, known, test, penalty, PIXEL_ITERATIONS) == asked
     if "knn" in options.measures:
         found["knn"] = neighbours(bank, known, test, asked, options.neighbors)
     return found, penalty

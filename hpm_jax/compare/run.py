@@ -185,7 +185,7 @@ def save_params(path: Path, params: Params) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {"/".join(name): np.asarray(value) for name, value in flatten_dict(params).items()}
     there = path.with_name(f"{path.stem}.part.npz")
-    np.savez(there, **flat)
+    np.savez(there, **flat)  # type: ignore[arg-type]  # of its own keywords
     there.replace(path)
 
 

@@ -142,7 +142,7 @@ def train_seeds(
 
 
 def together(step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """The step of several seeds at once; everything but the schedule has a leading axis of seeds."""
+    """The step of several seeds at once; all but the schedule has a leading axis of seeds."""
     if seeds > 1:
         return jax.vmap(step, in_axes=(0, 0, 0, None))
 

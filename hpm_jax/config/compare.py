@@ -12,7 +12,7 @@ from hpm_jax.fields import as_dict, option, positive
 MEASURES = ("logistic", "knn", "patch", "held_out", "explained", "ranking", "finetune")
 BUDGETS = ("images", "flops")
 
-# What an arm may change of the base without `differ`: how it masks, aims and learns from its losses.
+# What an arm may change of the base without `differ`: its masks, its target, its losses.
 METHOD = ("mask", "target", "objective", "losses", "teacher")
 
 

@@ -86,23 +86,23 @@ def compare(options: Compare, workdir: str | Path) -> int:
     for seeds in _groups(options.seeds, options.together):
         images = None
         for name in wanted:
-            left = [seed for seed in seeds if not cell_path(folder, name, seed).exists()]
-            if not left:
+            due = [seed for seed in seeds if not cell_path(folder, name, seed).exists()]
+            if not due:
                 continue
             if images is None:
                 images = draw_batches(options.base, splits.train, seeds, longest)
             arm = build_arm(name, configs[name])
-            rows = [seeds.index(seed) for seed in left]
+            rows = [seeds.index(seed) for seed in due]
             runs = train_seeds(
                 arm.config,
-                left,
-                images if left == seeds else images[rows],
+                due,
+                images if due == seeds else images[rows],
                 len(splits.train),
                 options.checkpoints,
                 options.chunk,
                 console.say,
             )
-            for seed, trained in zip(left, runs, strict=True):
+            for seed, trained in zip(due, runs, strict=True):
                 save_params(weights_path(workdir, name, seed), trained.snapshots[-1].state.params)
                 finish(trained_cell(options, comparison, arm, seed, trained, measured))
     write_results(folder, options, configs, console.say)
@@ -140,7 +140,7 @@ def differences(config: dict[str, Any], now: Config) -> str:
     """What was otherwise when a cell ran, of all that matters to its results; "" for nothing."""
     found = []
     new = json.loads(json.dumps(as_dict(now)))
-    for section in METHOD + ("optimizer", "model"):
+    for section in (*METHOD, "optimizer", "model"):
         old = config.get(section)
         if old != new[section]:
             found.append(f"config.{section} was {old!r}")

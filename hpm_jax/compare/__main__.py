@@ -1,0 +1,9 @@
+"""The command: `python -m hpm_jax.compare --config configs/compare_cifar10.py --workdir runs/x`.
+
+It is `hpm_jax.main`, whose config says what the run does.
+"""
+
+from hpm_jax.main import start
+
+if __name__ == "__main__":
+    start()
