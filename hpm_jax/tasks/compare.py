@@ -72,7 +72,6 @@ def compare(options: Compare, workdir: str | Path) -> int:
         numbers = cell.checkpoints[-1]["measures"] | cell.measures
         shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         console.say(f"{cell.arm}, seed {cell.seed}: {shown}")
-        write_results(folder, options, configs, say=silent)
 
     # --- the baselines
     if not cell_path(folder, "raw_pixels", 0).exists():
@@ -105,6 +104,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
             for seed, trained in zip(due, runs, strict=True):
                 save_params(weights_path(workdir, name, seed), trained.snapshots[-1].state.params)
                 finish(trained_cell(options, comparison, arm, seed, trained, measured))
+        write_results(folder, options, configs, silent)
     write_results(folder, options, configs, console.say)
     console.say(f"done: read {folder / 'results.md'}")
     return 0
