@@ -32,7 +32,12 @@ def transformer_flops(tokens: int, width: int, depth: int, read: int | None = No
 
 
 def step_flops(
-    model: MaskedAutoencoder, hidden: int, looks: int, predicts: bool = True, frame_stride: int = 1
+    model: MaskedAutoencoder,
+    hidden: int,
+    looks: int,
+    predicts: bool = True,
+    frame_stride: int = 1,
+    parts: int = 1,
 ) -> StepFlops:
     """Operations of one training step for one image.
 
@@ -42,6 +47,7 @@ def step_flops(
         looks: how many passes over the whole image the mask strategy asks for.
         predicts: whether they predict losses, or end with the encoder.
         frame_stride: a look sees one in so many frames of the grid.
+        parts: into how many views a look is divided.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
     extra = model.layout.extra_tokens
@@ -64,9 +70,9 @@ def step_flops(
     reconstructor = decoder(hidden) + 2 * hidden * model.decoder_width * model.target_width
     visible = length - hidden
     student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(hidden)
-    seen = length // frame_stride
+    seen = length // frame_stride // parts
     look = encoder(seen) + (decoder_input(seen) + predictor(length) if predicts else 0)
-    return StepFlops(3 * student, looks * look)
+    return StepFlops(3 * student, looks * parts * look)
 
 
 def classifier_flops(model: Classifier, mask_sub: float = 0.0) -> float:

@@ -82,6 +82,7 @@ def build_flops(config: Config) -> StepFlops:
         method.looks,
         "predicted_loss" in method.strategy.reads,
         method.teacher.frame_stride,
+        method.parts,
     )
     clips = config.data.clips
     every = config.teacher.every_steps if config.stored_scores else 1

@@ -1,6 +1,7 @@
 """Which patches a step hides: onlookers look, the strategy scores, the highest are hidden."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,20 @@ def look(
     """One onlooker looks: what is asked of it about every patch, `[B, L]` or `[B, L, D]` float32.
 
     It sees one in `frame_stride` frames of the grid, and predicts the loss of the others as of
-    patches that are hidden from it.
+    patches that are hidden from it. With the view "parts" it sees one part after the other, see
+    `look_at_parts`.
 
     Args:
         params: the onlooker.
         passes: into how many parts the batch is cut, one after the other.
         reads: what is asked, of "predicted_loss", "features" and "attention".
     """
+    if method.parts > 1:
+
+        def ask_of_parts(patches: Array) -> Readings:
+            return look_at_parts(model, method, params, patches)
+
+        return jax.tree.map(join_parts, jax.lax.map(ask_of_parts, split(patches, passes)))
     stride = method.teacher.frame_stride
     seen, unseen, *_ = every_frame_of(model.grid, stride)
     in_raster_order = np.argsort(np.concatenate([seen, unseen]))
@@ -51,6 +59,29 @@ def look(
         return jax.tree.map(lambda x: x[:, in_raster_order], found)
 
     return jax.tree.map(join_parts, jax.lax.map(ask, split(patches, passes)))
+
+
+def look_at_parts(
+    model: MaskedAutoencoder, method: Method, params: Params, patches: Array
+) -> Readings:
+    """Predicted losses `[B, L]` of patches that are hidden, as the predictor learned to see them.
+
+    The units are dealt into as many parts as a student's view fits into the image, once and for
+    all. The onlooker sees one part after the other, as many tokens as the whole image, and a
+    patch's prediction is the mean over the parts that do not hold it.
+    """
+    unit = method.unit
+    dealt = np.random.default_rng(0).permutation(unit.count).astype(np.int32)
+    total: Array = jnp.zeros(patches.shape[:2], jnp.float32)
+    for part in np.array_split(dealt, method.parts):
+        seen, unseen = (jnp.asarray(np.sort(x))[None] for x in (part, np.setdiff1d(dealt, part)))
+        mask = jax.tree.map(
+            lambda x: jnp.tile(x, (len(patches), 1)), unit.spread(Mask(seen, unseen))
+        )
+        found: Any = model.apply({"params": params}, patches, mask, method="predict_loss")
+        place = jnp.argsort(jnp.concatenate(mask[:2], axis=1)[0])
+        total = total + jnp.where(place < mask.keep.shape[1], 0.0, found[:, place])
+    return {"predicted_loss": total / (method.parts - 1)}
 
 
 def onlooker(method: Method, state: TrainState, name: str) -> Params:

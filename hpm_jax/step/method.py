@@ -74,6 +74,13 @@ class Method:
         """How many passes over the whole image the strategy asks for."""
         return len(self.strategy.onlookers) if self.strategy.reads else 0
 
+    @property
+    def parts(self) -> int:
+        """Into how many views a look of the teacher is divided: as large as the student's."""
+        if self.teacher.view == "whole":
+            return 1
+        return max(2, round(self.unit.count / (self.unit.count - self.hidden)))
+
     def patches(self, images: Array) -> Array:
         """uint8 images to normalised patches `[B, L, P]` float32; see `Tokenizer`."""
         return self.tokenizer(images)

@@ -5,6 +5,8 @@ from typing import ClassVar
 from hpm_jax.fields import option, positive, share
 from hpm_jax.plugs import Plug, register
 
+VIEWS = ("whole", "parts")
+
 
 class Teacher(Plug, kind="teacher"):
     """Parameters that are asked what they see of the whole image, before anything is hidden."""
@@ -12,6 +14,7 @@ class Teacher(Plug, kind="teacher"):
     kept: ClassVar[bool] = True  # whether there are such parameters in the state
     frame_stride: int = 1
     every_steps: int = 1
+    view: str = "whole"
 
     def decay(self, epoch: int) -> float:
         """Of the moving average, in `epoch`."""
@@ -34,6 +37,11 @@ class MovingAverage(Teacher):
     ramp_epochs: int = option(100, "epochs over which the decay grows", low=0)
     frame_stride: int = positive(1, "it sees one in so many frames of the grid")
     every_steps: int = positive(1, "it looks once in so many steps, over which the batch stays")
+    view: str = option(
+        "whole",
+        "what it sees: the whole image, or parts of it, each patch predicted while it is hidden",
+        choices=VIEWS,
+    )
 
     def decay(self, epoch: int) -> float:
         """Linear from `start` to `end` over the first `ramp_epochs`, then `end`."""

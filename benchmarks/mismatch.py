@@ -1,0 +1,115 @@
+"""What the teacher says of a patch, and the loss that the student then has, over a run.
+
+The loss predictor learns on hidden patches, seen from a quarter of the image, and is asked about
+patches that it sees (HPM's issue 1). This trains the arm `hpm` of a comparison, and asks its
+teacher about test images on the way: with the whole image in view, and with parts of it, where each
+patch is predicted while it is hidden. The answers are compared with the student's losses under
+random masks, patch by patch: mean rank correlation of an image, and pairs in the right order.
+
+    python -m benchmarks.mismatch --path /data/cifar10 --seeds 0 1 2 --out results/mismatch.json
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from benchmarks.comparison import comparison_on
+from hpm_jax.compare.arms import arm_configs
+from hpm_jax.compare.data import load_measured
+from hpm_jax.compare.rebuilding import at_random, fixed_mask
+from hpm_jax.compare.train import draw_batches, train_seeds
+from hpm_jax.config.pretrain import Config
+from hpm_jax.losses.ranking import pairs_ranked_correctly
+from hpm_jax.run.build import build_method, build_model
+from hpm_jax.step.choose import look
+from hpm_jax.step.state import TrainState
+from hpm_jax.step.step import Masked, student_pass
+from hpm_jax.tasks.data import load_data
+
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+IMAGES = 2000
+BATCH = 250
+
+
+def make_agreement(config: Config):
+    """Builds `(state, uint8 images, first) -> numbers` of one batch."""
+    model, whole = build_model(config), build_method(config)
+    parts = dataclasses.replace(whole, teacher=dataclasses.replace(config.teacher, view="parts"))
+    blind = at_random(whole)
+
+    def agreement(state: TrainState, images: Array, first: Array) -> dict[str, Array]:
+        patches = whole.patches(images)
+        mask = fixed_mask(whole, state, patches, first)
+        losses = student_pass(model, blind, state, state.params, Masked(patches, mask)).losses
+
+        def hidden(values: Array) -> Array:
+            return jnp.take_along_axis(values, mask.hide, axis=1)
+
+        said = {
+            "whole": hidden(look(model, whole, state.teacher, patches)["predicted_loss"]),
+            "parts": hidden(look(model, parts, state.teacher, patches)["predicted_loss"]),
+            "contrast": hidden(patches.std(axis=-1)),
+        }
+        found = {}
+        for name, values in said.items():
+            found[f"{name}_correlation"] = rank_correlation(values, losses)
+            found[f"{name}_pairs"] = pairs_ranked_correctly(values, losses)
+        chosen = {name: jax.lax.top_k(said[name], losses.shape[1] // 2)[1] for name in said}
+        for name, index in chosen.items():  # what is gained by hiding the half that is said hard
+            gained = jnp.take_along_axis(losses, index, axis=1).mean() / losses.mean()
+            found[f"{name}_chosen_loss"] = gained
+        return found
+
+    return jax.jit(agreement)
+
+
+def rank_correlation(a: Array, b: Array) -> Array:
+    """Spearman's, of the columns of `[B, M]`, the mean over rows."""
+    ranks = [jnp.argsort(jnp.argsort(x, axis=1), axis=1).astype(jnp.float32) for x in (a, b)]
+    first, second = (x - x.mean(axis=1, keepdims=True) for x in ranks)
+    products = (first * second).sum(axis=1)
+    norms = jnp.linalg.norm(first, axis=1) * jnp.linalg.norm(second, axis=1)
+    return (products / norms).mean()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--path", required=True, help="the folder of CIFAR-10")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=Path("results/mismatch.json"))
+    options = parser.parse_args()
+    comparison = comparison_on(options.path)
+    config = arm_configs(comparison)["hpm"]
+    splits = load_data(comparison.base)
+    pixels = load_measured(comparison, splits).test.pixels[:IMAGES]
+    agreement = make_agreement(config)
+    table = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for seed in options.seeds:
+        if str(seed) in table:
+            continue
+        steps = config.optimizer.epochs * len(splits.train) // config.optimizer.batch_size
+        images = draw_batches(config, splits.train, (seed,), steps)
+        (trained,) = train_seeds(config, (seed,), images, len(splits.train), SHARES, 25, print)
+        rows = []
+        for taken in trained.snapshots:
+            found = [
+                agreement(taken.state, pixels[start : start + BATCH], start)
+                for start in range(0, len(pixels), BATCH)
+            ]
+            mean = {name: float(np.mean([x[name] for x in found])) for name in found[0]}
+            rows.append({"step": taken.step, **{k: round(v, 5) for k, v in mean.items()}})
+            print(rows[-1], flush=True)
+        table[str(seed)] = rows
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
