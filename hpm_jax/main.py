@@ -1,6 +1,5 @@
 """The command: `python -m hpm_jax.main --config configs/x.py --workdir runs/x`."""
 
-import importlib
 import os
 import re
 import signal
@@ -31,16 +30,17 @@ def main(argv: list[str]) -> None:
             sys.exit(f"error: --{name} is missing, as in --{name} {_EXAMPLES[name]}")
 
     logging.set_verbosity(logging.WARNING)  # else Orbax names every file it writes
-    from hpm_jax.config import freeze
+    from hpm_jax.config import TASKS, freeze
     from hpm_jax.config.inherit import inherit
+    from hpm_jax.config.tasks import resolve
     from hpm_jax.errors import UserError
     from hpm_jax.run.processes import join_processes
 
     try:
         join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _JOIN_TIMEOUT.value)
         config = freeze(inherit(_CONFIG.value))
-        task = getattr(importlib.import_module(f"hpm_jax.tasks.{config.task}"), config.task)
-        sys.exit(task(config, _WORKDIR.value))
+        run = resolve(TASKS[config.task].run)
+        sys.exit(run(config, _WORKDIR.value))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -87,13 +87,15 @@ def parse(argv: list[str]) -> list[str]:
 
 def _help(argv: list[str]) -> None:
     """Prints usage and the options of the config's task, and ends."""
+    from hpm_jax.config.tasks import find_task
     from hpm_jax.options import of_task
 
     named = [word for word in argv[1:] if not word.startswith(("--help", "-h"))]
     task = "pretrain"
     if any(word.startswith("--config") for word in named):
         flags.FLAGS([argv[0], *named])
-        task = _CONFIG.value.get("task", "pretrain")
+        find_task(_CONFIG.value)  # imports the modules that may register it
+        task = _CONFIG.value.get("task", task)
     print(__doc__, *flags.FLAGS.module_help(sys.modules[__name__]).splitlines(), "", sep="\n")
     print(*of_task(task), sep="\n")
     sys.exit(0)

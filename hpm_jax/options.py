@@ -3,14 +3,16 @@
     python -m hpm_jax.options            # of pre-training, and the plugs that it can name
     python -m hpm_jax.options finetune   # of another task: finetune, probe, report, evaluate
     python -m hpm_jax.options hard       # of one plug
-    python -m hpm_jax.options pretrain --modules my_masks,my_targets
+    python -m hpm_jax.options pretrain --modules my_masks,my_targets,my_tasks
 
 `python -m hpm_jax.main --help` shows the same.
 """
 
 import argparse
+import dataclasses
 import inspect
 import sys
+import typing
 from collections.abc import Iterator
 
 from hpm_jax.config import TASKS
@@ -33,14 +35,26 @@ def plugs() -> dict[str, type[Plug]]:
 def of_task(task: str) -> Iterator[str]:
     """The lines that describe a task, and the plugs where it names some."""
     yield f"Options of {task}, as --config.NAME=VALUE:"
-    yield from _table(describe(TASKS[task]))
-    if task != "pretrain":
-        return
-    for family in FAMILIES:
+    options = TASKS[task].options
+    yield from _table(describe(options))
+    named = plug_families(options)
+    for family in (family for family in FAMILIES if family in named):
         yield ""
         yield f"Each {family.kind}, as 'name' or 'name(option=value)':"
         for name in dict.fromkeys(plug.name for plug in family.plugs.values()):
             yield from of_plug(name)
+
+
+def plug_families(options: type) -> set[type[Plug]]:
+    """The families of plugs that options can name."""
+    found: set[type[Plug]] = set()
+    for field in dataclasses.fields(options):
+        for kind in (field.type, *typing.get_args(field.type)):  # a plug, or a tuple of them
+            if hasattr(kind, "parse_call"):
+                found.add(kind)
+            elif dataclasses.is_dataclass(kind):
+                found |= plug_families(typing.cast(type, kind))
+    return found
 
 
 def of_plug(name: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What cannot run is said before anything is loaded or compiled, in one sentence."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpm_jax.config import Compare, Config, Evaluate, Finetune, Probe, Report
@@ -155,14 +155,6 @@ def check_compare(config: Compare) -> None:
         )
 
 
-CHECKS: dict[str, Callable[[Any], None]] = {
-    "pretrain": check_pretrain,
-    "finetune": check_finetune,
-    "report": check_report,
-    "probe": check_probe,
-    "evaluate": check_evaluate,
-    "compare": check_compare,
-}
 PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
 
 

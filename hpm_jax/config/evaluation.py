@@ -3,7 +3,7 @@
 import dataclasses
 
 from hpm_jax.config.finetune import Accuracy
-from hpm_jax.config.shared import Data, Run
+from hpm_jax.config.shared import Data, Run, TaskOptions
 from hpm_jax.fields import option
 from hpm_jax.models.attention import ATTENTIONS
 
@@ -43,7 +43,7 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(TaskOptions):
     """A table of results of one pre-trained encoder."""
 
     task: str = option("report", "what the run does")
@@ -85,7 +85,7 @@ class ProbeOptimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(TaskOptions):
     """A probe on the features of augmented images: the protocol of the papers."""
 
     task: str = option("probe", "what the run does")
@@ -113,7 +113,7 @@ class Scoring:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(TaskOptions):
     """The accuracy of a classifier with the head that it has."""
 
     task: str = option("evaluate", "what the run does")

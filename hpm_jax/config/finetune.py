@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
+from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run, TaskOptions
 from hpm_jax.fields import option
 from hpm_jax.models.attention import ATTENTIONS
 from hpm_jax.models.layers import REMAT_POLICIES
@@ -136,7 +136,7 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune(OnGrid):
+class Finetune(TaskOptions, OnGrid):
     """A fine-tuning run: all weights, with labels."""
 
     task: str = option("finetune", "what the run does")

@@ -7,47 +7,64 @@ from typing import Any
 
 import ml_collections
 
-from hpm_jax.config import INHERITED, Finetune, Report, freeze
+from hpm_jax.config import Finetune, Report, freeze
 from hpm_jax.config.recipes import finetune_small
+from hpm_jax.config.tasks import find_task, resolve
 from hpm_jax.storage import as_path
 
 # Where the images are: given by name or not at all, never half from one run and half from another.
-PLACE = ("source", "path", "name", "train_split", "test_split", "holdout", "synthetic_images")
+DATA_LOCATION = (
+    "source",
+    "path",
+    "name",
+    "train_split",
+    "test_split",
+    "holdout",
+    "synthetic_images",
+)
 
 
 def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` in which what is None is taken from `config.init_from`.
+    """A copy of `config` in which what its task inherits, and is None, is from `config.init_from`.
 
     Where that is a workdir, or its `best` folder, `config.json` has the data and the sizes of the
     model; else the weights themselves tell the sizes. What neither knows stays None, which
     `freeze` makes the default.
     """
-    config = config.copy_and_resolve_references()
-    source = as_path(config.get("init_from", "") or "")
-    if config.get("task", "pretrain") == "pretrain" or not config.get("init_from"):
+    given, config = config, config.copy_and_resolve_references()
+    task = find_task(config)
+    if not (config.get("init_from") and (task.inherits or task.complete)):
         return config
+    source = as_path(config.init_from)
     found = _of_workdir(source) or _of_weights(source)
-    place_given = config.data.source is not None
-    for section, names in INHERITED.items():
-        for name in names if section in config else ():
-            skip = section == "data" and name in PLACE and place_given
+    located = given.get("data", {}).get("source") is not None
+    for section, names in task.inherits.items():
+        for name in names:
+            skip = section == "data" and name in DATA_LOCATION and located
             value = found.get(section, {}).get(name)
             if config[section][name] is None and value is not None and not skip:
                 config[section][name] = tuple(value) if isinstance(value, list) else value
-    if config.task == "evaluate":
-        _complete_evaluation(config, source, found, place_given)
+    if task.complete is not None:
+        resolve(task.complete)(config, given, found)
     return config
 
 
-def _complete_evaluation(
-    config: ml_collections.ConfigDict, source: Path, found: dict[str, Any], place_given: bool
+def complete_evaluation(
+    config: ml_collections.ConfigDict, given: ml_collections.ConfigDict, found: dict[str, Any]
 ) -> None:
-    """What is scored by default: a run on its own test split, a file as its authors cropped."""
-    if not place_given and found["data"].get("source"):
+    """What is scored by default: a run on its own test split, a file as its authors cropped.
+
+    Args:
+        config: changed in place.
+        given: as it was before anything was inherited.
+        found: the options of `init_from`, by section.
+    """
+    if given.data.source is None and found["data"].get("source"):
         config.split = "test"
     if config.data.test_crop is None:
         from hpm_jax.convert.preprocessing import test_crop
 
+        source = as_path(config.init_from)
         config.data.test_crop = test_crop(source, found["architecture"], config.data.image_size)
 
 

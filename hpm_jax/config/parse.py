@@ -7,10 +7,33 @@ dataclasses of `hpm_jax/config`, or names the nearest right key or value.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import ml_collections
+
 from hpm_jax.config.moved import renewed
+from hpm_jax.config.tasks import find_task, resolve
 from hpm_jax.errors import ConfigError, check_choice, nearest
-from hpm_jax.fields import build
-from hpm_jax.plugs import import_modules
+from hpm_jax.fields import build, short
+
+
+def defaults(task: str = "pretrain", modules: tuple[str, ...] = ()) -> ml_collections.ConfigDict:
+    """Every option at its default, as the ConfigDict that config files start from.
+
+    Args:
+        task: a name in `TASKS`. What the task inherits from a pre-trained encoder is None here, and
+            stays so unless a config sets it.
+        modules: modules of your own, such as the one that registers the task.
+
+    Raises:
+        ConfigError: for a module that cannot be imported, and for an unknown task.
+    """
+    entry = find_task({"task": task, "modules": modules})
+    config = ml_collections.ConfigDict(short(entry.options()), convert_dict=True)
+    config.update(task=task, modules=modules)
+    for section, names in entry.inherits.items():
+        for name in names:
+            kind = type(config[section][name])
+            config[section][name] = ml_collections.config_dict.placeholder(kind)
+    return config
 
 
 def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
@@ -43,11 +66,8 @@ def freeze(config: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: for an unknown key, a value of the wrong type, or one that cannot run.
     """
-    from hpm_jax.config import TASKS  # the package is still being imported when this file is read
-    from hpm_jax.config.checks import CHECKS
-
-    task = check_choice("config.task", config.get("task", "pretrain"), TASKS)
-    import_modules(config.get("modules") or ())
-    frozen = build(TASKS[task], renewed(config), "config")
-    CHECKS[task](frozen)
+    task = find_task(config)
+    frozen = build(task.options, renewed(config), "config")
+    if task.check is not None:
+        resolve(task.check)(frozen)
     return frozen

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run
+from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run, TaskOptions
 from hpm_jax.fields import option, positive
 from hpm_jax.losses.ranking import Relative
 from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
@@ -108,12 +108,11 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OnGrid):
+class Config(TaskOptions, OnGrid):
     """A pre-training run."""
 
     task: str = option("pretrain", "what the run does")
     seed: int = option(0, "of all random numbers", low=0, high=2**32 - 1)
-    modules: tuple[str, ...] = option((), "modules of your own that register plugs")
     init_from: str = option("", "a workdir or a file of weights to start from; '' starts afresh")
     weights: str = option("student", "which weights of init_from", choices=("student", "teacher"))
     target: Target = option(RawPixels(), "what a hidden patch should become")

@@ -11,6 +11,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """What the options of every task have; a task is an entry of `hpm_jax/config/tasks.py`."""
+
+    task: str = option("", "what the run does")
+    modules: tuple[str, ...] = option((), "modules of your own that register plugs or tasks")
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images come from and what is done to them before the device sees them."""
 

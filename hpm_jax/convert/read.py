@@ -135,6 +135,7 @@ def _grid_of_clips(config: dict[str, Any]) -> tuple[int, int] | None:
 
 def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     """The newest checkpoint in a folder of a pre-training or a fine-tuning run."""
+    from hpm_jax.models import Classifier
     from hpm_jax.run.load import load_run
 
     run = load_run(path, folder)
@@ -157,7 +158,7 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
         "depth": model.depth,
         "heads": model.heads,
     }
-    if run.config.task == "finetune":
+    if isinstance(model, Classifier):
         return Weights(Architecture(**sizes, classes=model.classes, pool=model.pool), params)
     encoder = params["encoder"]
     if model.layout.classifier_positions == "learned":  # so far constants; they start from these

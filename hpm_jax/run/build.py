@@ -169,7 +169,7 @@ def build_recipe(config: Finetune) -> Recipe:
 def build_optimizer(config: Config | Finetune) -> optax.GradientTransformation:
     """AdamW with clipping."""
     o = config.optimizer
-    pretrain = config.task == "pretrain"
+    pretrain = isinstance(config, Config)
     decayed = LAYOUTS[config.model.layout].decayed if pretrain else FINETUNE_DECAYED
     return make_optimizer(o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None, decayed)
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax import Array
 
-from hpm_jax.config import Config, Finetune
+from hpm_jax.config import TASKS, Config, Finetune
+from hpm_jax.config.tasks import resolve
 from hpm_jax.run.build import (
     Start,
     build_classifier,
@@ -30,10 +33,19 @@ from hpm_jax.step.state import (
 from hpm_jax.storage import as_path
 
 
+class Parts(NamedTuple):
+    """What a checkpoint of a task is read with; `Task.build` makes it of a config."""
+
+    model: Any
+    init: Callable[[Array, Start], TrainState]
+    start: Start
+    method: Method | None = None  # of pre-training
+
+
 class LoadedRun(NamedTuple):
     """What a workdir holds."""
 
-    config: Config | Finetune
+    config: Any  # the options of its task
     model: Any  # a MaskedAutoencoder, or a Classifier
     method: Method | None  # of pre-training
     state: TrainState
@@ -52,11 +64,12 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Lo
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is not the workdir of a run: it has no config.json")
     config = read_config(path)
-    if config.task not in ("pretrain", "finetune"):
+    build = TASKS[config.task].build
+    if build is None:
         raise CheckpointError(f"{path} is the workdir of a {config.task}: it has no weights")
     if not any((path / folder).glob("[0-9]*")):
         raise CheckpointError(f"{path} has no checkpoint yet")
-    model, method, init, start = _parts(path, config)
+    model, init, start, method = resolve(build)(config, path)
     abstract = abstract_state(init, jax.random.key(0), start, place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
         state = saved.restore(abstract, print)
@@ -65,17 +78,20 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Lo
     return LoadedRun(config, model, method, state.replace(frozen=start.get("frozen") or None))
 
 
-def _parts(path: Path, config: Config | Finetune) -> tuple[Any, Method | None, Any, Start]:
-    """Model, method, and how a state starts."""
-    if isinstance(config, Config):
-        model, method = build_model(config), build_method(config)
-        init = build_init(config, model, method, build_optimizer(config))
-        return model, method, init, Start(frozen=load_frozen(method))
-    classes = json.loads((path / "classes.json").read_text())
+def pretraining_parts(config: Config, workdir: Path) -> Parts:
+    """The masked autoencoder and the method of a pre-training run."""
+    model, method = build_model(config), build_method(config)
+    init = build_init(config, model, method, build_optimizer(config))
+    return Parts(model, init, Start(frozen=load_frozen(method)), method)
+
+
+def finetuning_parts(config: Finetune, workdir: Path) -> Parts:
+    """The classifier of a fine-tuning run; its classes stand in the workdir."""
+    classes = json.loads((workdir / "classes.json").read_text())
     classifier = build_classifier(config, len(classes))
 
-    def init_classifier(key: jax.Array, start: Start) -> TrainState:
+    def init(key: Array, start: Start) -> TrainState:
         params = init_params(classifier, key)
         return fresh_state(params, build_optimizer(config), bool(config.optimizer.average))
 
-    return classifier, None, init_classifier, Start()
+    return Parts(classifier, init, Start())

@@ -146,11 +146,13 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
     given["encoder"] = encoder
     if config.model.keep_norm:
         given["norm"] = last_norm(weights.params, config.init_from)
+    shapes = param_shapes(model)
+    unneeded = given.keys() - shapes.keys()  # decoders, heads of loss terms, whatever there is
     start, matching = assign(
-        param_shapes(model),
+        shapes,
         given,
         new=tuple(name for name in HEAD if name not in given),
-        dropped=("decoder_input", "reconstructor", "predictor", "encoder/transformer/norm"),
+        dropped=(*unneeded, "encoder/transformer/norm"),
     )
     say(matching.sentence(config.init_from))
     if "head" in weights.params:
