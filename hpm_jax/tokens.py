@@ -85,13 +85,21 @@ class Tokenizer:
         return math.prod(self.patch_size) * self.channels
 
     def __call__(self, images: Array) -> Array:
-        """uint8 images `[B, H, W, C]` to normalised patches `[B, L, P]` float32.
+        """uint8 images, as `normalize` takes them, to normalised patches `[B, L, P]` float32."""
+        return self.patchify(self.normalize(images))
 
-        Clips are `[B, T, H, W, C]`, and several of each video `[B, R, T, H, W, C]` give B R rows.
+    def normalize(self, images: Array) -> Array:
+        """uint8 images `[B, H, W, C]` or clips `[B, T, H, W, C]` to float32 of the same shape.
+
+        Several clips of each video, `[B, R, T, H, W, C]`, give B R rows.
         """
         if images.ndim == 6:
             images = images.reshape(-1, *images.shape[2:])
-        return patchify(normalize(images, self.mean, self.std), self.patch_size)
+        return normalize(images, self.mean, self.std)
+
+    def patchify(self, pixels: Array) -> Array:
+        """Normalised pixels to patches `[B, L, P]`."""
+        return patchify(pixels, self.patch_size)
 
     def pixels(self, patches: Array, grid: Grid) -> Array:
         """Normalised patches `[B, L, P]` to pixels in [0, 1], `[B, T, H, W, C]`."""

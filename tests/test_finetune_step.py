@@ -29,10 +29,11 @@ from hpm_jax.step.optimizer import (
 )
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import fresh_state, init_params
+from hpm_jax.tokens import Tokenizer
 
 MODEL = Classifier((1, 4, 4), 16, classes=5, width=16, depth=3, heads=2, head_std=0.5)
 NONE = Augment(policy="", erase=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0)
-PLAIN = Recipe((1, 4, 4), (0.5,), (0.5,), NONE)
+PLAIN = Recipe(Tokenizer((1, 4, 4), (0.5,), (0.5,)), NONE)
 FULL = dataclasses.replace(PLAIN, augment=Augment(), drop_path=0.3, mask_sub=0.5, max_sup=True)
 SCHEDULE = FinetuneSchedule(np.float32(1e-2), np.float32(0.3))
 KEY = jax.random.key(0)

@@ -13,6 +13,7 @@ from hpm_jax.evaluation.accuracy import average_views
 from hpm_jax.models import Classifier
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.step.finetune_step import Recipe, prepare
+from hpm_jax.tokens import Tokenizer
 
 KEY = jax.random.key(0)
 
@@ -65,7 +66,7 @@ def test_clips_are_mixed_alike_in_every_frame(alphas):
 def test_every_clip_of_a_video_has_its_label():
     model = Classifier((2, 2, 2), 32, 5, 16, 2, 2, layout=LAYOUTS["videomae"])
     augment = Augment(policy="", erase=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0)
-    recipe = Recipe((2, 4, 4), (0.5,), (0.5,), augment, drop_path=0.2, mask_sub=0.5)
+    recipe = Recipe(Tokenizer((2, 4, 4), (0.5,), (0.5,)), augment, drop_path=0.2, mask_sub=0.5)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 2, 4, 8, 8, 1), dtype=np.uint8)
     labels = np.array([4, 0, 2], np.int32)

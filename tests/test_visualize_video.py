@@ -197,17 +197,14 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
     monkeypatch.setattr(observe, "Evaluator", lambda *_: evaluate)
     (tmp_path / "pictures").mkdir()
     timetable = PretrainTimetable(config, 640, config.hidden_units)
-    observer = observe.make_observer(
-        config,
-        tmp_path,
-        parts.model,
-        parts.method,
-        None,
-        devices,
-        timetable,
-        writer,
-        SimpleNamespace(say=lambda line: None),
+    training = SimpleNamespace(
+        workdir=tmp_path,
+        devices=devices,
+        timetable=timetable,
+        writer=writer,
+        console=SimpleNamespace(say=lambda line: None),
     )
+    observer = observe.make_observer(config, parts.model, parts.method, None, training)
     for step in (0, 5, 9):
         observer(parts.state.replace(step=np.int32(step)))
     png = (tmp_path / "pictures" / "step_0000009.png").read_bytes()

@@ -2,40 +2,9 @@
 
 import dataclasses
 
+from hpm_jax.config.model import ClassifierModel
 from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run, TaskOptions
 from hpm_jax.fields import option
-from hpm_jax.models.attention import ATTENTIONS
-from hpm_jax.models.layers import REMAT_POLICIES
-from hpm_jax.models.layouts import LAYOUTS
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierModel:
-    """The vision transformer of fine-tuning; its sizes are those of the pre-trained one."""
-
-    patch_size: int = option(16, "pixels of a side of a patch", low=1)
-    tubelet: int = option(1, "frames of a patch", low=1)
-    width: int = option(768, "of the encoder", low=4, high=2**16)
-    depth: int = option(12, "blocks of the encoder", low=1, high=1024)
-    heads: int = option(12, "of the encoder's attention", low=1)
-    layout: str = option("mae", "see hpm_jax/models/layouts.py", choices=LAYOUTS)
-    pool: str = option(
-        "mean",
-        "what the head reads: the 'mean' of the patches, with a norm, or 'cls'",
-        choices=("cls", "mean"),
-    )
-    keep_norm: bool = option(False, "'mean': the norm starts as the pre-trained last one (mae_st)")
-    drop_path: float = option(
-        0.1, "stochastic depth in the last block; it grows from 0 in the first", low=0, below=1
-    )
-    head_dropout: float = option(0.0, "dropout before the head", low=0, below=1)
-    head_std: float = option(2e-5, "of the head's first weights", above=0, high=1e3)
-    dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
-    remat: str = option(
-        "none", "which products the backward pass computes again", choices=REMAT_POLICIES
-    )
-    unroll: int = option(1, "blocks unrolled in each scan; 0 unrolls all", low=0)
-    attention: str = option("xla", "xla, or cudnn on NVIDIA GPUs in bfloat16", choices=ATTENTIONS)
 
 
 @dataclasses.dataclass(frozen=True)

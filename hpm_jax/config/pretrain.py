@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from hpm_jax.config.model import Model
 from hpm_jax.config.shared import Data, OnGrid, Optimizer, Run, TaskOptions
 from hpm_jax.fields import option, positive
 from hpm_jax.losses.ranking import Relative
@@ -10,35 +11,9 @@ from hpm_jax.losses.term import Term
 from hpm_jax.masking.hard import Hard
 from hpm_jax.masking.strategy import Strategy
 from hpm_jax.masking.units import UNITS, Unit
-from hpm_jax.models.attention import ATTENTIONS
-from hpm_jax.models.layers import REMAT_POLICIES
-from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.targets.pixels import RawPixels
 from hpm_jax.targets.target import Target
 from hpm_jax.teachers.teacher import MovingAverage, Teacher
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The masked autoencoder; `hpm_jax/models/sizes.py` has the usual sizes."""
-
-    patch_size: int = positive(16, "pixels of a side of a patch")
-    tubelet: int = positive(1, "frames of a patch")
-    width: int = option(768, "of the encoder", low=4, high=2**16)
-    depth: int = option(12, "blocks of the encoder", low=1, high=1024)
-    heads: int = positive(12, "of the encoder's attention")
-    layout: str = option("mae", "see hpm_jax/models/layouts.py", choices=LAYOUTS)
-    decoder_width: int = option(512, "of each decoder", low=4, high=2**16)
-    decoder_depth: int = option(8, "blocks of each decoder", low=1, high=1024)
-    decoder_heads: int = positive(16, "of the decoders' attention")
-    dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
-    remat: str = option(
-        "none", "which products the backward pass computes again", choices=REMAT_POLICIES
-    )
-    unroll: int = option(1, "blocks unrolled in each scan; 0 unrolls all", low=0)
-    attention: str = option(
-        "xla", "or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16", choices=ATTENTIONS
-    )
 
 
 @dataclasses.dataclass(frozen=True)

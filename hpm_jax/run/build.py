@@ -1,7 +1,7 @@
 """From a config to the parts of a run."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,28 @@ from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
-from hpm_jax.step.state import Params, TrainState, abstract_state, fresh_state, init_params
+from hpm_jax.step.state import Start as Start
+from hpm_jax.step.state import TrainState, abstract_state, fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tokens import Tokenizer
+
+
+def encoder_arguments(config: Config | Finetune, gather: Gather) -> dict[str, Any]:
+    """What both models take: the sizes of the encoder, and how it is computed."""
+    model = config.model
+    return {
+        "grid": config.grid,
+        "values": config.values,
+        "width": model.width,
+        "depth": model.depth,
+        "heads": model.heads,
+        "layout": LAYOUTS[model.layout],
+        "dtype": jnp.dtype(model.dtype),
+        "remat": model.remat,
+        "unroll": model.unroll,
+        "attention": model.attention,
+        "gather": gather,
+    }
 
 
 def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencoder:
@@ -33,31 +52,26 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
     """
     model, method = config.model, build_method(config)
     return MaskedAutoencoder(
-        grid=config.grid,
-        values=config.values,
+        **encoder_arguments(config, gather),
         target_values=0 if method.target_width == config.values else method.target_width,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
         loss_predictor=method.predicts_loss,
         replaces=config.mask.replaced > 0 or config.mask.ratio_moves,
-        layout=LAYOUTS[model.layout],
-        dtype=jnp.dtype(model.dtype),
-        remat=model.remat,
-        unroll=model.unroll,
-        attention=model.attention,
-        gather=gather,
     )
+
+
+def build_tokenizer(config: Config | Finetune) -> Tokenizer:
+    """How images become patches."""
+    return Tokenizer(config.patch_size, config.data.mean, config.data.std)
 
 
 def build_method(config: Config) -> Method:
     """The plugs of the training step."""
     mask = config.mask
     return Method(
-        tokenizer=Tokenizer(config.patch_size, config.data.mean, config.data.std),
+        tokenizer=build_tokenizer(config),
         unit=config.unit,
         hidden=config.hidden_units,
         width=config.model.width,
@@ -89,13 +103,6 @@ def build_flops(config: Config) -> StepFlops:
     return StepFlops(
         student=flops.student * clips * method.views, teacher=flops.teacher * clips / every
     )
-
-
-class Start(TypedDict, total=False):
-    """What a state starts from, loaded before anything is compiled."""
-
-    params: Params  # those that replace fresh ones
-    frozen: dict[str, Any]  # by slot; see `Plug.load`
 
 
 def load_frozen(method: Method) -> dict[str, Any]:
@@ -132,32 +139,32 @@ def build_init(
 
 def build_classifier(config: Finetune, classes: int, gather: Gather = as_they_are) -> Classifier:
     """The classifier of a fine-tuning config; `gather` as in `build_model`."""
-    model = config.model
     return Classifier(
-        grid=config.grid,
-        values=config.values,
+        **encoder_arguments(config, gather),
         classes=classes,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        pool=model.pool,
-        head_std=model.head_std,
-        layout=LAYOUTS[model.layout],
-        dtype=jnp.dtype(model.dtype),
-        remat=model.remat,
-        unroll=model.unroll,
-        attention=model.attention,
-        gather=gather,
+        pool=config.model.pool,
+        head_std=config.model.head_std,
     )
+
+
+def build_finetune_init(
+    config: Finetune, model: Classifier, optimizer: optax.GradientTransformation
+) -> Callable[[Array, Start], TrainState]:
+    """Builds `(root key, start) -> state` of fine-tuning, as `build_init` does of pre-training."""
+
+    def init(root: Array, start: Start) -> TrainState:
+        params = init_params(model, random.stream(root, "init", 0))
+        params = overlay(params, start.get("params", {}))
+        return fresh_state(params, optimizer, bool(config.optimizer.average))
+
+    return init
 
 
 def build_recipe(config: Finetune) -> Recipe:
     """The plugs of the fine-tuning step."""
     regularize = config.regularize
     return Recipe(
-        patch_size=config.patch_size,
-        mean=config.data.mean,
-        std=config.data.std,
+        tokenizer=build_tokenizer(config),
         augment=config.augment,
         drop_path=config.model.drop_path,
         head_dropout=config.model.head_dropout,
@@ -198,12 +205,9 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
 
     init, start = build_init(config, model, method, optimizer), Start(frozen=load_frozen(method))
     state = abstract_state(init, jax.random.key(0), start, place=devices.shardings)
-    placement = jax.tree.map(lambda x: x.sharding, state)
     shape = (config.optimizer.batch_size, *config.data.train_shape)
-    step = jax.jit(
-        make_train_step(model, method, optimizer, config.optimizer.accumulation),
-        donate_argnums=0,
-        out_shardings=(placement, devices.replicated),
+    step = devices.jit_step(
+        make_train_step(model, method, optimizer, config.optimizer.accumulation), state
     )
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
     return ShardedStep(model, method, init, start, state, images, step)

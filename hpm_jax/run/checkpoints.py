@@ -65,12 +65,15 @@ class Checkpoints:
             if total and free < needed:  # some network disks say nothing of their size
                 raise OSError(errno.ENOSPC, "")
 
-    def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
+    def restore(
+        self, abstract: TrainState, say: Callable[[str], None], frozen: Any = None
+    ) -> TrainState | None:
         """The newest state that can be read, on the devices that `abstract` names; None at first.
 
-        It lacks the frozen weights, which are in no checkpoint.
-
         A damaged checkpoint is set aside, never deleted, and the one before it is taken.
+
+        Args:
+            frozen: by slot, the weights that never learn, which are in no checkpoint.
 
         Raises:
             CheckpointError: where there are checkpoints and none can be read.
@@ -90,9 +93,10 @@ class Checkpoints:
                     f"checkpoint {bad} is damaged ({_first_line(reason)}): set aside in "
                     f"{self._aside}, going on from step {step}"
                 )
-            return abstract.replace(
-                **({"frozen": None} if hasattr(abstract, "frozen") else {}), **state
-            )
+            if getattr(abstract, "frozen", None) is not None:
+                place = jax.tree.map(lambda x: x.sharding, abstract.frozen)
+                state["frozen"] = jax.device_put(frozen, place)
+            return abstract.replace(**state)
         if damaged:
             listed = "\n  ".join(f"step {bad}: {_first_line(reason)}" for bad, reason in damaged)
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,6 +73,15 @@ class Devices:
         if self.mesh.shape["fsdp"] == 1:
             return params
         return jax.lax.with_sharding_constraint(params, self.replicated)
+
+    def jit_step(self, step: Callable[..., Any], state: Any) -> Any:
+        """A step `(state, ...) -> (state, metrics)`, jitted; its state is donated and stays put.
+
+        Args:
+            state: its shapes, dtypes and shardings; see `abstract_state`.
+        """
+        placement = jax.tree.map(lambda x: x.sharding, state)
+        return jax.jit(step, donate_argnums=0, out_shardings=(placement, self.replicated))
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which images of a global batch this process loads, in the order of its devices."""

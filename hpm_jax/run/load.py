@@ -12,8 +12,8 @@ from jax import Array
 from hpm_jax.config import TASKS, Config, Finetune
 from hpm_jax.config.tasks import resolve
 from hpm_jax.run.build import (
-    Start,
     build_classifier,
+    build_finetune_init,
     build_init,
     build_method,
     build_model,
@@ -23,13 +23,7 @@ from hpm_jax.run.build import (
 from hpm_jax.run.checkpoints import CheckpointError, checkpoints
 from hpm_jax.run.workdir import read_config
 from hpm_jax.step.method import Method
-from hpm_jax.step.state import (
-    TrainState,
-    abstract_state,
-    fresh_state,
-    init_params,
-    on_one_device,
-)
+from hpm_jax.step.state import Start, TrainState, abstract_state, on_one_device
 from hpm_jax.storage import as_path
 
 
@@ -72,10 +66,10 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Lo
     model, init, start, method = resolve(build)(config, path)
     abstract = abstract_state(init, jax.random.key(0), start, place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
-        state = saved.restore(abstract, print)
+        state = saved.restore(abstract, print, start.get("frozen"))
     if state is None:  # in a bucket, one that is not whole is there too
         raise CheckpointError(f"{path} has no checkpoint yet")
-    return LoadedRun(config, model, method, state.replace(frozen=start.get("frozen") or None))
+    return LoadedRun(config, model, method, state)
 
 
 def pretraining_parts(config: Config, workdir: Path) -> Parts:
@@ -89,9 +83,5 @@ def finetuning_parts(config: Finetune, workdir: Path) -> Parts:
     """The classifier of a fine-tuning run; its classes stand in the workdir."""
     classes = json.loads((workdir / "classes.json").read_text())
     classifier = build_classifier(config, len(classes))
-
-    def init(key: Array, start: Start) -> TrainState:
-        params = init_params(classifier, key)
-        return fresh_state(params, build_optimizer(config), bool(config.optimizer.average))
-
+    init = build_finetune_init(config, classifier, build_optimizer(config))
     return Parts(classifier, init, Start())

@@ -20,16 +20,14 @@ from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import Metrics, make_update
-from hpm_jax.tokens import Grid, normalize, patchify
+from hpm_jax.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a classifier is fine-tuned: the plugs of the step."""
 
-    patch_size: Grid
-    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
-    std: tuple[float, ...]
+    tokenizer: Tokenizer
     augment: Augment
     drop_path: float = 0.0
     head_dropout: float = 0.0
@@ -57,11 +55,9 @@ def prepare(
     Of videos `[B, R, T, H, W, C]` every clip counts as an example of its own.
     """
     augment = recipe.augment
-    if images.ndim == 6:
-        labels = jnp.repeat(labels, images.shape[1])
-        images = images.reshape(-1, *images.shape[2:])
-    count = len(images)
-    pixels = normalize(images, recipe.mean, recipe.std)
+    pixels = recipe.tokenizer.normalize(images)
+    count = len(pixels)
+    labels = jnp.repeat(labels, count // len(labels))
     if augment.erase:
         pixels = erase(
             random.stream(key, "erase", step),
@@ -84,7 +80,7 @@ def prepare(
             augment.mixup_mode,
             augment.cutmix_minmax,
         )
-    patches = patchify(pixels, recipe.patch_size)
+    patches = recipe.tokenizer.patchify(pixels)
 
     def drop(name):
         if not recipe.drop_path:

@@ -1,7 +1,7 @@
 """The state of a run: one pytree that a checkpoint saves and a step replaces."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import flax.struct
 import jax
@@ -26,6 +26,13 @@ class TrainState(flax.struct.PyTreeNode):
     scores: Array | None = None  # [B, U]: what a teacher that looks rarely said of this batch
     plugs: Any = None  # by slot, the states that plugs keep; None where none does
     frozen: Any = None  # by slot, weights that never learn; in no checkpoint
+
+
+class Start(TypedDict, total=False):
+    """What a state starts from, loaded before anything is compiled."""
+
+    params: Params  # those that replace fresh ones
+    frozen: dict[str, Any]  # by slot; see `Plug.load`
 
 
 def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:

@@ -8,9 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hpm_jax import random
 from hpm_jax.config import ConfigError, Finetune
-from hpm_jax.convert.assign import assign, overlay
+from hpm_jax.convert.assign import assign
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.rand_augment import parse_policy
@@ -19,18 +18,23 @@ from hpm_jax.evaluation.accuracy import AccuracyMeter
 from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
 from hpm_jax.models.positions import encoder_on_grid
-from hpm_jax.run.build import build_classifier, build_optimizer, build_recipe
+from hpm_jax.run.build import (
+    build_classifier,
+    build_finetune_init,
+    build_optimizer,
+    build_recipe,
+)
 from hpm_jax.run.checkpoints import Checkpoints, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices, check_batch
-from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.loop import Experiment, Training
 from hpm_jax.run.metrics import MetricsWriter, read_lines
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.finetune_step import make_finetune_step
 from hpm_jax.step.optimizer import layer_scales, layerwise
 from hpm_jax.step.schedules import FinetuneTimetable
-from hpm_jax.step.state import Params, TrainState, fresh_state, init_params, param_shapes
+from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
@@ -62,7 +66,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     splits = load_data(config)
     check_labels(splits)
     model = build_classifier(config, len(splits.classes), devices.gather)
-    start = load_start(config, model, console.say)
+    start = Start(params=load_start(config, model, console.say))
     workdir = open_workdir(workdir, config)
     if is_main():
         write(workdir / "classes.json", json.dumps(splits.classes, indent=0) + "\n")
@@ -70,7 +74,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     facts = describe(config, splits, timetable, devices)
     console.say("\n".join(facts))
 
-    # --- the step and the state that it starts from
+    # --- what is trained
     optimizer = build_optimizer(config)
     scales = layer_scales(param_shapes(model), config.optimizer.layer_decay)
     step = make_finetune_step(
@@ -81,16 +85,11 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         layerwise(scales),
     )
 
-    def init(root, start):
-        params = init_params(model, random.stream(root, "init", 0))
-        return fresh_state(overlay(params, start), optimizer, bool(config.optimizer.average))
-
-    # --- what the loop needs to know
     batch = config.optimizer.batch_size
     policy = parse_policy(config.augment.policy) if config.augment.policy else None
     flops = classifier_flops(model, config.regularize.mask_sub) * config.data.clips
     experiment = Experiment(
-        init=init,
+        init=build_finetune_init(config, model, optimizer),
         start=start,
         step=step,
         inputs={
@@ -104,6 +103,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
             policy=policy,
             color_jitter=config.augment.color_jitter,
         ),
+        broken=BrokenImages(splits.train, config.data.max_broken),
         timetable=timetable,
         flops=lambda schedule: flops,
         summary=lambda numbers, schedule: f"loss {numbers['loss']:.3f}",
@@ -112,16 +112,17 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     )
     meter = AccuracyMeter(config, model, splits.test, devices, config.patch_size)
 
-    # --- train, and keep the best
-    with checkpoints(workdir / "best", keep=1) as best:
-        observer = functools.partial(observe_accuracy, meter, timetable, best, console)
-        broken = BrokenImages(splits.train, config.data.max_broken)
-        outcome = train(
-            experiment, observer, broken, config.seed, config.run, workdir, devices, console
-        )
+    # --- train, score the test split, and keep the best
+    with (
+        checkpoints(workdir / "best", keep=1) as best,
+        Training(experiment, config.seed, config.run, workdir, devices, console) as training,
+    ):
+        observe = observe_accuracy(meter, timetable, best, console, training.writer)
+        for state in training:
+            observe(state)
     if meter.unread:
         facts.append(f"left out of the test split, unreadable: {', '.join(meter.unread)}")
-    return end_run(outcome, workdir, facts, EXPLANATION, console)
+    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
 
 
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:

@@ -1,7 +1,6 @@
 """Looks at a model from outside now and then: numbers, and a picture of fixed images."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,12 +9,9 @@ from hpm_jax.config import Config
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.evaluator import Evaluator
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.run.console import Console
-from hpm_jax.run.devices import Devices
-from hpm_jax.run.metrics import MetricsWriter
+from hpm_jax.run.loop import Training
 from hpm_jax.run.processes import is_main
 from hpm_jax.step.method import Method
-from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.state import TrainState
 from hpm_jax.storage import write
 from hpm_jax.visualize import clips, pictures
@@ -28,16 +24,14 @@ Draw = Callable[[np.ndarray, View, str, str], bytes]  # images, view, title, not
 
 def make_observer(
     config: Config,
-    workdir: Path,
     model: MaskedAutoencoder,
     method: Method,
     splits: Splits,
-    devices: Devices,
-    timetable: PretrainTimetable,
-    writer: MetricsWriter,
-    console: Console,
+    training: Training,
 ) -> Callable[[TrainState], None]:
     """Builds `state -> None`, which measures, writes a line, draws pictures, and says so."""
+    devices, console, writer = training.devices, training.console, training.writer
+    timetable = training.timetable
     evaluate = Evaluator(config, model, method, splits, devices, console.say)
     draw: dict[str, Draw] = {"png": pictures.draw}
     count = config.evaluation.pictures
@@ -57,11 +51,11 @@ def make_observer(
             schedule = timetable.at(min(step, timetable.steps - 1))
             seen = jax.tree.map(np.asarray, view(state, images, schedule))
         if len(images) and is_main():
-            hard = f"{schedule.n_hard} of {timetable.hidden} hidden {units} are hard"
+            hard = f"{schedule.n_hard} of {config.hidden_units} hidden {units} are hard"
             title = f"epoch {epoch:.4g}: {hard}"
             files = {kind: function(images, seen, title, note) for kind, function in draw.items()}
             for kind, file in files.items():
-                write(workdir / "pictures" / f"step_{step:07d}.{kind}", file)
+                write(training.workdir / "pictures" / f"step_{step:07d}.{kind}", file)
             writer.write_picture(step, "pictures", files["png"])
 
     return observe

@@ -25,7 +25,7 @@ from hpm_jax.run.build import (
 )
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices, check_batch
-from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.loop import Experiment, Training
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.method import Method
 from hpm_jax.step.schedules import PretrainTimetable, Schedule
@@ -60,7 +60,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     facts = describe(config, splits, timetable, devices.count)
     console.say("\n".join(facts))
 
-    # --- what the loop needs to know
+    # --- what is trained
     flops = build_flops(config)
     shape = (config.optimizer.batch_size, *config.data.train_shape)
     experiment = Experiment(
@@ -74,6 +74,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
             config,
             repeats=config.teacher.every_steps if config.stored_scores else 1,
         ),
+        broken=BrokenImages(splits.train, config.data.max_broken),
         timetable=timetable,
         flops=lambda schedule: flops.student + (flops.teacher if schedule.n_hard else 0),
         summary=functools.partial(summarize, config.hidden_units),
@@ -81,18 +82,14 @@ def pretrain(config: Config, workdir: str | Path) -> int:
         observe_first=True,
     )
 
-    def observer(writer):
-        return make_observer(
-            config, workdir, model, method, splits, devices, timetable, writer, console
-        )
-
-    broken = BrokenImages(splits.train, config.data.max_broken)
-    outcome = train(
-        experiment, observer, broken, config.seed, config.run, workdir, devices, console
-    )
+    # --- train: every state that comes out is measured and drawn
+    with Training(experiment, config.seed, config.run, workdir, devices, console) as training:
+        observe = make_observer(config, model, method, splits, training)
+        for state in training:
+            observe(state)
 
     # --- what came out
-    return end_run(outcome, workdir, facts, EXPLANATION, console)
+    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
 
 
 def load_start(

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.struct
@@ -30,12 +29,12 @@ from hpm_jax.evaluation.probes import (
 from hpm_jax.models.flops import transformer_flops
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices, check_batch
-from hpm_jax.run.loop import Experiment, train
+from hpm_jax.run.loop import Experiment, Training
 from hpm_jax.run.metrics import MetricsWriter
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.schedules import ProbeTimetable
-from hpm_jax.step.state import Params
+from hpm_jax.step.state import Params, Start
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.ending import end_run
@@ -107,7 +106,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     def init(root, start):
         key = random.stream(root, "init", 0)
         state = init_probe(head, sweep, optimizer.kind, shape, len(splits.classes), key)
-        return ProbingState(state, start)
+        return ProbingState(state, start["params"])
 
     def step(state, images, labels, key, schedule):
         features = encode(state.encoder, images)
@@ -128,7 +127,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     ]
     console.say("\n".join(facts))
 
-    # --- what the loop needs to know
+    # --- what is trained
     patches = math.prod(encoder.grid)
     flops = transformer_flops(
         patches + encoder.layout.extra_tokens, architecture.width, encoder.stack["depth"]
@@ -136,13 +135,14 @@ def probe(config: Probe, workdir: str | Path) -> int:
     flops += 2 * patches * architecture.values * architecture.width
     experiment = Experiment(
         init=init,
-        start=encoder_params,
+        start=Start(params=encoder_params),
         step=step,
         inputs={
             "image": images,
             "label": jax.ShapeDtypeStruct((optimizer.batch_size,), np.int32),
         },
         batches=functools.partial(train_batches, learnt, config),
+        broken=BrokenImages(learnt, config.data.max_broken),
         timetable=timetable,
         flops=lambda schedule: flops,
         summary=lambda numbers, schedule: f"best loss {numbers['loss']:.3f}",
@@ -172,35 +172,32 @@ def probe(config: Probe, workdir: str | Path) -> int:
 
     held_out_note = " (held out {:.2%})" if len(chosen_on) else ""
 
-    def observer(writer: MetricsWriter) -> Callable[[ProbingState], None]:
-        def observe(state: ProbingState) -> None:
-            held_out, test = (accuracies(state, x) for x in (chosen_on, splits.test))
-            best = int(held_out.argmax())  # the only one, where nothing is held out
-            rate, decay = sweep.settings[best]
-            epoch = timetable.epoch(int(state.step))
-            writer.write(int(state.step), {"epoch": epoch, "top1": test[best].item()})
-            console.say(
-                f"epoch {epoch:<6.4g} top-1 {test[best]:.2%}  learning rate {rate:g}, "
-                f"weight decay {decay:g}" + held_out_note.format(held_out[best])
-            )
-            rows = zip(sweep.settings, held_out.tolist(), test.tolist(), strict=True)
-            table = [
-                {
-                    "learning_rate": s[0],
-                    "weight_decay": s[1],
-                    "held_out": h if len(chosen_on) else None,
-                    "test": t,
-                }
-                for s, h, t in rows
-            ]
-            text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)
-            if is_main():
-                write(workdir / "settings.json", text + "\n")
+    def observe(state: ProbingState, writer: MetricsWriter) -> None:
+        held_out, test = (accuracies(state, x) for x in (chosen_on, splits.test))
+        best = int(held_out.argmax())  # the only one, where nothing is held out
+        rate, decay = sweep.settings[best]
+        epoch = timetable.epoch(int(state.step))
+        writer.write(int(state.step), {"epoch": epoch, "top1": test[best].item()})
+        console.say(
+            f"epoch {epoch:<6.4g} top-1 {test[best]:.2%}  learning rate {rate:g}, "
+            f"weight decay {decay:g}" + held_out_note.format(held_out[best])
+        )
+        rows = zip(sweep.settings, held_out.tolist(), test.tolist(), strict=True)
+        table = [
+            {
+                "learning_rate": s[0],
+                "weight_decay": s[1],
+                "held_out": h if len(chosen_on) else None,
+                "test": t,
+            }
+            for s, h, t in rows
+        ]
+        text = json.dumps({"epoch": epoch, "chosen": best, "settings": table}, indent=2)
+        if is_main():
+            write(workdir / "settings.json", text + "\n")
 
-        return observe
-
-    broken = BrokenImages(learnt, config.data.max_broken)
-    outcome = train(
-        experiment, observer, broken, config.seed, config.run, workdir, devices, console
-    )
-    return end_run(outcome, workdir, facts, EXPLANATION, console)
+    # --- train
+    with Training(experiment, config.seed, config.run, workdir, devices, console) as training:
+        for state in training:
+            observe(state, training.writer)
+    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
