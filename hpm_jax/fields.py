@@ -51,6 +51,7 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: Iterable[str] = (),
+    changes_result: bool = True,
 ) -> Any:
     """A dataclass field that says what it is and what it may be.
 
@@ -60,9 +61,14 @@ def option(
         low, high: the least and the greatest value.
         above, below: bounds that are not values themselves.
         choices: the strings that there are; none allows any.
+        changes_result: whether what a run computes depends on it. Where it does not, a run may be
+            resumed with another value.
     """
-    bounds = Bounds(low, high, above, below, tuple(choices))
-    metadata = {"help": help, "bounds": bounds}
+    metadata = {
+        "help": help,
+        "bounds": Bounds(low, high, above, below, tuple(choices)),
+        "changes_result": changes_result,
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -169,6 +175,20 @@ def short(options: Any) -> Any:
     if hasattr(options, "items"):
         return {name: short(value) for name, value in options.items()}
     return tuple(map(short, options)) if isinstance(options, tuple) else options
+
+
+def result_options(options: Any, prefix: str = "") -> dict[str, Any]:
+    """The options that a result depends on, as `as_dict` gives them, by name with dots."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        if not field.metadata.get("changes_result", True):
+            continue
+        name, value = prefix + field.name, getattr(options, field.name)
+        if dataclasses.is_dataclass(value) and not hasattr(value, "call"):
+            found |= result_options(value, f"{name}.")
+        else:
+            found[name] = as_dict(value)
+    return found
 
 
 class Described(NamedTuple):

@@ -34,14 +34,3 @@ from hpm_jax.config.tasks import register_task as register_task
 from hpm_jax.errors import ConfigError as ConfigError
 from hpm_jax.errors import check_choice as check_choice
 from hpm_jax.errors import nearest as nearest
-
-# Options that may differ when a workdir is gone on with: they change no result.
-FREE = (
-    "run",
-    "evaluation",
-    "data.path",
-    "data.max_broken",
-    "model.remat",
-    "model.unroll",
-    "model.attention",
-)

@@ -59,7 +59,7 @@ class Report(TaskOptions):
     features_file: str = option("", ".npz of the features: written, or read where it is there")
     probes: Probes = Probes()
     finetune: Budget = Budget()
-    run: Run = Run()
+    run: Run = option(Run(), "how the run is run", changes_result=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Probe(TaskOptions):
     data: Data = Data(crop_scale=(0.08, 1.0))
     features: Features = Features()
     optimizer: ProbeOptimizer = ProbeOptimizer()
-    evaluation: Accuracy = Accuracy()
-    run: Run = Run()
+    evaluation: Accuracy = option(Accuracy(), "what is measured on the way", changes_result=False)
+    run: Run = option(Run(), "how the run is run", changes_result=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,5 +139,5 @@ class Evaluate(TaskOptions):
     dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
     attention: str = option("xla", "xla, or cudnn on NVIDIA GPUs in bfloat16", choices=ATTENTIONS)
     data: Data = Data()
-    evaluation: Scoring = Scoring()
-    run: Run = Run()
+    evaluation: Scoring = option(Scoring(), "what is measured on the way", changes_result=False)
+    run: Run = option(Run(), "how the run is run", changes_result=False)

@@ -121,5 +121,5 @@ class Finetune(TaskOptions, OnGrid):
     augment: Augment = Augment()
     regularize: Regularize = Regularize()
     optimizer: FinetuneOptimizer = FinetuneOptimizer()
-    evaluation: Accuracy = Accuracy()
-    run: Run = Run()
+    evaluation: Accuracy = option(Accuracy(), "what is measured on the way", changes_result=False)
+    run: Run = option(Run(), "how the run is run", changes_result=False)

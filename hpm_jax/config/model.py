@@ -20,11 +20,19 @@ class EncoderOptions:
     layout: str = option("mae", "see hpm_jax/models/layouts.py", choices=LAYOUTS)
     dtype: str = option("float32", "of matrix products", choices=("float32", "bfloat16"))
     remat: str = option(
-        "none", "which products the backward pass computes again", choices=REMAT_POLICIES
+        "none",
+        "which products the backward pass computes again",
+        choices=REMAT_POLICIES,
+        changes_result=False,
     )
-    unroll: int = option(1, "blocks unrolled in each scan; 0 unrolls all", low=0)
+    unroll: int = option(
+        1, "blocks unrolled in each scan; 0 unrolls all", low=0, changes_result=False
+    )
     attention: str = option(
-        "xla", "or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16", choices=ATTENTIONS
+        "xla",
+        "or cudnn: its fused kernel, on NVIDIA GPUs in bfloat16",
+        choices=ATTENTIONS,
+        changes_result=False,
     )
 
 

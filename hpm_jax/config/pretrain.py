@@ -100,8 +100,10 @@ class Config(TaskOptions, OnGrid):
     model: Model = Model()
     mask: MaskOptions = MaskOptions()
     optimizer: Optimizer = Optimizer()
-    evaluation: Evaluation = Evaluation()
-    run: Run = Run()
+    evaluation: Evaluation = option(
+        Evaluation(), "what is measured on the way", changes_result=False
+    )
+    run: Run = option(Run(), "how the run is run", changes_result=False)
 
     @property
     def unit(self) -> Unit:

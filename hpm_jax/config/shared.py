@@ -23,7 +23,11 @@ class Data:
     """Where the images come from and what is done to them before the device sees them."""
 
     source: str = option("digits", "see hpm_jax/data/sources.py")
-    path: str = option("", "folder: the folder; tfds: its data_dir, or '' for the usual one")
+    path: str = option(
+        "",
+        "folder: the folder; tfds: its data_dir, or '' for the usual one",
+        changes_result=False,
+    )
     name: str = option("", "tfds: the dataset, such as 'imagenet2012'")
     train_split: str = option("train", "the folder, list or split of training images")
     test_split: str = option("test", "and of test images")
@@ -56,7 +60,11 @@ class Data:
         high=1,
     )
     max_broken: float = option(
-        0.01, "the share of unreadable images at which a run stops", low=0, high=1
+        0.01,
+        "the share of unreadable images at which a run stops",
+        low=0,
+        high=1,
+        changes_result=False,
     )
     synthetic_images: int = option(4096, "synthetic: how many", low=1)
     frames: int = option(1, "of a clip; an image is a video of one frame", low=1)

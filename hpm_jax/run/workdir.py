@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import hpm_jax
-from hpm_jax.config import FREE, ConfigError, freeze
-from hpm_jax.fields import as_dict
+from hpm_jax.config import ConfigError, freeze
+from hpm_jax.fields import as_dict, result_options
 from hpm_jax.run.processes import check_agreement, is_main, wait_for_all
 from hpm_jax.storage import as_path, is_local, reported, write
 
@@ -62,12 +62,11 @@ def read_config(workdir: Path) -> Any:
 
 
 def _check_same(there: Any, config: Any, workdir: Path) -> None:
-    old, new = _flat(as_dict(there)), _flat(as_dict(config))
+    old, new = result_options(there), result_options(config)
     differences = [
         f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE)
     ]
     if differences:
         listed = "\n  ".join(differences)

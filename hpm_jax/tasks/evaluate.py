@@ -21,7 +21,7 @@ from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.state import Params
 from hpm_jax.storage import as_path, write
-from hpm_jax.tasks.ending import command
+from hpm_jax.tasks.finish import command
 from hpm_jax.tokens import grid_of
 
 

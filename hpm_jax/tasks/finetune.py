@@ -37,7 +37,7 @@ from hpm_jax.step.schedules import FinetuneTimetable
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
-from hpm_jax.tasks.ending import end_run
+from hpm_jax.tasks.finish import finish_run
 
 HEAD = ("head", "norm")  # what fine-tuning always starts afresh
 EXPLANATION = (
@@ -122,7 +122,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
             observe(state)
     if meter.unread:
         facts.append(f"left out of the test split, unreadable: {', '.join(meter.unread)}")
-    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
+    return finish_run(training.outcome, workdir, facts, EXPLANATION, console)
 
 
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:

@@ -32,7 +32,7 @@ from hpm_jax.step.schedules import PretrainTimetable, Schedule
 from hpm_jax.step.state import Params, param_shapes
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tasks.data import load_data
-from hpm_jax.tasks.ending import end_run
+from hpm_jax.tasks.finish import finish_run
 from hpm_jax.tasks.observe import make_observer
 
 
@@ -89,7 +89,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
             observe(state)
 
     # --- what came out
-    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
+    return finish_run(training.outcome, workdir, facts, EXPLANATION, console)
 
 
 def load_start(

@@ -37,7 +37,7 @@ from hpm_jax.step.schedules import ProbeTimetable
 from hpm_jax.step.state import Params, Start
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
-from hpm_jax.tasks.ending import end_run
+from hpm_jax.tasks.finish import finish_run
 
 EXPLANATION = (
     "All settings of the sweep are trained at once, on the same features of the same augmented "
@@ -200,4 +200,4 @@ def probe(config: Probe, workdir: str | Path) -> int:
     with Training(experiment, config.seed, config.run, workdir, devices, console) as training:
         for state in training:
             observe(state, training.writer)
-    return end_run(training.outcome, workdir, facts, EXPLANATION, console)
+    return finish_run(training.outcome, workdir, facts, EXPLANATION, console)

@@ -35,8 +35,8 @@ from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels
-from hpm_jax.tasks.ending import command
 from hpm_jax.tasks.finetune import finetune
+from hpm_jax.tasks.finish import command
 
 
 class Row(NamedTuple):

@@ -14,7 +14,7 @@ def command() -> str:
     return shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]])
 
 
-def end_run(
+def finish_run(
     outcome: Outcome, workdir: Path, facts: list[str], explanation: str, console: Console
 ) -> int:
     """Writes `report.md`, and gives the exit code of the command.
