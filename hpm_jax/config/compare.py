@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpm_jax.config.pretrain import Config
-from hpm_jax.fields import as_dict, option, positive
+from hpm_jax.config.shared import TaskOptions
+from hpm_jax.fields import as_dict, option, positive, result_options
 
 MEASURES = ("logistic", "knn", "patch", "held_out", "explained", "ranking", "finetune")
 BUDGETS = ("images", "flops")
@@ -28,11 +29,10 @@ class FinetuneBudget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare:
+class Compare(TaskOptions):
     """A comparison of pre-training methods."""
 
     task: str = option("compare", "what the run does")
-    modules: tuple[str, ...] = option((), "modules of your own that register plugs")
     base: Config = Config()  # what all arms share
     arms: Mapping[str, Any] = option({}, "by name, the options of `base` that the arm changes")
     order: tuple[str, ...] = option((), "of the arms, in tables and in time; () for the alphabet's")
@@ -61,20 +61,24 @@ class Compare:
 
     @property
     def design(self) -> str:
-        """A hash of everything that makes two cells comparable; arms and seeds are not in it."""
-        names = (
-            "budget",
-            "checkpoints",
-            "penalty",
-            "neighbors",
-            "bank_images",
-            "held_out_images",
-            "finetune",
-        )
-        base = as_dict(self.base)
-        for free in (*METHOD, "seed", "run", "evaluation"):
-            base.pop(free)
-        base["data"].pop("path")
-        shared = {name: as_dict(getattr(self, name)) for name in names} | {"base": base}
+        """A hash of everything that makes two cells comparable; arms and seeds are not in it.
+
+        Options at their defaults are not in it either, so that a new option leaves old cells valid.
+        """
+        names = ("budget", "checkpoints", "penalty", "neighbors", "bank_images", "held_out_images")
+        shared = {name: getattr(self, name) for name in names} | {
+            "finetune": as_dict(self.finetune)
+        }
+        shared |= {f"base.{name}": value for name, value in results_of(self.base).items()}
         text = json.dumps(shared, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def results_of(base: Config) -> dict[str, Any]:
+    """The options that results depend on, of all arms alike, where they are not the defaults."""
+    usual = result_options(Config())
+    return {
+        name: value
+        for name, value in result_options(base).items()
+        if value != usual[name] and name.split(".")[0] not in (*METHOD, "seed", "modules")
+    }

@@ -19,14 +19,15 @@ from hpm_jax.compare.run import (
     trained_cell,
 )
 from hpm_jax.compare.train import draw_batches, train_seeds
-from hpm_jax.config.compare import METHOD, Compare
+from hpm_jax.config import freeze
+from hpm_jax.config.compare import Compare
 from hpm_jax.config.pretrain import Config
-from hpm_jax.errors import nearest
-from hpm_jax.fields import as_dict
+from hpm_jax.errors import ConfigError, nearest
+from hpm_jax.fields import as_dict, result_options
 from hpm_jax.run.console import Console
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
-from hpm_jax.tasks.ending import command
+from hpm_jax.tasks.finish import command
 
 Say = Callable[[str], None]
 
@@ -137,13 +138,16 @@ def known_cells(folder: Path, options: Compare, configs: dict[str, Config], say:
 
 
 def differences(config: dict[str, Any], now: Config) -> str:
-    """What was otherwise when a cell ran, of all that matters to its results; "" for nothing."""
-    found = []
-    new = json.loads(json.dumps(as_dict(now)))
-    for section in (*METHOD, "optimizer", "model"):
-        old = config.get(section)
-        if old != new[section]:
-            found.append(f"config.{section} was {old!r}")
+    """What was otherwise when a cell ran, of all that its results depend on; "" for nothing."""
+    try:
+        old, new = result_options(freeze(config)), result_options(now)
+    except ConfigError as error:
+        return str(error)
+    found = [
+        f"config.{name} was {old.get(name)!r}"
+        for name in new
+        if name != "seed" and old.get(name) != new[name]
+    ]
     return "; ".join(found)
 
 
