@@ -34,6 +34,7 @@ def test_the_table_has_a_row_for_each_number(table):
     probes = config.probes
     counts = {name: sum(row["probe"] == name for row in rows) for name in probes.names}
     assert counts == {
+        "baselines": 4,  # raw pixels and random weights, by logistic regression and by kNN
         "knn": len(probes.neighbors),
         "few_shot": len(probes.shots),
         "linear": 1,

@@ -155,7 +155,7 @@ def check_compare(config: Compare) -> None:
         )
 
 
-PROBES = ("knn", "few_shot", "linear", "logistic", "attentive")
+PROBES = ("baselines", "knn", "few_shot", "linear", "logistic", "attentive")
 
 
 def _check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
@@ -316,9 +316,10 @@ def _check_grid(config: Any) -> None:
 
 def _check_pool(config: Any, section: str) -> None:
     layout = config.model.layout
-    if getattr(config, section).pool == "cls" and not LAYOUTS[layout].cls_token:
+    pool = getattr(config, section).pool
+    if pool != "mean" and not LAYOUTS[layout].cls_token:
         raise ConfigError(
-            f"config.{section}.pool = 'cls', and the layout {layout!r} has no cls token: "
+            f"config.{section}.pool = {pool!r}, and the layout {layout!r} has no cls token: "
             f"--config.{section}.pool=mean"
         )
 

@@ -22,7 +22,9 @@ class Features:
 class Probes:
     """What the report measures on frozen features, and how."""
 
-    names: tuple[str, ...] = option(("knn", "few_shot", "linear", "logistic"), "and 'attentive'")
+    names: tuple[str, ...] = option(
+        ("baselines", "knn", "few_shot", "linear", "logistic"), "and 'attentive'"
+    )
     neighbors: tuple[int, ...] = option((10, 20, 100, 200), "of kNN, each a row", low=1)
     temperature: float = option(0.07, "of kNN's votes", above=0)
     shots: tuple[int, ...] = option((1, 5, 10), "images a class", low=1)

@@ -94,7 +94,7 @@ def _of_weights(path: Path) -> dict[str, Any]:
             "channels": a.channels,
             **normalization(path, a),
         },
-        "features": {"pool": "cls" if a.of_layout.cls_token else "mean"},
+        "features": {"pool": "both" if a.of_layout.cls_token else "mean"},
     }
 
 

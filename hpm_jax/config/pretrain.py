@@ -70,13 +70,14 @@ class Evaluation:
     """What is measured and drawn on the way."""
 
     every_epochs: float = option(5.0, "between evaluations; 0 for none", low=0)
-    bank_images: int = positive(5000, "labelled training images that kNN looks among")
+    bank_images: int = positive(5000, "labelled training images that logistic and kNN learn from")
     test_images: int = positive(1000, "images that are measured")
     neighbors: int = positive(20, "of kNN")
     temperature: float = positive(0.07, "of kNN's votes")
+    penalty: float = positive(1e-2, "of the logistic regression")
     pool: str = option(
-        "cls", "the feature of an image: its cls token, or the mean of its patches",
-        choices=("cls", "mean"),
+        "both", "the feature of an image: its cls token, the mean of its patches, or both",
+        choices=("cls", "mean", "both"),
     )  # fmt: skip
     batch_size: int = positive(256, "of evaluations")
     pictures: int = option(6, "fixed images that are drawn; 0 draws none", low=0, high=100)

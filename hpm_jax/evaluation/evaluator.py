@@ -1,4 +1,4 @@
-"""What is measured of an encoder on the way: kNN, RankMe, and the held-out masked loss."""
+"""What is measured on the way: logistic regression, kNN, RankMe, and the held-out loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.features import pool
-from hpm_jax.evaluation.knn import knn_accuracy, rank_me
+from hpm_jax.evaluation.knn import rank_me
+from hpm_jax.evaluation.standardised import pixel_features, tell
 from hpm_jax.masking.hard import Random
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.run.devices import Devices
@@ -77,18 +78,29 @@ class Evaluator:
         """All numbers, by name.
 
         `held_out/*` are means over fixed images under fixed random masks, the same for every mask
-        strategy, so that runs can be compared. `knn` is there only where there are labels.
+        strategy, so that runs can be compared. `logistic` and `knn`, of standardised features, are
+        there only where there are labels.
         """
         params = state.params
         test = self.features(params, self.images)
         numbers = {"rank_me": rank_me(test)} | self.held_out(state)
         if self.labelled:
-            bank = self.features(params, self.bank)
-            neighbors, temperature = self.options.neighbors, self.options.temperature
-            numbers["knn"] = knn_accuracy(
-                bank, self.bank_labels, test, self.labels, (neighbors,), temperature
-            )[neighbors]
+            numbers |= self._told(self.features(params, self.bank), test)
         return numbers
+
+    def raw_pixels(self) -> dict[str, float]:
+        """The same measures of the pixels themselves: what features are to beat; {} unlabelled."""
+        if not self.labelled:
+            return {}
+        told = self._told(pixel_features(self.bank), pixel_features(self.images))
+        return {f"raw_pixels/{name}": value for name, value in told.items()}
+
+    def _told(self, bank: np.ndarray, queries: np.ndarray) -> dict[str, float]:
+        o = self.options
+        found = tell(
+            bank, self.bank_labels, queries, self.labels, o.penalty, o.neighbors, o.temperature
+        )
+        return found.accuracies()
 
     def features(self, params: Params, images: np.ndarray) -> np.ndarray:
         """Pooled features `[N, D]` of images `[N, H, W, C]`, a batch at a time."""

@@ -1,6 +1,7 @@
 """Frozen features of a pre-trained encoder: any block, pooling and resolution."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from hpm_jax.config import ConfigError, Features
 from hpm_jax.convert.weights import Weights
 from hpm_jax.data.sources import Records
 from hpm_jax.evaluation.accuracy import evaluate_split
+from hpm_jax.evaluation.standardised import raw_pixels
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.run.devices import Devices
@@ -110,20 +112,47 @@ class FeatureExtractor:
         encode = make_encode(encoder, config, weights.architecture.patch, how)
         self.batch_size = devices.round_up(config.features.batch_size)
         self._params = jax.device_put(params, devices.replicated)
-        # labels and weights go along, so that every process has those of the whole batch
-        self._encode = jax.jit(
-            lambda params, images, *others: (encode(params, images), *others),
-            out_shardings=devices.replicated,
-        )
+        self._encode = with_labels(encode, devices)
 
     def __call__(self, records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read."""
-        features, labels, unread = [], [], []
         encode = functools.partial(self._encode, self._params)
-        for (encoded, label, weight), left_out in evaluate_split(
-            encode, records, self.config, self.batch_size, self.devices
-        ):
-            features.append(encoded[weight > 0])
-            labels.append(label[weight > 0])
-            unread += left_out
-        return np.concatenate(features), np.concatenate(labels), unread
+        return extract(encode, records, self.config, self.batch_size, self.devices)
+
+
+def with_labels(encode: Callable[..., Array], devices: Devices) -> Callable[..., Any]:
+    """The compiled `(params, images, labels, weights) -> (features, labels, weights)`.
+
+    Labels and weights go along, so that every process has those of the whole batch.
+    """
+    return jax.jit(
+        lambda params, images, *others: (encode(params, images), *others),
+        out_shardings=devices.replicated,
+    )
+
+
+def extract(
+    encode: Callable[..., Any], records: Records, config: Any, batch_size: int, devices: Devices
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Features `[N, ...]` float32, labels `[N]` int32, and names of what cannot be read.
+
+    Args:
+        encode: `(images, labels, weights) -> (features, labels, weights)` of a batch.
+    """
+    features, labels, unread = [], [], []
+    for (encoded, label, weight), left_out in evaluate_split(
+        encode, records, config, batch_size, devices
+    ):
+        features.append(encoded[weight > 0])
+        labels.append(label[weight > 0])
+        unread += left_out
+    return np.concatenate(features), np.concatenate(labels), unread
+
+
+def extract_pixels(
+    records: Records, config: Any, devices: Devices
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """As `extract`, with raw pixels for features; see `raw_pixels`."""
+    encode = functools.partial(with_labels(lambda _, images: raw_pixels(images), devices), None)
+    batch_size = devices.round_up(config.features.batch_size)
+    return extract(encode, records, config, batch_size, devices)

@@ -1,5 +1,6 @@
 """A comparison, from a config to a page: read it from top to bottom."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from hpm_jax.compare.data import load_measured
 from hpm_jax.compare.page import PageDesign, write_page
 from hpm_jax.compare.run import (
     build_arm,
+    first_state,
+    load_params,
+    measure_once,
     pixels_cell,
     random_cell,
     save_params,
@@ -48,23 +52,29 @@ def compare(options: Compare, workdir: str | Path) -> int:
     folder = Path(options.results) if options.results else workdir / "results"
     comparison = folder.name if options.results else workdir.name
 
-    # --- everything that can be wrong comes out before anything is trained
+    # --- what is there, and what is left
     configs = arm_configs(options)
+    cells = known_cells(folder, options, configs, console.say)
+    wanted = [name for name in configs if not options.only or name in options.only]
+    matrix = [("raw_pixels", 0), *(("random_weights", seed) for seed in options.seeds)]
+    matrix += [(name, seed) for seed in options.seeds for name in wanted]
+    left = [cell for cell in matrix if not cell_path(folder, *cell).exists()]
+    short = [] if "finetune" not in options.measures else lacking_finetuning(cells, matrix)
+    console.say(
+        f"{len(configs)} arms x {len(options.seeds)} seeds, design {options.design}: {len(cells)} "
+        f"cells in {folder}, {len(left)} to run here, {len(short)} to fine-tune"
+    )
+    if cells:
+        write_results(folder, options, configs, silent)
+    if not left and not short:
+        console.say(f"done: read {folder / 'results.md'}")
+        return 0
+
+    # --- whatever is wrong with the data comes out before anything is trained
     splits = load_data(options.base)
     check_labels(splits)
     workdir.mkdir(parents=True, exist_ok=True)
     write(workdir / "config.json", json.dumps(as_dict(options), indent=2) + "\n")
-    wanted = [name for name in configs if not options.only or name in options.only]
-    cells = known_cells(folder, options, configs, console.say)
-    left = sum(
-        not cell_path(folder, name, seed).exists() for name in wanted for seed in options.seeds
-    )
-    console.say(
-        f"{len(configs)} arms x {len(options.seeds)} seeds, design {options.design}: {len(cells)} "
-        f"cells in {folder}, {left} to run here"
-    )
-
-    # --- what every cell is measured on
     measured = load_measured(options, splits)
     first = build_arm("first", next(iter(configs.values())))
 
@@ -106,9 +116,32 @@ def compare(options: Compare, workdir: str | Path) -> int:
                 save_params(weights_path(workdir, name, seed), trained.snapshots[-1].state.params)
                 finish(trained_cell(options, comparison, arm, seed, trained, measured))
         write_results(folder, options, configs, silent)
-    write_results(folder, options, configs, console.say)
+
+    # --- what cells lack that an earlier command did not ask for
+    for name, seed in short:
+        arm = first if name == "random_weights" else build_arm(name, configs[name])
+        path = weights_path(workdir, name, seed)
+        if name == "random_weights":
+            params = first_state(arm.config, seed).params
+        elif path.exists():
+            params = load_params(path)
+        else:
+            console.say(f"{name}, seed {seed} is not fine-tuned: its weights, {path}, are gone")
+            continue
+        once = measure_once(options, arm, params, measured, seed)
+        finish(dataclasses.replace(cells[name, seed], **once))
+    write_results(folder, options, configs, silent)
     console.say(f"done: read {folder / 'results.md'}")
     return 0
+
+
+def lacking_finetuning(cells: Cells, matrix: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The cells that are there without it; raw pixels have nothing to fine-tune."""
+    return [
+        cell
+        for cell in matrix
+        if cell in cells and cell[0] != "raw_pixels" and not cells[cell].measures
+    ]
 
 
 def known_cells(folder: Path, options: Compare, configs: dict[str, Config], say: Say) -> Cells:

@@ -44,7 +44,7 @@ def make_observer(
     def observe(state: TrainState) -> None:
         step = int(state.step)
         epoch = timetable.epoch(step)
-        numbers = evaluate(state)
+        numbers = evaluate(state) | (evaluate.raw_pixels() if step == 0 else {})
         writer.write(step, {"epoch": epoch} | numbers)
         console.say(f"epoch {epoch:<6.4g} " + summary(numbers))
         if len(images):
@@ -75,6 +75,9 @@ def summary(numbers: dict[str, float]) -> str:
     if "held_out/ranked_correctly" in numbers:
         parts.append(f"ranked {numbers['held_out/ranked_correctly']:.1%}")
     parts.append(f"RankMe {numbers['rank_me']:.1f}")
-    if "knn" in numbers:
-        parts.append(f"kNN {numbers['knn']:.1%}")
+    for name, title in (("logistic", "logistic"), ("knn", "kNN")):
+        if name in numbers:
+            pixels = numbers.get(f"raw_pixels/{name}")
+            beside = "" if pixels is None else f" (raw pixels {pixels:.1%})"
+            parts.append(f"{title} {numbers[name]:.1%}{beside}")
     return "  ".join(parts)

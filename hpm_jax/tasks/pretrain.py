@@ -117,9 +117,10 @@ def summarize(hidden: int, numbers: dict[str, float], schedule: Schedule) -> str
 
 
 EXPLANATION = (
-    "kNN needs labels; the rest does not. A held-out loss that falls means that the model "
-    "rebuilds images it has not seen better; its masks are random and fixed, so runs with "
-    "different mask strategies can be compared by it, and the training losses cannot. RankMe "
+    "Logistic regression and kNN, of standardised features, need labels; the rest does not. Raw "
+    "pixels and random weights are what they are to beat. A held-out loss that falls means that "
+    "the model rebuilds images it has not seen better; its masks are random and fixed, so runs "
+    "with different mask strategies can be compared by it, and the training losses cannot. RankMe "
     "counts the dimensions that the features use: a collapse shows as a fall towards 1."
 )
 

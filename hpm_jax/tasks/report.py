@@ -14,7 +14,7 @@ import numpy as np
 from hpm_jax.config import Report
 from hpm_jax.config.inherit import finetune_config
 from hpm_jax.convert.read import starting_weights
-from hpm_jax.convert.weights import Weights
+from hpm_jax.convert.weights import Weights, random_weights
 from hpm_jax.data.sources import SOURCES, Records, Splits
 from hpm_jax.evaluation import heads
 from hpm_jax.evaluation.feature_file import (
@@ -23,11 +23,13 @@ from hpm_jax.evaluation.feature_file import (
     read_features,
     write_features,
 )
-from hpm_jax.evaluation.features import FeatureExtractor, pool
+from hpm_jax.evaluation.features import FeatureExtractor, extract_pixels, pool
 from hpm_jax.evaluation.few_shot import few_shot_accuracy
 from hpm_jax.evaluation.knn import knn_accuracies
-from hpm_jax.evaluation.logistic import logistic_accuracy
+from hpm_jax.evaluation.logistic import logistic_accuracy, standardised
 from hpm_jax.evaluation.probe_features import probe_accuracy
+from hpm_jax.evaluation.standardised import best_logistic
+from hpm_jax.evaluation.standardised import knn as knn_told
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices
 from hpm_jax.run.metrics import read_lines
@@ -104,7 +106,11 @@ def report(config: Report, workdir: str | Path) -> int:
     for name in wanted:
         began = time.perf_counter()
         train, test = everything if name == "attentive" else vectors
-        for row in MEASURES[name](config, train, test):
+        if name == "baselines":
+            found = baselines(config, weights, splits, devices)
+        else:
+            found = MEASURES[name](config, train, test)
+        for row in found:
             rows.append(row)
             console.say(_line(row))
         console.say(f"{name} took {time.perf_counter() - began:.0f} s")
@@ -157,12 +163,34 @@ def load_features(
     return found
 
 
+def baselines(config: Report, weights: Weights, splits: Splits, devices: Devices) -> Iterator[Row]:
+    """What the encoder has to beat: raw pixels, and random weights of its own architecture."""
+    random = random_weights(weights.architecture, config.seed)
+    encoder = FeatureExtractor(config, random, devices, config.features.pool)
+    extractors: dict[str, Callable[[Records], Any]] = {
+        "raw pixels": lambda records: extract_pixels(records, config, devices)
+    }
+    if config.weights != "random":
+        extractors["random weights"] = encoder
+    neighbors = 20 if 20 in config.probes.neighbors else config.probes.neighbors[0]
+    for title, extractor in extractors.items():
+        train, test = (Split(*extractor(records)[:2]) for records in splits[:2])
+        right, penalty = best_logistic(*train, *test)
+        note = f"L-BFGS, penalty {penalty:g}"
+        yield Row("baselines", f"{title}, logistic regression", float(right.mean()), None, note)
+        voted = knn_told(*train, *test, neighbors).mean()
+        yield Row("baselines", f"{title}, kNN, k = {neighbors}", float(voted), None, "standardised")
+
+
 def knn(config: Report, train: Split, test: Split) -> Iterator[Row]:
     """One row for each number of neighbours."""
     probes = config.probes
-    found = knn_accuracies(*train, *test, probes.neighbors, probes.temperature)
+    known, asked = (np.asarray(x) for x in standardised(train.features, test.features))
+    found = knn_accuracies(
+        known, train.labels, asked, test.labels, probes.neighbors, probes.temperature
+    )
     for neighbors, (accuracy, top5) in found.items():
-        note = f"cosine, weighted vote; top-5 {top5:.2%}"
+        note = f"standardised, cosine, weighted vote; top-5 {top5:.2%}"
         yield Row("knn", f"kNN, k = {neighbors}", accuracy, None, note, top5)
 
 

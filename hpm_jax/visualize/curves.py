@@ -15,6 +15,7 @@ CURVES = {
     "top1": "top-1 accuracy",
     "reconstruction": "reconstruction loss, training masks",
     "held_out/reconstruction": "reconstruction loss, held out, random masks",
+    "logistic": "logistic regression on features",
     "knn": "kNN accuracy",
     "rank_me": "RankMe",
     "ranked_correctly": "pairs of patches ranked correctly",

@@ -12,6 +12,7 @@ NUMBERS = (
     ("top1", "top-1 accuracy", "{:.2%}", True),
     ("top5", "top-5 accuracy", "{:.2%}", True),
     ("test_loss", "cross-entropy on the test split", "{:.4f}", False),
+    ("logistic", "logistic regression on features", "{:.1%}", True),
     ("knn", "kNN accuracy", "{:.1%}", True),
     ("held_out/reconstruction", "held-out reconstruction loss (random masks)", "{:.4f}", False),
     ("held_out/ranked_correctly", "held-out pairs ranked correctly", "{:.1%}", True),
@@ -60,14 +61,18 @@ def _table(evaluations: list[dict]) -> list[str]:
     if not evaluations:
         return ["Nothing was measured: config.evaluation.every_epochs = 0."]
     first, last = evaluations[0], evaluations[-1]
-    rows = [
-        f"| | epoch {first['epoch']:.0f} | best | epoch {last['epoch']:.0f} |",
-        "| --- | --- | --- | --- |",
-    ]
+    pixels = any(f"raw_pixels/{name}" in first for name, *_ in NUMBERS)
+    begun = "random weights" if first["epoch"] == 0 else f"epoch {first['epoch']:.0f}"
+    heads = [*(["raw pixels"] if pixels else []), begun, "best", f"epoch {last['epoch']:.0f}"]
+    rows = [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
     for name, title, style, rises in NUMBERS:
         values = [line[name] for line in evaluations if name in line]
         if values:
             best = "" if rises is None else style.format(max(values) if rises else min(values))
             begin, end = style.format(values[0]), style.format(values[-1])
-            rows.append(f"| {title} | {begin} | {best} | {end} |")
+            cells = [title, begin, best, end]
+            if pixels:
+                baseline = first.get(f"raw_pixels/{name}")
+                cells.insert(1, "" if baseline is None else style.format(baseline))
+            rows.append(f"| {' | '.join(cells)} |")
     return rows
