@@ -47,6 +47,8 @@ class Cell:
         curve: numbers by name, as lists as long as the list `step`.
         checkpoints: the last ones of the run; their mean counts.
         measures, correct, test_images: what is measured once, at the end.
+        masks: of the first test images at the end, see `hpm_jax/compare/masks.py`; of raw pixels,
+            the images themselves.
     """
 
     comparison: str
@@ -65,6 +67,7 @@ class Cell:
     measures: dict[str, float] = dataclasses.field(default_factory=dict)
     correct: dict[str, str] = dataclasses.field(default_factory=dict)
     test_images: int = 0
+    masks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Cells = dict[tuple[str, int], Cell]

@@ -15,6 +15,7 @@ import hpm_jax
 from hpm_jax.compare.cells import Cell, Checkpoint, pack
 from hpm_jax.compare.data import Measured
 from hpm_jax.compare.finetuning import measure_finetuning
+from hpm_jax.compare.masks import kept_images, masks_at_the_end
 from hpm_jax.compare.rebuilding import make_rebuild, measure_fillings, measure_rebuilding
 from hpm_jax.compare.representation import make_encode, measure_pixels, measure_representation
 from hpm_jax.compare.train import Snapshot, Trained, without_optimizer
@@ -103,6 +104,10 @@ def trained_cell(
     checkpoints = [measure(options, arm, taken, measured) for taken in trained.snapshots]
     once = measure_once(options, arm, trained.snapshots[-1].state.params, measured, seed)
     images = trained.steps * arm.config.optimizer.batch_size
+    masks = {}
+    if trained.steps:
+        last, n_hard = trained.snapshots[-1].state, int(trained.curve["n_hard"][-1])
+        masks = masks_at_the_end(arm.model, arm.method, last, measured.test.pixels, n_hard)
     return Cell(
         comparison=comparison,
         version=hpm_jax.__version__,
@@ -121,6 +126,7 @@ def trained_cell(
         },
         curve=trained.curve,
         checkpoints=checkpoints,
+        masks=masks,
         **once,
     )
 
@@ -162,6 +168,7 @@ def pixels_cell(options: Compare, comparison: str, arm: Arm, measured: Measured)
         cost={"measure_seconds": time.perf_counter() - began},
         curve={"step": [0.0]},
         checkpoints=[point],
+        masks=kept_images(measured.test.pixels),
     )
 
 

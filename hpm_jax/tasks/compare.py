@@ -10,6 +10,7 @@ import hpm_jax
 from hpm_jax.compare.arms import BASELINES, arm_configs, parse_contrasts
 from hpm_jax.compare.cells import Cell, Cells, cell_path, read_cells, write_cell
 from hpm_jax.compare.data import load_measured
+from hpm_jax.compare.masks import draw_arms
 from hpm_jax.compare.page import PageDesign, write_page
 from hpm_jax.compare.run import (
     build_arm,
@@ -197,7 +198,8 @@ def write_results(folder: Path, options: Compare, configs: dict[str, Config], sa
         command=command(),
         notes=(),
     )
-    write_page(folder, cells, design)
+    masks = draw_arms(cells, design.arms)
+    write_page(folder, cells, design, {"Masks": masks} if masks else {})
 
 
 def describe(config: Config) -> str:
