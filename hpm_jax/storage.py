@@ -1,6 +1,7 @@
 """Where runs are kept: in folders, or in `gs://` buckets, which have no folders and no append."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import re
@@ -102,10 +103,31 @@ def reported(path: Path, error: type[StorageError] = StorageError) -> Iterator[N
         ) from reason
 
 
-def _in_words(error: Exception) -> str:
-    """Why, as the operating system says it, which is somewhere in what the libraries say."""
+# a disk or a network that does not serve now: it says nothing of what is stored there
+UNAVAILABLE = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EINTR", "EBUSY", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM"),
+        *("ESTALE", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH"),
+    )
+}
+
+
+def unavailable(error: Exception) -> bool:
+    """Whether what cannot be read may be whole: the disk, the network or the rights failed."""
+    names = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+    return _error_number(error) in UNAVAILABLE or any(name in str(error) for name in names)
+
+
+def _error_number(error: Exception) -> int | None:
+    """Of the operating system, which is somewhere in what the libraries say."""
     found = re.search(r"os_error_code=\W*(\d+)", str(error))  # TensorStore's
-    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+    return getattr(error, "errno", None) or (int(found[1]) if found else None)
+
+
+def _in_words(error: Exception) -> str:
+    """Why, as the operating system says it."""
+    number = _error_number(error)
     if number:
         return os.strerror(number)
     lines = [line for line in str(error).splitlines() if line.strip()]

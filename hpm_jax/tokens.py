@@ -3,21 +3,29 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 Grid = tuple[int, int, int]
+
+# Arrays of jax, and where types are checked at run time those of the host too.
+if TYPE_CHECKING:
+    AnyArray = Array
+else:
+    AnyArray = Array | np.ndarray
 
 
 class Mask(NamedTuple):
     """Which patches stay and which are hidden, by index, in raster order, image by image."""
 
-    keep: Array  # [B, K] int32
-    hide: Array  # [B, M] int32
-    replaced: Array | None = None  # [B, K] bool: kept, and a learned token in their place
-    counted: Array | None = None  # [B, M] bool: in the loss; None where all are
+    keep: Int[AnyArray, "B K"]
+    hide: Int[AnyArray, "B M"]
+    replaced: Bool[AnyArray, "B K"] | None = None  # kept, and a learned token in their place
+    counted: Bool[AnyArray, "B M"] | None = None  # in the loss; None where all are
 
 
 def grid_of(size: Grid, patch_size: Grid) -> Grid:
@@ -36,13 +44,15 @@ def grid_of(size: Grid, patch_size: Grid) -> Grid:
     return size[0] // patch_size[0], size[1] // patch_size[1], size[2] // patch_size[2]
 
 
-def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalize(
+    images: UInt8[AnyArray, "*batch C"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[Array, "*batch C"]:
     """uint8 images `[..., C]` to float32: `(x / 255 - mean) / std`, channel by channel."""
     pixels = images.astype(jnp.float32) / 255.0
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def patchify(pixels: Array, patch_size: Grid) -> Array:
+def patchify(pixels: Float[AnyArray, "B *size C"], patch_size: Grid) -> Float[AnyArray, "B L P"]:
     """Cuts `[B, H, W, C]` images or `[B, T, H, W, C]` videos into patches `[B, L, P]`.
 
     Patches stand in raster order (t, h, w); inside a patch the order is (t, row, column, channel),
@@ -58,7 +68,9 @@ def patchify(pixels: Array, patch_size: Grid) -> Array:
     return pixels.reshape(batch, t * h * w, pt * ph * pw * channels)
 
 
-def unpatchify(patches: Array, grid: Grid, patch_size: Grid) -> Array:
+def unpatchify(
+    patches: Float[AnyArray, "B L P"], grid: Grid, patch_size: Grid
+) -> Float[AnyArray, "B T H W C"]:
     """The inverse of `patchify`: `[B, L, P]` to a video `[B, T, H, W, C]`."""
     (t, h, w), (pt, ph, pw) = grid, patch_size
     patches = patches.reshape(patches.shape[0], t, h, w, pt, ph, pw, -1)
@@ -84,11 +96,11 @@ class Tokenizer:
         """Values of one patch, P."""
         return math.prod(self.patch_size) * self.channels
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
         """uint8 images, as `normalize` takes them, to normalised patches `[B, L, P]` float32."""
         return self.patchify(self.normalize(images))
 
-    def normalize(self, images: Array) -> Array:
+    def normalize(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R *view C"]:
         """uint8 images `[B, H, W, C]` or clips `[B, T, H, W, C]` to float32 of the same shape.
 
         Several clips of each video, `[B, R, T, H, W, C]`, give B R rows.
@@ -97,16 +109,18 @@ class Tokenizer:
             images = images.reshape(-1, *images.shape[2:])
         return normalize(images, self.mean, self.std)
 
-    def patchify(self, pixels: Array) -> Array:
+    def patchify(self, pixels: Float[Array, "B *size C"]) -> Float[Array, "B L P"]:
         """Normalised pixels to patches `[B, L, P]`."""
         return patchify(pixels, self.patch_size)
 
-    def pixels(self, patches: Array, grid: Grid) -> Array:
+    def pixels(self, patches: Float[AnyArray, "B L P"], grid: Grid) -> Float[AnyArray, "B T H W C"]:
         """Normalised patches `[B, L, P]` to pixels in [0, 1], `[B, T, H, W, C]`."""
         video = unpatchify(patches, grid, self.patch_size)
         return video * jnp.asarray(self.std) + jnp.asarray(self.mean)
 
 
-def gather(tokens: Array, indices: Array) -> Array:
+def gather(
+    tokens: Shaped[AnyArray, "B L D"], indices: Int[AnyArray, "B N"]
+) -> Shaped[Array, "B N D"]:
     """Picks tokens by index, image by image: `[B, L, D]` at `[B, N]` gives `[B, N, D]`."""
     return jnp.take_along_axis(tokens, indices[..., None], axis=1)

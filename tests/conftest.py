@@ -1,11 +1,16 @@
-"""Eight virtual devices, no silent mixing of dtypes, and quick compilation."""
+"""Eight virtual devices, no silent mixing of dtypes, quick compilation, and shapes checked."""
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
+# What these are called with has to be as they say: shapes and dtypes, when a step is traced. The
+# modules of pytrees (state, schedules) are left out: jax fills those with what is no array.
+CHECKED = ("tokens", *(f"step.{name}" for name in ("choose", "finetune_step", "step", "update")))
+jaxtyping.install_import_hook([f"hpm_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

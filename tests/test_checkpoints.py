@@ -7,16 +7,20 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from full_disk import QUIET, no_file_larger_than
 from small import parts_of, small_config
 
 from hpm_jax.run.checkpoints import (
     CheckpointError,
+    NotFiniteError,
     SaveError,
     _say_failures_once,
+    as_saved,
     checkpoints,
 )
+from hpm_jax.run.digest import digest
 from hpm_jax.step.state import abstract_state, on_one_device
 from hpm_jax.storage import StorageError
 
@@ -162,3 +166,94 @@ def test_only_the_echo_of_a_failed_save_is_left_out(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     Broken("something else")
     assert "RuntimeError: something else" in capsys.readouterr().err
+
+
+def same(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def test_a_newest_folder_that_is_empty_does_not_hide_the_others(tmp_path):
+    folder = tmp_path / "checkpoints"
+    *_, expected = save_three(folder)
+    (folder / "12").mkdir()
+    (folder / "15" / "default").mkdir(parents=True)
+    state, said = restore(folder)
+    assert same(state, expected) and len(said) == 2 and "15 is damaged" in said[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_bits_never_reach_the_state(tmp_path, seed):
+    """Each flip is noticed, by the reader or by the digest, or changes no array."""
+    folder = tmp_path / "checkpoints"
+    _, before, expected = save_three(folder)
+    rng = np.random.default_rng(seed)
+    files = sorted(p for p in (folder / "9").rglob("*") if p.is_file() and p.parent.name == "d")
+    path = files[int(np.argmax([p.stat().st_size for p in files]))]
+    data = bytearray(path.read_bytes())
+    for place in rng.integers(len(data), size=2):
+        data[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    state, said = restore(folder)
+    if said:
+        assert int(state.step) == 6 and same(state, before) and "9 is damaged" in said[0]
+    else:
+        assert same(state, expected)
+
+
+def test_arrays_that_are_not_those_that_were_saved_are_noticed(tmp_path, monkeypatch):
+    """Whatever changes them without being noticed by the format: a wrong digest stands for it."""
+    folder = tmp_path / "checkpoints"
+    first, second, third = states()
+    with checkpoints(folder, keep=2) as saved:
+        saved.save(second)
+    with checkpoints(folder, keep=2) as saved:
+        monkeypatch.setattr("hpm_jax.run.checkpoints.digest", lambda parts: digest(parts) ^ 1)
+        saved.save(third)
+    monkeypatch.undo()
+    state, said = restore(folder)
+    assert int(state.step) == 6 and "is not what was saved: its checksum differs" in said[0]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_read(tmp_path):
+    folder = tmp_path / "checkpoints"
+    *_, state = states()
+    with checkpoints(folder, keep=2) as saved:
+        saved._manager.save(9, args=ocp.args.StandardSave(as_saved(state)))
+    found, said = restore(folder)
+    assert same(found, state) and not said
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_disk_that_does_not_serve_is_no_damage(tmp_path, monkeypatch, failures):
+    folder = tmp_path / "checkpoints"
+    *_, expected = save_three(folder)
+    left = [failures]
+    real = ocp.CheckpointManager.restore
+
+    def flaky(self, *args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ValueError("Error reading local file [os_error_code='5']")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", flaky)
+    monkeypatch.setattr("hpm_jax.run.checkpoints.PAUSES", (0.0, 0.0, 0.0))
+    if failures == 2:
+        assert same(restore(folder)[0], expected)
+    else:
+        with pytest.raises(CheckpointError, match="cannot be read now .* nothing was changed"):
+            restore(folder)
+        monkeypatch.undo()
+        assert same(restore(folder)[0], expected)
+    assert not (tmp_path / "damaged_checkpoints").exists()
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path):
+    folder = tmp_path / "checkpoints"
+    *_, state = save_three(folder)
+    broken = jax.tree.map(
+        lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, state.replace(step=jnp.int32(12))
+    )
+    with checkpoints(folder, keep=2) as saved, pytest.raises(NotFiniteError, match="after step 12"):
+        saved.save(broken)
+    assert int(restore(folder)[0].step) == 9

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import changed, parts_of, small_options
 
 from hpm_jax.compare.arms import arm_configs, operations, parse_contrasts, with_seed
 from hpm_jax.compare.cells import cell_path, read_cell, write_cell
@@ -22,7 +23,6 @@ from hpm_jax.run.build import build_method, build_optimizer
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tasks.compare import compare, known_cells
-from tests.small import changed, parts_of, small_options
 
 MAE = {"mask": {"strategy": "random"}, "losses": (), "teacher": "none"}
 HPM = {"mask": {"strategy": "hard(schedule='step')"}}

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import parts_of, small_config
 
 from hpm_jax.config import ConfigError
 from hpm_jax.step.choose import look, look_at_parts
 from hpm_jax.tokens import Mask
-from tests.small import parts_of, small_config
 
 PARTS = "moving_average(start=0.9, end=0.9, view='parts')"
 

@@ -87,14 +87,20 @@ def train_seeds(
     one_step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
     step = together(one_step, len(seeds))
 
-    def steps_of(state: TrainState, images: Array, keys: Array, first: Array, schedules: Any):
-        def body(state, inputs):
-            index, schedule = inputs
-            return step(state, images[:, index], keys, schedule)
+    def steps_of(
+        state: TrainState, images: Array, keys: Array, first: Array, count: Array, schedules: Any
+    ) -> tuple[TrainState, Any]:
+        def body(index: Array, carry: Any) -> Any:
+            state, sums = carry
+            schedule = jax.tree.map(lambda x: x[index], schedules)
+            state, metrics = step(state, images[:, first + index], keys, schedule)
+            return state, jax.tree.map(jnp.add, sums, metrics)
 
-        count = len(jax.tree.leaves(schedules)[0])
-        state, metrics = jax.lax.scan(body, state, (first + jnp.arange(count), schedules))
-        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+        now = jax.tree.map(lambda x: x[0], schedules)
+        shapes = jax.eval_shape(step, state, images[:, 0], keys, now)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
+        return state, jax.tree.map(lambda x: x / count, sums)
 
     run = jax.jit(steps_of, donate_argnums=0)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -108,9 +114,10 @@ def train_seeds(
     done, timed, seconds = 0, 0, 0.0
     for stop in _stops(timetable.steps, chunk, kept):
         began = time.perf_counter()
-        schedules = [timetable.at(step) for step in range(done, stop)]
+        schedules = [timetable.at(min(done + step, stop - 1)) for step in range(chunk)]
         stacked = jax.tree.map(lambda *x: np.stack(x), *schedules)
-        state, metrics = run(state, resident, keys, np.int32(done), stacked)
+        count = np.int32(stop - done)  # traced: however many steps, one program
+        state, metrics = run(state, resident, keys, np.int32(done), count, stacked)
         found = {name: np.asarray(value) for name, value in metrics.items()}
         if not all(np.isfinite(value).all() for value in found.values()):
             raise TrainingDiverged(

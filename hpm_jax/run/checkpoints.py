@@ -7,21 +7,28 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from hpm_jax.errors import UserError
+from hpm_jax.run.digest import digest, not_finite
 from hpm_jax.run.processes import is_main, wait_for_all
 from hpm_jax.step.state import TrainState
-from hpm_jax.storage import StorageError, as_path, is_local, move, reported
+from hpm_jax.storage import StorageError, as_path, is_local, move, reported, unavailable
 
 
 class CheckpointError(UserError, RuntimeError):
     """No checkpoint can be read where there should be one."""
+
+
+class NotFiniteError(UserError, ArithmeticError):
+    """A state that is no longer made of numbers."""
 
 
 class SaveError(StorageError, CheckpointError):
@@ -43,6 +50,8 @@ class Checkpoints:
                     enable_async_checkpointing=True,
                     create=True,
                 ),
+                # named, or Orbax asks the newest folder, which may be empty
+                item_handlers=ocp.StandardCheckpointHandler(),
             )
 
     def save(self, state: TrainState) -> None:
@@ -50,12 +59,16 @@ class Checkpoints:
 
         Raises:
             SaveError: where this state, or the one before in the background, cannot be written.
+            NotFiniteError: where a number of the state is none; nothing of it is written.
         """
         step = int(state.step)
+        check_finite(state)
         with reported(self.folder, SaveError):
             if step not in self._manager.all_steps():
                 self._check_room(state)
-                self._manager.save(step, args=ocp.args.StandardSave(as_saved(state)))
+                parts = as_saved(state)
+                parts[DIGEST] = digest(parts)
+                self._manager.save(step, args=ocp.args.StandardSave(parts))
 
     def _check_room(self, state: TrainState) -> None:
         """Fails where the disk is too small, before half of a checkpoint has been written."""
@@ -70,21 +83,28 @@ class Checkpoints:
     ) -> TrainState | None:
         """The newest state that can be read, on the devices that `abstract` names; None at first.
 
-        A damaged checkpoint is set aside, never deleted, and the one before it is taken.
+        A damaged checkpoint is set aside, never deleted, and the one before it is taken. One whose
+        arrays are not those that were saved, by their digest, counts as damaged.
 
         Args:
             frozen: by slot, the weights that never learn, which are in no checkpoint.
 
         Raises:
-            CheckpointError: where there are checkpoints and none can be read.
+            CheckpointError: where there are checkpoints and none can be read, or where the disk
+                does not serve: then nothing is set aside.
         """
-        wanted = as_saved(abstract)
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
         for step in steps:
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+                state = self._read(step, abstract)
             except Exception as error:  # whatever a damaged file makes the readers raise
+                if unavailable(error):
+                    raise CheckpointError(
+                        f"checkpoint {step} in {self.folder} cannot be read now "
+                        f"({_first_line(error)}): nothing was changed, and the same command goes on "
+                        "when the disk or the bucket serves again"
+                    ) from error
                 damaged.append((step, error))
                 continue
             for bad, reason in damaged:
@@ -104,6 +124,32 @@ class Checkpoints:
                 "Nothing was changed there. Start afresh with another --workdir."
             )
         return None
+
+    def _read(self, step: int, abstract: TrainState) -> dict[str, Any]:
+        """The parts of one checkpoint, checked; tried again where the disk does not serve."""
+        wanted = as_saved(abstract)
+        there = (self.folder / str(step) / "default" / "_METADATA").read_text()
+        if f"('{DIGEST}',)" in there:  # those of earlier versions have none
+            arrays = len(jax.tree.leaves(wanted))
+            place = abstract.step.sharding
+            wanted[DIGEST] = jax.ShapeDtypeStruct((arrays,), np.uint32, sharding=place)
+        for pause in (*PAUSES, None):
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+                break
+            except Exception as error:
+                if pause is None or not unavailable(error):
+                    raise
+                time.sleep(pause)
+        if DIGEST in wanted:
+            saved = np.asarray(state.pop(DIGEST))
+            changed = np.flatnonzero(saved != np.asarray(digest(state)))
+            if len(changed):
+                names = [
+                    jax.tree_util.keystr(x) for x, _ in jax.tree_util.tree_leaves_with_path(state)
+                ]
+                raise ValueError(f"{names[changed[0]]} is not what was saved: its checksum differs")
+        return state
 
     @property
     def _aside(self) -> Path:
@@ -131,6 +177,21 @@ class Checkpoints:
             self._manager.close()
 
 
+def check_finite(state: TrainState) -> None:
+    """Raises a `NotFiniteError` where weights, teacher or optimizer hold what is no number."""
+    parts = {"params": state.params, "teacher": state.teacher, "optimizer": state.optimizer}
+    if broken := not_finite(parts):
+        raise NotFiniteError(
+            f"after step {int(state.step)} {broken[0]}"
+            f"{f' and {len(broken) - 1} more' if len(broken) > 1 else ''} holds numbers that are "
+            "not finite: nothing of that state is saved, and checkpoints from before are whole. "
+            "Lower config.optimizer.base_learning_rate, clip harder with "
+            "config.optimizer.clip_norm, or compute with config.model.dtype=float32."
+        )
+
+
+DIGEST = "digest"  # of the arrays of a checkpoint, beside them
+PAUSES = (0.5, 2.0, 8.0)  # seconds before a disk that does not serve is asked again
 LATER = ("plugs", "frozen")  # parts of a state that earlier versions did not have
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpm_jax.config import Run
 from hpm_jax.data.pipeline import BrokenImages
-from hpm_jax.run.checkpoints import checkpoints
+from hpm_jax.run.checkpoints import check_finite, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices
 from hpm_jax.run.journal import Journal
@@ -182,6 +182,7 @@ class Training:
                 break
         console.stop()
         self._saved.wait()
+        check_finite(state)  # also of a run that saves nothing
         self.outcome = self._end(done, stopping)
 
     def _end(self, done: int, stopping: StopRequest) -> Outcome:

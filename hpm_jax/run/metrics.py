@@ -37,6 +37,8 @@ class MetricsWriter:
         self._workdir = as_path(workdir)
         self._wandb = _start_wandb(wandb, self._workdir) if wandb else None
         self.path = self._workdir / "metrics.jsonl"
+        if not step:
+            keep_aside(self.path)
         kept = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write(self.path, text)
@@ -100,6 +102,16 @@ class MetricsWriter:
             self._spool.cleanup()
         if self._wandb:
             self._wandb.finish()
+
+
+def keep_aside(path: Path) -> None:
+    """Moves the lines of an earlier run, whose checkpoints are gone, to `metrics.<n>.jsonl`."""
+    if not path.exists() or not path.read_text().strip():
+        return
+    number = 1
+    while (there := path.with_name(f"metrics.{number}.jsonl")).exists():
+        number += 1
+    write(there, path.read_text())
 
 
 def _start_wandb(project: str, workdir: Path) -> Any:

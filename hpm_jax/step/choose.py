@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from hpm_jax import random
 from hpm_jax.masking.selection import count_some, replace_some, select, select_some
@@ -17,7 +18,7 @@ from hpm_jax.step.method import Method, own
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import join_parts, split
-from hpm_jax.tokens import Mask
+from hpm_jax.tokens import AnyArray, Mask
 
 Seen = dict[str, Readings]
 
@@ -26,7 +27,7 @@ def look(
     model: MaskedAutoencoder,
     method: Method,
     params: Params,
-    patches: Array,
+    patches: Float[AnyArray, "B L P"],
     passes: int = 1,
     reads: tuple[str, ...] = ("predicted_loss",),
 ) -> Readings:
@@ -92,7 +93,11 @@ def onlooker(method: Method, state: TrainState, name: str) -> Params:
 
 
 def ask_all(
-    model: MaskedAutoencoder, method: Method, state: TrainState, patches: Array, passes: int = 1
+    model: MaskedAutoencoder,
+    method: Method,
+    state: TrainState,
+    patches: Float[AnyArray, "B L P"],
+    passes: int = 1,
 ) -> Seen:
     """What every onlooker of the strategy says of each unit, `[B, U]` or `[B, U, D]`."""
     found: Seen = {}
@@ -107,8 +112,8 @@ def readings(
     model: MaskedAutoencoder,
     method: Method,
     state: TrainState,
-    patches: Array,
-    n_hard: Array,
+    patches: Float[AnyArray, "B L P"],
+    n_hard: Int[AnyArray, ""],
     passes: int = 1,
 ) -> Seen:
     """What the strategy may know of each unit; {} where it asks for nothing.
@@ -131,8 +136,8 @@ def remembered_readings(
     model: MaskedAutoencoder,
     method: Method,
     state: TrainState,
-    patches: Array,
-    n_hard: Array,
+    patches: Float[AnyArray, "B L P"],
+    n_hard: Int[AnyArray, ""],
     passes: int = 1,
 ) -> Seen:
     """The same, where the teacher looks only at every `every_steps`-th step.
@@ -155,7 +160,11 @@ def remembered_readings(
 
 
 def context_of(
-    method: Method, state: TrainState, patches: Array, n_hard: Array, seen: Seen
+    method: Method,
+    state: TrainState,
+    patches: Float[AnyArray, "B L P"],
+    n_hard: Int[AnyArray, ""],
+    seen: Seen,
 ) -> Context:
     """What the strategy may look at, of patches `[B, L, P]`."""
     return Context(
@@ -173,7 +182,7 @@ def context_of(
 def mask_units(
     method: Method,
     state: TrainState,
-    patches: Array,
+    patches: Float[AnyArray, "B L P"],
     key: Array,
     schedule: Schedule,
     seen: Seen,
@@ -205,7 +214,7 @@ def choose_mask(
     model: MaskedAutoencoder,
     method: Method,
     state: TrainState,
-    patches: Array,
+    patches: Float[AnyArray, "B L P"],
     key: Array,
     schedule: Schedule,
     passes: int = 1,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float, Float32, Int, UInt8
 
 from hpm_jax import random
 from hpm_jax.augmentation import erase, mix, smooth_labels
@@ -20,7 +21,7 @@ from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import Metrics, make_update
-from hpm_jax.tokens import Tokenizer
+from hpm_jax.tokens import AnyArray, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +39,22 @@ class Recipe:
 class Batch(NamedTuple):
     """What the classifier sees of a batch, after everything random has been drawn."""
 
-    patches: Array  # [B, L, P] float32
-    targets: Array  # [B, classes] float32, summing to 1
-    drop: Array | None  # [B, depth, 2], for the first pass
-    keep: Array | None  # [B, K], for MaskSub's second pass
-    drop_again: Array | None  # [B, depth, 2], for MaskSub's second pass
-    head_drop: Array | None = None  # [B, D], for the first pass
-    head_drop_again: Array | None = None  # [B, D], for MaskSub's second pass
+    patches: Float32[Array, "B L P"]
+    targets: Float32[Array, "B classes"]  # summing to 1
+    drop: Float[Array, "B depth 2"] | None  # for the first pass
+    keep: Int[Array, "B K"] | None  # for MaskSub's second pass
+    drop_again: Float[Array, "B depth 2"] | None  # for MaskSub's second pass
+    head_drop: Float[Array, "B D"] | None = None  # for the first pass
+    head_drop_again: Float[Array, "B D"] | None = None  # for MaskSub's second pass
 
 
 def prepare(
-    model: Classifier, recipe: Recipe, images: Array, labels: Array, key: Array, step: Array
+    model: Classifier,
+    recipe: Recipe,
+    images: UInt8[AnyArray, "B *size C"],
+    labels: Int[AnyArray, " B"],
+    key: Array,
+    step: Array | int,
 ) -> Batch:
     """uint8 images `[B, H, W, C]` and labels `[B]` to a `Batch`, drawn by `(key, step)`.
 
@@ -103,12 +109,14 @@ def prepare(
     return Batch(patches, targets, drop("drop_path"), keep, *again)
 
 
-def cross_entropy(logits: Array, targets: Array) -> Array:
+def cross_entropy(
+    logits: Float[Array, "B classes"], targets: Float[Array, "B classes"]
+) -> Float[Array, ""]:
     """The mean over the batch of `-sum(targets * log_softmax(logits))`."""
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
 
 
-def max_suppression(logits: Array) -> Array:
+def max_suppression(logits: Float[Array, "B classes"]) -> Float[Array, ""]:
     """MaxSup (Zhou et al. 2025): the mean over the batch of `max - mean` of the logits."""
     return jnp.mean(logits.max(axis=-1) - logits.mean(axis=-1))
 

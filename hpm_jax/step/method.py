@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from jax import Array
+from jaxtyping import Float, Float32, UInt8
 
 from hpm_jax.losses.ranking import Relative
 from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
@@ -15,7 +16,7 @@ from hpm_jax.plugs import Plug, Setting
 from hpm_jax.step.state import TrainState
 from hpm_jax.targets import NormalizedPixels, Target, TargetContext
 from hpm_jax.teachers import MovingAverage, Teacher
-from hpm_jax.tokens import Tokenizer
+from hpm_jax.tokens import AnyArray, Tokenizer
 
 NOTHING = Own()
 
@@ -81,11 +82,13 @@ class Method:
             return 1
         return max(2, round(self.unit.count / (self.unit.count - self.hidden)))
 
-    def patches(self, images: Array) -> Array:
+    def patches(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
         """uint8 images to normalised patches `[B, L, P]` float32; see `Tokenizer`."""
         return self.tokenizer(images)
 
-    def target_of(self, patches: Array, own: Own = NOTHING) -> Array:
+    def target_of(
+        self, patches: Float[AnyArray, "B L P"], own: Own = NOTHING
+    ) -> Float[AnyArray, "B L D"]:
         """What each patch `[B, L, P]` is to become, `[B, L, D]`."""
         return self.target(self.target_context(patches, own))
 

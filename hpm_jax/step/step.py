@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float32
 
 from hpm_jax import random
 from hpm_jax.losses.reconstruction import compared
@@ -23,7 +24,7 @@ from hpm_jax.tokens import Mask, gather
 class Masked(NamedTuple):
     """A batch, masked: what the loss is computed of, every part with a leading axis of images."""
 
-    patches: Array  # [B, L, P] float32
+    patches: Float32[Array, "B L P"]
     mask: Mask
     drawn: dict[str, Any] | None = None  # by slot, the random numbers of the plugs that draw
 

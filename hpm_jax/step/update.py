@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Shaped
 
 from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.state import Params, TrainState
+from hpm_jax.tokens import AnyArray
 
 Metrics = dict[str, Array]
 
@@ -66,11 +68,11 @@ def make_update(
     return update
 
 
-def split(batch: Array, parts: int) -> Array:
+def split(batch: Shaped[AnyArray, "B ..."], parts: int) -> Shaped[Array, "parts part ..."]:
     """`[B, ...]` to `[parts, B / parts, ...]`, strided, so that a sharded batch stays in place."""
     return jnp.swapaxes(batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]), 0, 1)
 
 
-def join_parts(parts: Array) -> Array:
+def join_parts(parts: Shaped[AnyArray, "parts part ..."]) -> Shaped[Array, "B ..."]:
     """The inverse of `split`."""
     return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])

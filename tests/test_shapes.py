@@ -1,0 +1,34 @@
+"""The shapes and dtypes that functions declare are checked in tests; see tests/conftest.py."""
+
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from hpm_jax.step.finetune_step import cross_entropy
+from hpm_jax.step.update import split
+from hpm_jax.tokens import Tokenizer, gather, patchify
+
+TOKENIZER = Tokenizer((1, 4, 4), (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: TOKENIZER(np.zeros((2, 8, 8, 1), np.float32)),  # pixels that are no bytes
+        lambda: patchify(jnp.zeros((2, 8, 8, 1), jnp.int32), (1, 4, 4)),
+        lambda: gather(jnp.zeros((2, 4, 3)), jnp.zeros((3, 1), jnp.int32)),  # of other images
+        lambda: gather(jnp.zeros((2, 4, 3)), jnp.zeros((2, 1))),  # indices that are no integers
+        lambda: cross_entropy(jnp.zeros((2, 5)), jnp.zeros((2, 1))),  # what would broadcast
+        lambda: split(np.zeros((4, 2)), "2"),
+    ],
+)
+def test_a_wrong_shape_or_dtype_is_refused(call):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        call()
+
+
+def test_a_right_one_is_not():
+    patches = TOKENIZER(np.zeros((2, 8, 8, 1), np.uint8))
+    assert gather(patches, jnp.zeros((2, 3), jnp.int32)).shape == (2, 3, 16)
+    assert split(patches, 2).shape == (2, 1, 4, 16)
