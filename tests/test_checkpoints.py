@@ -203,7 +203,7 @@ def test_flipped_bits_never_reach_the_state(tmp_path, seed):
 def test_arrays_that_are_not_those_that_were_saved_are_noticed(tmp_path, monkeypatch):
     """Whatever changes them without being noticed by the format: a wrong digest stands for it."""
     folder = tmp_path / "checkpoints"
-    first, second, third = states()
+    _, second, third = states()
     with checkpoints(folder, keep=2) as saved:
         saved.save(second)
     with checkpoints(folder, keep=2) as saved:
@@ -241,7 +241,7 @@ def test_a_disk_that_does_not_serve_is_no_damage(tmp_path, monkeypatch, failures
     if failures == 2:
         assert same(restore(folder)[0], expected)
     else:
-        with pytest.raises(CheckpointError, match="cannot be read now .* nothing was changed"):
+        with pytest.raises(CheckpointError, match=r"cannot be read now .* nothing was changed"):
             restore(folder)
         monkeypatch.undo()
         assert same(restore(folder)[0], expected)

@@ -100,7 +100,7 @@ def train_seeds(
         shapes = jax.eval_shape(step, state, images[:, 0], keys, now)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
-        return state, jax.tree.map(lambda x: x / count, sums)
+        return state, jax.tree.map(lambda x: x / count.astype(x.dtype), sums)
 
     run = jax.jit(steps_of, donate_argnums=0)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))

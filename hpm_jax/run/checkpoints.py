@@ -102,8 +102,8 @@ class Checkpoints:
                 if unavailable(error):
                     raise CheckpointError(
                         f"checkpoint {step} in {self.folder} cannot be read now "
-                        f"({_first_line(error)}): nothing was changed, and the same command goes on "
-                        "when the disk or the bucket serves again"
+                        f"({_first_line(error)}): nothing was changed, and the same command goes "
+                        "on when the disk or the bucket serves again"
                     ) from error
                 damaged.append((step, error))
                 continue
