@@ -26,7 +26,7 @@ class Probes:
         ("baselines", "knn", "few_shot", "linear", "logistic"), "and 'attentive'"
     )
     neighbors: tuple[int, ...] = option((10, 20, 100, 200), "of kNN, each a row", low=1)
-    temperature: float = option(0.07, "of kNN's votes", above=0)
+    temperature: float = option(0.07, "of kNN's votes", low=1e-3, high=1e3)
     shots: tuple[int, ...] = option((1, 5, 10), "images a class", low=1)
     draws: int = option(5, "of a few-shot row", low=1)
     epochs: int = option(100, "of the linear probe", low=1)
@@ -41,7 +41,7 @@ class Budget:
 
     epochs: int = option(0, "0 for none", low=0)
     batch_size: int = option(256, "images at once", low=1)
-    base_learning_rate: float = option(1e-3, "for 256 images", low=0, high=1e3)
+    base_learning_rate: float = option(1e-3, "for 256 images", above=0, high=1e3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ProbeOptimizer:
     """How long a probe is trained, and by what; its learning rates are the sweep's."""
 
     kind: str = option("sgd", "sgd, lars (MAE's), or adamw", choices=("sgd", "lars", "adamw"))
-    epochs: int = option(100, "of the run", low=1)
+    epochs: int = option(100, "of the run", low=1, high=10**6)
     batch_size: int = option(2048, "images at once", low=1)
     base_learning_rates: tuple[float, ...] = option(
         (1e-3,), "for 256 images, each times batch_size / 256", above=0, high=1e6

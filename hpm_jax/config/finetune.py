@@ -21,7 +21,7 @@ class Augment:
         "by noise in each 'pixel', a 'const' of 0, or a 'rand' colour",
         choices=("pixel", "const", "rand"),
     )
-    erase_count: int = option(1, "the largest number of boxes erased in an image", low=1)
+    erase_count: int = option(1, "the largest number of boxes erased in an image", low=1, high=1000)
     mixup: float = option(0.8, "alpha of mixup; 0 for none", low=0, high=1e3)
     cutmix: float = option(1.0, "alpha of CutMix; 0 for none", low=0, high=1e3)
     cutmix_minmax: tuple[float, ...] = option(
@@ -66,7 +66,7 @@ class Regularize:
 class FinetuneOptimizer(Optimizer):
     """AdamW with a learning rate that shrinks towards the input."""
 
-    epochs: int = option(100, "of the run", low=1)
+    epochs: int = option(100, "of the run", low=1, high=10**6)
     batch_size: int = option(1024, "images at once", low=1)
     base_learning_rate: float = option(5e-4, "for 256 images", low=0, high=1e3)
     floor: float = option(

@@ -73,8 +73,8 @@ class Evaluation:
     bank_images: int = positive(5000, "labelled training images that logistic and kNN learn from")
     test_images: int = positive(1000, "images that are measured")
     neighbors: int = positive(20, "of kNN")
-    temperature: float = positive(0.07, "of kNN's votes")
-    penalty: float = positive(1e-2, "of the logistic regression")
+    temperature: float = option(0.07, "of kNN's votes", low=1e-3, high=1e3)
+    penalty: float = option(1e-2, "of the logistic regression", low=1e-9, high=1e3)
     pool: str = option(
         "both", "the feature of an image: its cls token, the mean of its patches, or both",
         choices=("cls", "mean", "both"),

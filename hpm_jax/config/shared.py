@@ -50,13 +50,13 @@ class Data:
         (0.2, 1.0), "resized, byol: share of the area", above=0, high=1
     )
     crop_ratio: tuple[float, float] = option(
-        (3 / 4, 4 / 3), "and width over height", above=0, high=1e3
+        (3 / 4, 4 / 3), "and width over height", low=1e-3, high=1e3
     )
     flip: float = option(0.5, "how often an image is mirrored", low=0, high=1)
     test_crop: float = option(
         0.875,
         "centre crop for evaluation, after the short side is 1 / this larger",
-        above=0,
+        low=0.1,
         high=1,
     )
     max_broken: float = option(
@@ -71,7 +71,10 @@ class Data:
     sampling: str = option("dense", "or linspace, mae_st, segments: see hpm_jax/data/clips.py")
     frame_stride: int = option(4, "every how many frames of the video; segments have none", low=1)
     clips: int = option(
-        1, "clips of each video that is decoded for training, each with its own crop", low=1
+        1,
+        "clips of each video that is decoded for training, each with its own crop",
+        low=1,
+        high=1000,
     )
     repeats: str = option(
         "times",
@@ -84,10 +87,10 @@ class Data:
         choices=("auto", "bilinear", "bicubic"),
     )
     test_clips: int = option(
-        1, "clips of a video, spread over its length, whose scores are averaged", low=1
+        1, "clips of a video, spread over its length, whose scores are averaged", low=1, high=1000
     )
     test_crops: int = option(
-        1, "crops of each, spread along its longer side: 1, or usually 3", low=1
+        1, "crops of each, spread along its longer side: 1, or usually 3", low=1, high=1000
     )
 
     @property
@@ -108,7 +111,7 @@ class Data:
 class Optimizer:
     """AdamW, its schedule, and how long a run is."""
 
-    epochs: int = option(200, "of the run", low=1)
+    epochs: int = option(200, "of the run", low=1, high=10**6)
     batch_size: int = option(2048, "images a step, over all devices and accumulation parts", low=1)
     base_learning_rate: float = option(
         1.5e-4, "for 256 images; times batch_size / 256", low=0, high=1e3

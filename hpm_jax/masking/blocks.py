@@ -1,13 +1,14 @@
 """Masks of squares, rectangles and cells. They are drawn for each frame of a clip by itself."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.fields import option, positive, share
-from hpm_jax.masking.frames import Frames, Spatial, ranks
+from hpm_jax.fields import option, share
+from hpm_jax.masking.frames import Frames, Spatial, in_order, ranks
 from hpm_jax.plugs import register
 
 
@@ -65,10 +66,14 @@ class BeitBlock(Spatial):
     """
 
     smallest: float = share(16 / 196, "the least area, as a share of the grid (BEiT: 16 of 196)")
-    aspect: tuple[float, float] = positive(
-        (0.3, 1 / 0.3), "the least and greatest aspect, height over width (BEiT: 0.3 and 1 / 0.3)"
+    aspect: tuple[float, float] = option(
+        (0.3, 1 / 0.3), "the least and greatest aspect, height over width", low=0.01, high=100
     )
     attempts: int = option(64, "rectangles that are tried for each frame", low=1, high=1000)
+
+    def check(self, config: Any) -> None:
+        """The aspects are in order."""
+        in_order(config, "aspect", *self.aspect)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
         """Above 1 where a rectangle covers, uniform below 1 elsewhere."""
@@ -111,7 +116,7 @@ class Simmim(Spatial):
     Here the count of units is exact, so that one cell may be hidden in part.
     """
 
-    cell: int = option(2, "units along each side of a cell", low=1)
+    cell: int = option(2, "units along each side of a cell", low=1, high=64)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
         """The random rank of the cell, and noise below 1."""
@@ -129,7 +134,7 @@ class LargeBlock(Spatial):
     the border of the grid are cut off.
     """
 
-    size: int = option(2, "units along each side of a block", low=1)
+    size: int = option(2, "units along each side of a block", low=1, high=64)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
         """The random rank of the block, and noise below 1."""
@@ -151,9 +156,13 @@ class InverseBlock(Spatial):
     is equally likely to be visible.
     """
 
-    aspect: tuple[float, float] = positive(
-        (0.5, 2.0), "the least and greatest aspect, height over width"
+    aspect: tuple[float, float] = option(
+        (0.5, 2.0), "the least and greatest aspect, height over width", low=0.01, high=100
     )
+
+    def check(self, config: Any) -> None:
+        """The aspects are in order."""
+        in_order(config, "aspect", *self.aspect)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
         """The raster index in the rectangle; outside of it h * w, and noise below 1."""

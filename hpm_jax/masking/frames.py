@@ -1,12 +1,13 @@
 """Strategies that draw a pattern on the grid of one frame."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.errors import ConfigError
 from hpm_jax.masking.strategy import Context, Strategy
 
 
@@ -43,6 +44,15 @@ class Spatial(Strategy):
         scores = self.frame_scores(pattern_key, frames).reshape(batch, t, h * w)
         order = jax.random.uniform(order_key, (batch, t, 1))
         return (ranks(scores) + order).reshape(batch, units)
+
+
+def in_order(config: Any, name: str, low: float, high: float, equal: bool = True) -> None:
+    """Raises a `ConfigError` unless two options of the config's strategy are in order."""
+    if not (low < high or (equal and low == high)):
+        raise ConfigError(
+            f"config.mask.strategy = {str(config.mask.strategy)!r}: {name} = {low:g}, {high:g}, "
+            "expected the smaller one first"
+        )
 
 
 def ranks(scores: Array) -> Array:

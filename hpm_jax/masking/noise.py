@@ -9,6 +9,7 @@ of visible neighbours in a frame: red 71, green 29, random 22, blue 17, purple 1
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from hpm_jax.fields import option
-from hpm_jax.masking.frames import Frames, Spatial
+from hpm_jax.masking.frames import Frames, Spatial, in_order
 from hpm_jax.plugs import register
 
 
@@ -65,6 +66,10 @@ class Band(Coloured):
 
     narrow: float = width(0.5, "of the Gaussian that limits the high frequencies")
     wide: float = width(2.0, "of the Gaussian that limits the low frequencies")
+
+    def check(self, config: Any) -> None:
+        """There is something between the two."""
+        in_order(config, "narrow, wide", self.narrow, self.wide, equal=False)
 
     def band(self, noise: Array) -> Array:
         """G1*W - G2*W, the frequencies in the middle."""
