@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small import schedule, small_options
 
+from hpm_jax.compare.arms import arm_configs
 from hpm_jax.config import ConfigError, Optimizer, defaults, freeze
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probe_features import SWEEPS
@@ -48,6 +49,7 @@ VARIANTS = {
     "probe_in1k": ["", "mae,size=L,sweep=0", "attentive,epochs=20"],
     "report": ["", "finetune=3,attentive=1"],
     "evaluate": ["", "k400", "ssv2", "mae_st"],
+    "compare_cifar10": [""],
 }
 
 
@@ -122,7 +124,16 @@ def assert_probes_train(head, sweep, kind, shape, batch):
     assert metrics["loss"].shape == (len(sweep.settings),)
 
 
+def trace_compare(config):
+    """Every arm that differs in what it compiles."""
+    arms = arm_configs(config)
+    assert list(arms) == list(config.order) and len(arms) == 9
+    for name in ("mae", "hpm", "green"):
+        trace_pretrain(arms[name])
+
+
 TRACES = {
+    "compare": trace_compare,
     "pretrain": trace_pretrain,
     "finetune": trace_finetune,
     "probe": trace_probe,

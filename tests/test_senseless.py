@@ -43,7 +43,7 @@ def numbers(owner, prefix=""):
             yield Number(name, kind, length, field.metadata.get("bounds", ANY))
 
 
-TASK_NUMBERS = [(task, number) for task in TASKS for number in numbers(TASKS[task])]
+TASK_NUMBERS = [(task, number) for task in TASKS for number in numbers(TASKS[task].options)]
 PLUGS = {
     plug.name: plug
     for family in (Strategy, Target, Objective, Term, Teacher)
@@ -55,7 +55,8 @@ NON_FINITE = (math.nan, math.inf, -math.inf)
 
 def set_number(task, number, value):
     """Freezes a task's config in which one number is another one."""
-    options = inner = {"task": task, "init_from": "" if task == "pretrain" else "runs/x"}
+    starts = {} if task in ("pretrain", "compare") else {"init_from": "runs/x"}
+    options = inner = {"task": task} | starts
     *sections, last = number.name.split(".")
     for section in sections:
         inner = inner.setdefault(section, {})
