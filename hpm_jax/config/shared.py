@@ -147,6 +147,9 @@ class Run:
     threads: int = option(4, "where there are no workers", low=1, high=1024)
     prefetch: int = option(4, "batches held ready, for each worker", low=1, high=1024)
     wandb: str = option("", "a project of Weights & Biases that gets all numbers too; '' for none")
+    accept_new_data: bool = option(
+        False, "whether a run goes on with data that is not what it began with"
+    )
     fsdp: int = option(
         1, "over how many devices parameters, teacher and optimizer are split", low=1
     )

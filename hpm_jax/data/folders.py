@@ -1,8 +1,9 @@
 """Files in folders that are named after their classes."""
 
+import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,7 @@ def scan_folder(
         what: what a message calls them.
         endings: of the files.
     """
-    found = sorted(
-        os.path.relpath(os.path.join(parent, file), root)
-        for parent, _, files in os.walk(root, followlinks=True)
-        for file in files
-        if file.lower().endswith(endings) and not file.startswith(".")
-    )
+    found = sorted(os.path.relpath(path, root) for path in regular_files(str(root), endings))
     if not found:
         raise DataError(
             f"{root} holds no {what}: expected files that end in {', '.join(endings)}, "
@@ -97,6 +93,30 @@ def scan_folder(
     number: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     labels = np.array([number.get(top, -1) for top in tops], np.int32)
     return Files(str(root), np.array([os.fsencode(path) for path in found]), labels), tuple(classes)
+
+
+def regular_files(root: str, endings: tuple[str, ...]) -> Iterator[str]:
+    """Files below `root` that end so, each once, without hidden ones, pipes and devices.
+
+    Links are followed after everything else. One that leads to a folder that has been seen, such
+    as a parent, leads nowhere new: it would give the same files again under another label.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, linked = collections.deque([root]), collections.deque[str]()
+    while folders or linked:
+        folder = folders.popleft() if folders else linked.popleft()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else folders).append(entry.path)
+                elif entry.name.lower().endswith(endings) and entry.is_file():
+                    yield entry.path
 
 
 def check_classes(place: str, found: Sequence[str], classes: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import hpm_jax
 from hpm_jax.config import ConfigError, freeze
 from hpm_jax.fields import as_dict, result_options
+from hpm_jax.run.lock import hold
 from hpm_jax.run.processes import check_agreement, is_main, wait_for_all
 from hpm_jax.storage import as_path, is_local, reported, write
 
@@ -20,6 +21,7 @@ def open_workdir(path: str | Path, config: Any) -> Path:
 
     Raises:
         ConfigError: where the folder belongs to a run with another config; it is left untouched.
+        WorkdirInUse: where another process works there.
         StorageError: where it cannot be written.
     """
     workdir = as_path(path)
@@ -31,6 +33,7 @@ def open_workdir(path: str | Path, config: Any) -> Path:
         _check_same(read_config(workdir), config, workdir)
     wait_for_all("every process has checked the workdir")
     if is_main():
+        hold(workdir)
         if is_local(workdir):
             with reported(workdir):
                 (workdir / "pictures").mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 from hpm_jax.config import ConfigError, Finetune
 from hpm_jax.convert.assign import assign
 from hpm_jax.convert.read import read_weights
+from hpm_jax.data.fingerprint import check_data
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import Splits
@@ -68,6 +69,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     model = build_classifier(config, len(splits.classes), devices.gather)
     start = Start(params=load_start(config, model, console.say))
     workdir = open_workdir(workdir, config)
+    check_data(workdir, splits, config.run.accept_new_data)
     if is_main():
         write(workdir / "classes.json", json.dumps(splits.classes, indent=0) + "\n")
     timetable = FinetuneTimetable(config, len(splits.train))

@@ -11,6 +11,7 @@ from hpm_jax.config import Config
 from hpm_jax.convert.assign import assign
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import masked_autoencoder_params
+from hpm_jax.data.fingerprint import check_data
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Splits
 from hpm_jax.models import MaskedAutoencoder
@@ -56,6 +57,7 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     method, optimizer = build_method(config), build_optimizer(config)
     start = Start(params=load_start(config, model, method, console.say), frozen=load_frozen(method))
     workdir = open_workdir(workdir, config)
+    check_data(workdir, splits, config.run.accept_new_data)
     timetable = PretrainTimetable(config, len(splits.train), config.hidden_units)
     facts = describe(config, splits, timetable, devices.count)
     console.say("\n".join(facts))

@@ -14,6 +14,7 @@ from jax import Array
 from hpm_jax import random
 from hpm_jax.config import Probe
 from hpm_jax.convert.read import starting_weights
+from hpm_jax.data.fingerprint import check_data
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.sources import Records, Subset, hold_out
 from hpm_jax.evaluation.accuracy import evaluate_split
@@ -90,6 +91,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
         weights, (config.data.frames, *config.data.image_size), config.features
     )
     workdir = open_workdir(workdir, config)
+    check_data(workdir, splits, config.run.accept_new_data)
     timetable = ProbeTimetable(config.optimizer, len(learnt))
 
     # --- the frozen encoder, and the heads that read it
