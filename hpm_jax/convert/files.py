@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from hpm_jax.convert.weights import WeightsError
 _STUDENT = ("model", "state_dict", "module", "model_state")
 _TEACHER = ("ema_state_dict", "state_dict_ema", "model_ema")
 OURS = "hpm_jax"  # under which name our own files have the architecture beside the weights
+SUM = "hpm_jax_crc32"  # and a checksum
 
 
 class File(NamedTuple):
@@ -50,9 +52,15 @@ def write_file(path: Path, state: Mapping[str, np.ndarray], architecture: dict[s
     """Writes arrays, and beside them their architecture; a file that is there is replaced.
 
     Raises:
-        WeightsError: for an ending that is not in `WRITERS`.
+        WeightsError: for an ending that is not in `WRITERS`, and for weights that are not finite.
     """
     check_target(path)
+    for name, value in state.items():
+        if not np.isfinite(value).all():
+            raise WeightsError(
+                f"{name} holds numbers that are not finite, so nothing is written to {path}: the "
+                "run has diverged; take an earlier checkpoint"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")
     WRITERS[path.suffix](beside, state, architecture)
@@ -67,7 +75,10 @@ def check_target(path: Path) -> None:
 
 def _read_torch(path: Path, which: str) -> File:
     content = load_torch(path)
-    return File(torch_arrays(path, content, which), hints_of(content.get(OURS, {})))
+    state = torch_arrays(path, content, which)
+    if isinstance(content, Mapping):
+        _check_sum(path, state, content.get(SUM))
+    return File(state, hints_of(content.get(OURS, {})))
 
 
 def load_torch(path: Path) -> Any:
@@ -133,6 +144,7 @@ def _read_safetensors(path: Path, which: str) -> File:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _unreadable(path, error) from None
+    _check_sum(path, state, metadata.get(SUM))
     return File(state, hints_of(json.loads(metadata.get(OURS, "{}"))))
 
 
@@ -157,15 +169,33 @@ def _expect_student(path: Path, which: str) -> None:
 def _write_torch(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
     torch = _import_torch(path)
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
-    torch.save({"model": tensors, OURS: architecture}, path)
+    torch.save({"model": tensors, OURS: architecture, SUM: checksum(state)}, path)
 
 
 def _write_safetensors(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
     from safetensors.numpy import save
 
-    metadata = {"format": "pt", OURS: json.dumps(architecture)}
+    metadata = {"format": "pt", OURS: json.dumps(architecture), SUM: checksum(state)}
     # safetensors' own files can be read by their owner alone
     path.write_bytes(save({name: np.ascontiguousarray(v) for name, v in state.items()}, metadata))
+
+
+def checksum(state: Mapping[str, np.ndarray]) -> str:
+    """CRC-32 of all names and arrays, in the order of the names; `.npz` has its own."""
+    total = 0
+    for name in sorted(state):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(np.ascontiguousarray(state[name]).reshape(-1).view(np.uint8), total)
+    return f"{total:08x}"
+
+
+def _check_sum(path: Path, state: Mapping[str, np.ndarray], expected: Any) -> None:
+    """Files of others carry none."""
+    if expected is not None and checksum(state) != expected:
+        raise WeightsError(
+            f"{path} is not what was written: its checksum is {checksum(state)}, expected "
+            f"{expected}; copy or convert it again"
+        )
 
 
 def _write_npz(path: Path, state: Mapping[str, np.ndarray], architecture: dict) -> None:
