@@ -86,6 +86,8 @@ def train_seeds(
     init = build_init(config, model, method, optimizer)
     one_step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
     step = together(one_step, len(seeds))
+    # a teacher that looks rarely keeps what it said of a batch, which then comes several times
+    repeats = config.teacher.every_steps if config.stored_scores else 1
 
     def steps_of(
         state: TrainState, images: Array, keys: Array, first: Array, count: Array, schedules: Any
@@ -93,7 +95,7 @@ def train_seeds(
         def body(index: Array, carry: Any) -> Any:
             state, sums = carry
             schedule = jax.tree.map(lambda x: x[index], schedules)
-            state, metrics = step(state, images[:, first + index], keys, schedule)
+            state, metrics = step(state, images[:, (first + index) // repeats], keys, schedule)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         now = jax.tree.map(lambda x: x[0], schedules)

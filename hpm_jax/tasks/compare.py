@@ -95,14 +95,15 @@ def compare(options: Compare, workdir: str | Path) -> int:
     # --- the matrix: one seed in all arms, then the next, so that differences are paired early
     longest = max(steps_of(config, len(splits.train)) for config in configs.values())
     for seeds in _groups(options.seeds, options.together):
-        images = None
+        images, drawn_for = None, options.base
         for name in wanted:
             due = [seed for seed in seeds if not cell_path(folder, name, seed).exists()]
             if not due:
                 continue
-            if images is None:
-                images = draw_batches(options.base, splits.train, seeds, longest)
             arm = build_arm(name, configs[name])
+            if images is None or not same_batches(arm.config, drawn_for):
+                images = draw_batches(arm.config, splits.train, seeds, longest)
+                drawn_for = arm.config
             rows = [seeds.index(seed) for seed in due]
             runs = train_seeds(
                 arm.config,
@@ -134,6 +135,11 @@ def compare(options: Compare, workdir: str | Path) -> int:
     write_results(folder, options, configs, silent)
     console.say(f"done: read {folder / 'results.md'}")
     return 0
+
+
+def same_batches(one: Config, other: Config) -> bool:
+    """Whether two arms train on the same crops of the same images, in the same batches."""
+    return one.data == other.data and one.optimizer.batch_size == other.optimizer.batch_size
 
 
 def lacking_finetuning(cells: Cells, matrix: list[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -1,0 +1,52 @@
+"""What the teacher costs: HPM with cheaper teachers, beside the full one and beside none.
+
+    python -m hpm_jax.compare --config configs/compare_teacher.py --workdir runs/compare_teacher \
+        --config.base.data.source=folder --config.base.data.path=/data/cifar10
+
+The setting is that of configs/compare_cifar10.py. Arms: the teacher sees the whole image in every
+step (`whole`), parts of it so that each patch is predicted while it is hidden (`parts`), every
+fourth step, with batches that come four times (`every_4`), or there is none and masks are random
+(`random`).
+
+Expected: nobody has run it to its end. docs/results.md will have what comes out.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import ml_collections
+
+TEACHERS = {
+    "whole": "moving_average(start=0.99, end=0.99)",
+    "parts": "moving_average(start=0.99, end=0.99, view='parts')",
+    "every_4": "moving_average(start=0.99, end=0.99, every_steps=4)",
+}
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The comparison; it has no variants."""
+    config = _beside("compare_cifar10").get_config(variant)
+    hard = {"mask": {"strategy": "hard(start=0.0, end=0.5, schedule='step')"}}
+    hard["losses"] = ("ranking",)
+    arms = {name: hard | {"teacher": teacher} for name, teacher in TEACHERS.items()}
+    arms["random"] = {"mask": {"strategy": "random"}, "losses": ("ranking",), "teacher": "none"}
+    del config.arms
+    config.arms = arms
+    config.order = tuple(arms)
+    config.contrasts = (
+        "parts > whole: a patch is judged better while it is hidden",
+        "whole > every_4: a fresh look is worth its price",
+        "whole > random: hard patches beat random ones",
+    )
+    config.results = "results/compare_teacher"
+    return config
+
+
+def _beside(name: str):
+    """The config file of that name in this folder."""
+    place = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
