@@ -120,10 +120,10 @@ def fill(method: Method, patches: np.ndarray, keep: np.ndarray, filling: Filling
     """Patches `[B, L, P]` of images of which only `keep [B, K]` are known, the others filled in."""
     grid, patch_size = method.unit.grid, method.tokenizer.patch_size
     pixels = np.asarray(unpatchify(jnp.asarray(patches), grid, patch_size))[:, 0]
-    seen = np.zeros(patches.shape[:2], bool)
-    np.put_along_axis(seen, keep, True, axis=1)
+    seen = np.zeros(patches.shape[:2], np.float32)
+    np.put_along_axis(seen, keep, 1.0, axis=1)
     seen = seen[..., None].repeat(np.prod(patch_size), axis=-1)
-    known = np.asarray(unpatchify(jnp.asarray(seen), grid, patch_size))[:, 0, ..., 0]
+    known = np.asarray(unpatchify(jnp.asarray(seen), grid, patch_size))[:, 0, ..., 0] > 0
     filled = np.stack([filling(*each) for each in zip(pixels, known, strict=True)])
     return np.asarray(patchify(jnp.asarray(filled, jnp.float32), patch_size))
 

@@ -185,7 +185,7 @@ def checksum(state: Mapping[str, np.ndarray]) -> str:
     total = 0
     for name in sorted(state):
         total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(np.ascontiguousarray(state[name]).reshape(-1).view(np.uint8), total)
+        total = zlib.crc32(np.ascontiguousarray(state[name]).reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"
 
 
