@@ -23,7 +23,7 @@ from hpm_jax.tasks.finetune import finetune
 from hpm_jax.tasks.pretrain import pretrain
 from hpm_jax.tasks.report import report
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "extend.md"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "extend.md"
 FROZEN = '''
 
 @register("projected")

@@ -15,12 +15,12 @@ from hpm_jax.run.checkpoints import CheckpointError
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HANGS = 1800  # seconds after which nothing will come any more, however busy the machine is
 CONFIG = f"""
 import sys
 
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from small import small_options
 
 
