@@ -8,10 +8,11 @@ from typing import Any
 
 import hpm_jax
 from hpm_jax.compare.arms import BASELINES, arm_configs, parse_contrasts
-from hpm_jax.compare.cells import Cell, Cells, cell_path, read_cells, write_cell
+from hpm_jax.compare.cells import Cell, Cells, cell_path, read_cells, value, write_cell
 from hpm_jax.compare.data import load_measured
 from hpm_jax.compare.masks import draw_arms
 from hpm_jax.compare.page import PageDesign, write_page
+from hpm_jax.compare.rebuilding import FILLINGS
 from hpm_jax.compare.run import (
     build_arm,
     first_state,
@@ -199,13 +200,40 @@ def write_results(folder: Path, options: Compare, configs: dict[str, Config], sa
         arms={name: describe(config) for name, config in configs.items()},
         contrasts=parse_contrasts(options.contrasts, configs),
         primary=options.primary,
-        secondary=tuple(name for name in options.measures if name != options.primary),
+        secondary=secondary_measures(options),
         margin=options.margin,
         command=command(),
-        notes=(),
+        notes=baselines_of_rebuilding(cells),
     )
     masks = draw_arms(cells, design.arms)
     write_page(folder, cells, design, {"Masks": masks} if masks else {})
+
+
+def secondary_measures(options: Compare) -> tuple[str, ...]:
+    """The names of what cells hold beside the primary measure."""
+    shares = [f"finetune_{100 * share:g}" for share in options.finetune.shares]
+    found: list[str] = []
+    for name in options.measures:
+        found += shares if name == "finetune" else [name]
+    return tuple(name for name in found if name != options.primary)
+
+
+def baselines_of_rebuilding(cells: Cells) -> tuple[str, ...]:
+    """What fills hidden patches, and what ranks them, without any model."""
+    notes = []
+    pixels = cells.get(("raw_pixels", 0))
+    filled = {name: pixels and value(pixels, f"explained_{name}") for name in FILLINGS}
+    if all(share is not None for share in filled.values()):
+        words = ", ".join(f"{name} {share:.1%}" for name, share in filled.items())
+        notes.append(f"Variance of hidden patches explained by filling them with pixels: {words}.")
+    ranked = [value(cell, "contrast") for cell in cells.values()]
+    known = [share for share in ranked if share is not None]
+    if known:
+        notes.append(
+            f"Pairs of hidden patches whose order by loss their own contrast says: "
+            f"{min(known):.1%} to {max(known):.1%}."
+        )
+    return tuple(notes)
 
 
 def describe(config: Config) -> str:
