@@ -12,6 +12,7 @@ from hpm_jax.run.build import build_method
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.step import step as step_module
 from hpm_jax.step.state import abstract_state, on_one_device
+from hpm_jax.tokens import Mask
 
 NAMES = sorted({plug.name for plug in STRATEGIES.values()})
 CLIPS = {"source": "synthetic", "frames": 4, "image_size": (32, 32)}
@@ -47,6 +48,16 @@ def started(name, kind="images"):
     return method, state.replace(plugs=None if kept is None else {"mask": kept})
 
 
+def shown(masked):
+    """What the mask hides, as metrics may be: arrays by name."""
+    return {"keep": masked.mask.keep, "hide": masked.mask.hide}
+
+
+def mask_of(metrics):
+    """The inverse; it is taken out of the metrics."""
+    return Mask(metrics.pop("keep"), metrics.pop("hide"))
+
+
 def showing_step(patch, name, kind="images", trains=True):
     """The jitted step, with the mask among its metrics.
 
@@ -61,9 +72,9 @@ def showing_step(patch, name, kind="images", trains=True):
 
         def show(state, masked, schedule):
             if not trains:
-                return state.replace(plugs=None), ({"mask": masked.mask}, {})
+                return state.replace(plugs=None), (shown(masked), {})
             state, (metrics, observed) = update(state, masked, schedule)
-            return state, (metrics | {"mask": masked.mask}, observed)
+            return state, (metrics | shown(masked), observed)
 
         return show
 
@@ -88,7 +99,7 @@ def assert_trains_and_resumes(patch, name, kind, folder):
     second, metrics = step(first, *inputs)
     third, others = step(second, *inputs)
 
-    masks = [jax.device_get(found.pop("mask")) for found in (metrics, others)]
+    masks = [jax.device_get(mask_of(found)) for found in (metrics, others)]
     for keep, hide, *_ in masks:
         assert hide.shape == (8 * method.views, method.hidden * method.unit.size)
         patches = np.sort(np.concatenate([keep, hide], axis=1), axis=1)
@@ -107,6 +118,6 @@ def assert_trains_and_resumes(patch, name, kind, folder):
     with checkpoints(folder, keep=1) as saved:
         restored = saved.restore(abstract_state(lambda: second, place=on_one_device), print)
     again, found = step(restored, *inputs)
-    chex.assert_trees_all_equal(found.pop("mask"), masks[1])
+    chex.assert_trees_all_equal(mask_of(found), masks[1])
     chex.assert_trees_all_equal((again, found), (third, others))
     return first, images, masks[0]

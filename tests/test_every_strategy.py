@@ -10,6 +10,7 @@ from small_strategies import (
     NAMES,
     assert_trains_and_resumes,
     base,
+    mask_of,
     showing_step,
     started,
     strategy_config,
@@ -29,8 +30,9 @@ def test_images(name, monkeypatch, tmp_path):
     step = showing_step(monkeypatch, name, trains=False)
     there = jax.device_put(state, devices.replicated), devices.put(images)
     _, found = step(*there, shared.key, schedule(n_hard=started(name)[0].hidden // 2))
-    assert len(found["mask"].hide.sharding.device_set) == 8
-    chex.assert_trees_all_equal(jax.device_get(found["mask"]), mask)
+    there = mask_of(found)
+    assert len(there.hide.sharding.device_set) == 8
+    chex.assert_trees_all_equal(jax.device_get(there), mask)
 
 
 def refused(name, kind, changes):
