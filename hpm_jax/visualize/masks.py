@@ -3,18 +3,21 @@
     python -m hpm_jax.visualize.masks photo.jpg another.jpg --out masks.png
     python -m hpm_jax.visualize.masks photo.jpg --run runs/cifar10_hpm --out masks.png
 
-A row for each strategy, a column for each photograph; what is hidden is grey, orange where it is
-hidden because it is hard. Strategies that read what a teacher says need `--run`, the workdir of a
-pre-training run, whose image size and patches are then taken.
+A column for each strategy, a row for each photograph; what is hidden is grey, orange where it is
+hidden by what the strategy reads: predicted losses, attention, features. Those strategies need
+`--run`, the workdir of a pre-training run, whose image size and patches are then taken.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from PIL import Image
 
 from hpm_jax.config import Data
@@ -23,13 +26,18 @@ from hpm_jax.errors import UserError
 from hpm_jax.masking import Context, Strategy, hidden_count, select
 from hpm_jax.masking.strategy import Readings
 from hpm_jax.run.load import LoadedRun, load_run
-from hpm_jax.step.choose import look
+from hpm_jax.step.choose import choose_mask, look
+from hpm_jax.step.method import own
+from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.step import Masked, student_pass
 from hpm_jax.tokens import Grid, Tokenizer, grid_of
 from hpm_jax.visualize.sheet import draw_sheet
 from hpm_jax.visualize.view import FATE_COLORS, HARD, HIDDEN
 
 VIEWS = 2  # of disjoint masks: the first is drawn
 SIDE = 112  # of a panel, pixels
+COLUMNS = 8
+MASKS = 50  # random ones of each image, by which a strategy's own state is learnt
 
 
 def draw_masks(
@@ -38,20 +46,22 @@ def draw_masks(
     tokenizer: Tokenizer,
     ratio: float,
     seen: dict[str, Readings] | None = None,
+    states: dict[str, Any] | None = None,
 ) -> Image.Image:
-    """The sheet.
+    """The sheet, the images themselves first.
 
     Args:
         images: uint8 `[B, H, W, C]`.
         names: of the images.
         ratio: the share that is hidden.
-        seen: what each onlooker says of the patches; strategies that read more are left out.
+        seen: what each onlooker predicts of the patches; strategies that read more are left out.
+        states: what strategies keep, by name; those whose state is missing are left out.
     """
     patches = tokenizer(jnp.asarray(images))
     grid = grid_of((1, *images.shape[1:3]), tokenizer.patch_size)
     hidden = hidden_count(patches.shape[1], ratio)
-    blocks = []
-    for name, strategy in drawable(seen or {}).items():
+    columns = {"photograph": list(images[..., :3])}
+    for name, strategy in drawable(seen or {}, states or {}).items():
         views = VIEWS if name == "disjoint" else 1
         context = Context(
             patches=jnp.repeat(patches, views, axis=0),
@@ -60,6 +70,7 @@ def draw_masks(
             hidden=hidden,
             n_hard=jnp.int32(strategy.n_hard(1.0, 1, hidden)),
             seen=seen or {},
+            state=(states or {}).get(name),
             views=views,
         )
         hide = select(strategy.scores(jax.random.key(0), context), hidden).hide[::views]
@@ -68,24 +79,47 @@ def draw_masks(
         hard = strategy.hard(context)
         if hard is not None:
             fate[np.asarray(hard) & (fate == HIDDEN)] = HARD
-        blocks.append({str(strategy): painted(images, fate, grid)})
+        columns[str(strategy)] = painted(images, fate, grid)
     title = f"{ratio:.0%} of {patches.shape[1]} patches hidden by each strategy"
-    note = "grey: hidden; orange: hidden because hard, at the end of the schedule"
-    return draw_sheet(blocks, names, title, note, SIDE)
+    note = "grey: hidden; orange: hidden by what the strategy reads, at the end of its schedule"
+    return below(
+        [
+            draw_sheet(
+                [{label: [columns[name][row] for name in part] for row, label in enumerate(names)}],
+                part,
+                "" if start else title,
+                note if start + COLUMNS >= len(columns) else "",
+                SIDE,
+            )
+            for start in range(0, len(columns), COLUMNS)
+            for part in [list(columns)[start : start + COLUMNS]]
+        ]
+    )
 
 
-def drawable(seen: dict[str, Readings]) -> dict[str, Strategy]:
-    """The strategies, at their defaults, that read no more than `seen` and keep no state."""
-    found = {}
+def below(sheets: list[Image.Image]) -> Image.Image:
+    """Sheets one below the other, on white."""
+    width, height = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
+    page, top = Image.new("RGB", (width, height), "white"), 0
+    for sheet in sheets:
+        page.paste(sheet, (0, top))
+        top += sheet.height
+    return page
+
+
+def drawable(seen: dict[str, Readings], states: dict[str, Any]) -> dict[str, Strategy]:
+    """The strategies, at their defaults, whose readings and state are there; random first."""
+    found = {"random": Strategy.parse_call("random", "strategy")}
     for name in dict.fromkeys(plug.name for plug in Strategy.plugs.values()):
         strategy = Strategy.parse_call(name, "strategy")
         there = all(
             read in seen.get(who, {}) for who in strategy.onlookers for read in strategy.reads
         )
         stateless = type(strategy).init_state is Strategy.init_state
-        if stateless and (there or not strategy.reads):
+        if (stateless or name in states) and (there or not strategy.reads):
             found[name] = strategy
-    return found
+    # those that any image has, then those that need a run
+    return dict(sorted(found.items(), key=lambda x: bool(x[1].reads or x[0] in states)))
 
 
 def painted(images: np.ndarray, fate: np.ndarray, grid: Grid) -> list[np.ndarray]:
@@ -98,16 +132,54 @@ def painted(images: np.ndarray, fate: np.ndarray, grid: Grid) -> list[np.ndarray
 
 
 def readings_of(run: LoadedRun, images: np.ndarray) -> dict[str, Readings]:
-    """What the run's teacher and student say of the images."""
+    """What the run's teacher, its student and its strategy's own network predict of the images."""
     assert run.method is not None
     patches = run.method.patches(jnp.asarray(images))
     reads = ("features", "attention") + (("predicted_loss",) * run.model.loss_predictor)
-    people = {"teacher": run.state.teacher, "student": run.state.params}
+    networks = {"teacher": run.state.teacher, "student": run.state.params}
+    if "own" in run.method.strategy.onlookers:
+        networks["own"] = own(run.state, "mask").state
     return {
         name: look(run.model, run.method, params, patches, reads=reads)
-        for name, params in people.items()
+        for name, params in networks.items()
         if params is not None
     }
+
+
+def states_of(run: LoadedRun, images: np.ndarray) -> dict[str, Any]:
+    """What strategies keep: the run's own strategy its state, others what they learn here.
+
+    They observe the run's student on random masks of the images.
+    """
+    assert run.method is not None
+    states = {}
+    for name, kind in Strategy.plugs.items():
+        plug = Strategy.parse_call(name, "strategy")
+        if type(run.method.strategy) is kind:
+            states[name] = own(run.state, "mask").state
+        elif kind.observe is not Strategy.observe:
+            states[name] = observed(run, plug, jnp.asarray(images))
+    return {name: state for name, state in states.items() if state is not None}
+
+
+def observed(run: LoadedRun, plug: Strategy, images: Array) -> Any:
+    """The state of a strategy after `MASKS` random masks of each image."""
+    assert run.method is not None
+    masking = dataclasses.replace(run.method, strategy=Strategy.parse_call("random", "strategy"))
+    schedule = Schedule(np.float32(0), np.float32(0), np.int32(0))
+    patches = masking.patches(images)
+
+    @jax.jit
+    def update(state: Any, key: Array) -> Any:
+        mask = choose_mask(run.model, masking, run.state, patches, key, schedule)
+        masked = Masked(patches, mask)
+        outputs = student_pass(run.model, masking, run.state, run.state.params, masked)
+        return plug.update_state(state, run.state.params, plug.observe(outputs))
+
+    state = plug.init_state(run.state.params, masking.setting)
+    for key in jax.random.split(jax.random.key(1), MASKS):
+        state = update(state, key)
+    return state
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -130,8 +202,9 @@ def main(argv: list[str] | None = None) -> None:
         view = test_view(data)
         images = np.stack([view({"image": file.read_bytes()})["image"] for file in files])
         seen = readings_of(run, images) if run else None
+        states = states_of(run, images) if run else None
         names = [file.stem[:12] for file in files]
-        draw_masks(images, names, tokenizer, options.ratio, seen).save(options.out)
+        draw_masks(images, names, tokenizer, options.ratio, seen, states).save(options.out)
     except (UserError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"wrote {options.out}")
