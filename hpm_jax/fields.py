@@ -135,7 +135,7 @@ def convert(kind: Any, value: Any, path: str, bounds: Bounds = ANY) -> Any:
         return check_choice(path, value, bounds.choices)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise ConfigError(f"{path} = {value}: expected a finite number")
+            raise ConfigError(f"{path} = {value}: expected a finite number {bounds}".rstrip())
         if not bounds.holds(value):
             raise ConfigError(f"{path} = {value}: expected a number {bounds}")
     return value
