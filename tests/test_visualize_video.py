@@ -194,6 +194,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
     )
     evaluate = lambda state: {"rank_me": 1.0}  # noqa: E731
     evaluate.images = CLIPS
+    evaluate.raw_pixels = dict
     monkeypatch.setattr(observe, "Evaluator", lambda *_: evaluate)
     (tmp_path / "pictures").mkdir()
     timetable = PretrainTimetable(config, 640, config.hidden_units)
