@@ -125,7 +125,7 @@ def make_train_step(
 
     def train_step(
         state: TrainState, images: Array, key: Array, schedule: Schedule
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, Any]:
         patches = method.patches(images)
         seen = ask(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
         if state.scores is not None:
