@@ -118,7 +118,7 @@ def test_a_comparison_goes_on_with_the_cells_that_are_missing(finished):
         del cell["cost"]
     assert again == lost
     text = (folder / "results" / "results.md").read_text()
-    assert "raw pixels" in text and "random weights" in text and "hpm" in text
+    assert "raw_pixels" in text and "random_weights" in text and "| hpm |" in text
 
 
 def test_the_numbers_of_a_cell_belong_to_its_weights(finished, tmp_path):

@@ -80,7 +80,7 @@ def test_features_are_written_and_read(pretrained, tmp_path, monkeypatch):
     assert row["accuracy"] <= row["top5"] <= 1 and f"top-5 {row['top5']:.2%}" in row["note"]
     for changes, message in (
         ({"weights": "random", "seed": 1}, "was made with other options: weights is"),
-        ({"features": {"pool": "mean"}}, "features.pool is 'cls' there and 'mean' here"),
+        ({"features": {"pool": "mean"}}, "features.pool is 'both' there and 'mean' here"),
         ({"data": {"test_crop": 0.5}}, "data.test_crop is 1.0 there and 0.5 here"),
     ):
         with pytest.raises(ConfigError, match=message):
