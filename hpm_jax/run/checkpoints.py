@@ -178,9 +178,9 @@ class Checkpoints:
 
 
 def check_finite(state: TrainState) -> None:
-    """Raises a `NotFiniteError` where weights, teacher or optimizer hold what is no number."""
-    parts = {"params": state.params, "teacher": state.teacher, "optimizer": state.optimizer}
-    if broken := not_finite(parts):
+    """Raises a `NotFiniteError` where what is trained holds what is no number."""
+    parts = as_saved(state)
+    if broken := not_finite({name: parts[name] for name in parts if name not in MAY_BE_UNKNOWN}):
         raise NotFiniteError(
             f"after step {int(state.step)} {broken[0]}"
             f"{f' and {len(broken) - 1} more' if len(broken) > 1 else ''} holds numbers that are "
@@ -190,6 +190,7 @@ def check_finite(state: TrainState) -> None:
         )
 
 
+MAY_BE_UNKNOWN = ("scores", "plugs")  # NaN, where nothing has been said yet
 DIGEST = "digest"  # of the arrays of a checkpoint, beside them
 PAUSES = (0.5, 2.0, 8.0)  # seconds before a disk that does not serve is asked again
 LATER = ("plugs", "frozen")  # parts of a state that earlier versions did not have
