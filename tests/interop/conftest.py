@@ -1,6 +1,12 @@
-"""What timm needs to be imported."""
+"""What timm and the compiler for TPUs need to be imported."""
+
+import os
 
 import torch
+
+# the compiler for TPUs ends at flags of the quick compilation for CPUs that tests/conftest.py asks for
+for _name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+    os.environ.pop(_name, None)
 
 try:
     import torchvision  # noqa: F401
