@@ -4,7 +4,7 @@ import os
 
 import torch
 
-# the compiler for TPUs ends at flags of the quick compilation for CPUs that tests/conftest.py asks for
+# the compiler for TPUs ends at the flags of quick compilation that tests/conftest.py sets
 for _name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
     os.environ.pop(_name, None)
 
