@@ -1,4 +1,4 @@
-"""What the teacher says of a patch, and the loss that the student then has, over a run.
+"""The loss that the teacher predicts for a patch and the loss of the student, over a run.
 
 The loss predictor learns on hidden patches, seen from a quarter of the image, and is asked about
 patches that it sees (HPM's issue 1). This trains the arm `hpm` of a comparison, and asks its
@@ -22,9 +22,10 @@ from jax import Array
 from benchmarks.comparison import comparison_on
 from hpm_jax.compare.arms import arm_configs
 from hpm_jax.compare.data import load_measured
-from hpm_jax.compare.rebuilding import at_random, fixed_mask
+from hpm_jax.compare.run import steps_of
 from hpm_jax.compare.train import draw_batches, train_seeds
 from hpm_jax.config.pretrain import Config
+from hpm_jax.evaluation.evaluator import fixed_mask
 from hpm_jax.losses.ranking import pairs_ranked_correctly
 from hpm_jax.run.build import build_method, build_model
 from hpm_jax.step.choose import look
@@ -41,7 +42,7 @@ def make_agreement(config: Config):
     """Builds `(state, uint8 images, first) -> numbers` of one batch."""
     model, whole = build_model(config), build_method(config)
     parts = dataclasses.replace(whole, teacher=dataclasses.replace(config.teacher, view="parts"))
-    blind = at_random(whole)
+    blind = whole.at_random
 
     def agreement(state: TrainState, images: Array, first: Array) -> dict[str, Array]:
         patches = whole.patches(images)
@@ -94,7 +95,7 @@ def main() -> None:
     for seed in options.seeds:
         if str(seed) in table:
             continue
-        steps = config.optimizer.epochs * len(splits.train) // config.optimizer.batch_size
+        steps = steps_of(config, len(splits.train))
         images = draw_batches(config, splits.train, (seed,), steps)
         (trained,) = train_seeds(config, (seed,), images, len(splits.train), SHARES, 25, print)
         rows = []

@@ -20,6 +20,7 @@ from benchmarks.comparison import comparison_on
 from hpm_jax.compare.arms import arm_configs
 from hpm_jax.compare.data import load_measured
 from hpm_jax.compare.representation import make_encode, measure_representation
+from hpm_jax.compare.run import steps_of
 from hpm_jax.compare.train import draw_batches, train_seeds
 from hpm_jax.run.build import build_method, build_model
 from hpm_jax.step.choose import choose_mask
@@ -70,7 +71,7 @@ def main() -> None:
     table = json.loads(options.out.read_text()) if options.out.exists() else {}
     for seed in options.seeds:
         base = configs["random"]
-        steps = base.optimizer.epochs * len(splits.train) // base.optimizer.batch_size
+        steps = steps_of(base, len(splits.train))
         images = draw_batches(base, splits.train, (seed,), steps)
         plant(images.reshape(-1, *images.shape[3:]), side, seed)
         for arm in ARMS:

@@ -5,14 +5,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hpm_jax.compare.cells import BASELINES
 from hpm_jax.compare.statistics import Contrast
 from hpm_jax.config.compare import METHOD, Compare
 from hpm_jax.config.pretrain import Config
 from hpm_jax.errors import ConfigError, UserError, check_choice, nearest
 from hpm_jax.fields import as_dict
 from hpm_jax.run.build import build_flops
-
-BASELINES = ("raw_pixels", "random_weights")  # rows of every table
 
 
 def arm_configs(options: Compare) -> dict[str, Config]:

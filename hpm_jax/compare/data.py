@@ -1,4 +1,4 @@
-"""The images that every cell is measured on, in memory, and what is planted among them."""
+"""The images that every cell is measured on, in memory."""
 
 from typing import NamedTuple
 
@@ -33,13 +33,12 @@ def load_measured(options: Compare, splits: Splits) -> Measured:
 
     def load(records, count) -> Images:
         order = np.random.default_rng(0).permutation(len(records))[: count or None]
-        pixels, labels, unread = test_images(records, np.sort(order), options.base)
+        pixels, labels, _ = test_images(records, np.sort(order), options.base)
         if (labels < 0).any() or not len(labels):
             raise UserError(
                 "a comparison measures how well features tell classes apart, and these images "
                 "have no labels: put them into folders named after their classes"
             )
-        del unread  # the same ones are left out of every cell
         return Images(pixels, labels)
 
     return Measured(load(splits.train, options.bank_images), load(splits.test, 0))

@@ -1,6 +1,6 @@
 """Labels saved: fine-tuning on a share of the labels, the same steps for every start."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from jax import Array
 from hpm_jax import random
 from hpm_jax.compare.data import Images, Measured
 from hpm_jax.config.compare import FinetuneBudget
+from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.features import pool
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.method import Method
@@ -108,16 +109,5 @@ def finetune(
     head = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
     encoder = {"encoder": params["encoder"]} if "encoder" in params else params
     weights = run((encoder, head), jnp.asarray(index), keys)
-    return classify(jax.jit(logits_of), weights, test.pixels)
-
-
-def classify(logits_of: Callable[[Any, Array], Array], weights: Any, images: np.ndarray):
-    """The most likely class of each image, `[N]`."""
-    found = []
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        padded = np.concatenate([part, np.repeat(part[:1], BATCH - len(part), axis=0)])
-        found.append(
-            np.asarray(logits_of(weights, jnp.asarray(padded)).argmax(axis=1))[: len(part)]
-        )
-    return np.concatenate(found)
+    classify = functools.partial(jax.jit(logits_of), weights)
+    return in_batches(classify, BATCH, test.pixels).argmax(axis=1)

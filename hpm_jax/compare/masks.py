@@ -47,7 +47,7 @@ def masks_at_the_end(
     images = pixels[:IMAGES]
 
     @jax.jit
-    def choose(images: Array) -> tuple[Array, Array]:
+    def choose(state: TrainState, images: Array) -> tuple[Array, Array]:
         patches = jnp.repeat(method.patches(images), method.views, axis=0)
         seen = readings(model, method, state, patches, jnp.int32(n_hard))
         mask = mask_units(method, state, patches, jax.random.key(0), schedule, seen)
@@ -56,7 +56,7 @@ def masks_at_the_end(
         nothing = jnp.zeros(context.shape, bool)
         return mask.hide[:: method.views], (nothing if hard is None else hard)[:: method.views]
 
-    hide, hard = map(np.asarray, choose(images))
+    hide, hard = map(np.asarray, choose(state, images))
     fate = np.zeros((len(images), method.unit.grid[1] * method.unit.grid[2]), int)
     np.put_along_axis(fate, hide[:, : method.hidden] % fate.shape[1], HIDDEN, axis=1)
     fate[hard & (fate == HIDDEN)] = HARD

@@ -1,6 +1,5 @@
 """How well hidden patches are rebuilt and ranked, under masks that are the same in every cell."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -10,40 +9,24 @@ from jax import Array
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from hpm_jax.compare.data import Images
+from hpm_jax.evaluation.evaluator import fixed_mask
 from hpm_jax.losses.ranking import pairs_ranked_correctly
-from hpm_jax.masking.hard import Random
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.choose import mask_units
 from hpm_jax.step.method import Method
-from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import TrainState
 from hpm_jax.step.step import Masked, student_pass
-from hpm_jax.tokens import Mask, gather, patchify, unpatchify
+from hpm_jax.tokens import gather, patchify, unpatchify
 
 Filling = Callable[[np.ndarray, np.ndarray], np.ndarray]  # pixels [H, W, C], known [H, W]
 BATCH = 250  # images rebuilt at once
 INTERPOLATED = 1000  # images that the baselines fill in
-AT_RANDOM = Schedule(np.float32(0), np.float32(0), np.int32(0))
-
-
-def at_random(method: Method) -> Method:
-    """The same method under one random mask of each image, all of which counts."""
-    return dataclasses.replace(
-        method, strategy=Random(), views=1, some_count=False, least_hidden=0, replaced=0.0
-    )
-
-
-def fixed_mask(method: Method, state: TrainState, patches: Array, first: Array | int) -> Mask:
-    """Random masks of the images from number `first` on: the same for every arm and seed."""
-    key = jax.random.fold_in(jax.random.key(0), first)
-    return mask_units(at_random(method), state, patches, key, AT_RANDOM, {})
 
 
 def make_rebuild(
     model: MaskedAutoencoder, method: Method
 ) -> Callable[[TrainState, np.ndarray, int], dict[str, Array]]:
     """Builds the compiled `(state, uint8 images, first) -> sums`, of one batch."""
-    blind = at_random(method)
+    blind = method.at_random
 
     def rebuild(state: TrainState, images: Array, first: Array) -> dict[str, Array]:
         patches = blind.patches(images)

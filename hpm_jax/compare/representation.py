@@ -1,5 +1,6 @@
 """What features know: logistic regression and kNN on standardised features, one patch alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from jax import Array
 
 from hpm_jax.compare.data import Images, Measured
 from hpm_jax.config.compare import Compare
+from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.standardised import best_logistic, knn, logistic, pixel_features
 from hpm_jax.models import MaskedAutoencoder
@@ -45,16 +47,10 @@ def make_encode(model: MaskedAutoencoder, method: Method) -> Encode:
 
 
 def encode_split(encode: Encode, params: Params, split: Images, patches: int) -> Encoded:
-    """The features of a split, a batch at a time; the last batch is filled up."""
+    """The features of a split."""
     places = np.random.default_rng(0).integers(patches, size=len(split.pixels))
-    parts = []
-    for start in range(0, len(places), BATCH):
-        images, place = split.pixels[start : start + BATCH], places[start : start + BATCH]
-        missing = BATCH - len(place)
-        images = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
-        found = encode(params, images, np.pad(place, (0, missing)))
-        parts.append([np.asarray(x)[: len(place)] for x in found])
-    return Encoded(*map(np.concatenate, zip(*parts, strict=True)))
+    encode_batch = functools.partial(encode, params)
+    return Encoded(*in_batches(encode_batch, BATCH, split.pixels, places))
 
 
 def measure_representation(

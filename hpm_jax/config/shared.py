@@ -42,7 +42,9 @@ class Data:
     mean: tuple[float, ...] = option(
         IMAGENET_MEAN, "of each channel, for pixels in [0, 1]", low=-1e6, high=1e6
     )
-    std: tuple[float, ...] = option(IMAGENET_STD, "of each channel, likewise", above=0, high=1e6)
+    std: tuple[float, ...] = option(
+        IMAGENET_STD, "of each channel, for pixels in [0, 1]", above=0, high=1e6
+    )
     crop: str = option(
         "resized", "RandomResizedCrop; 'byol' for linear probes; 'multi_scale' for videos"
     )

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     check: Function | None = None  # (config) -> None; raises a `ConfigError` for what cannot run
     # by section, the options that come from `config.init_from` unless a config sets them
     inherits: Mapping[str, tuple[str, ...]] = {}
-    # (config, found) -> None: what else follows from `init_from`; see `hpm_jax.config.inherit`
+    # (config, given, found) -> None: what else follows from `init_from`; see `config/inherit.py`
     complete: Function | None = None
     # (config, workdir) -> `Parts`, for a task whose workdir holds a model; see `hpm_jax.run.load`
     build: Function | None = None

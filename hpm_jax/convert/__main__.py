@@ -61,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--heads", type=int, metavar="N", help="of the encoder, where its width does not tell"
     )
-    parser.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, likewise")
+    parser.add_argument(
+        "--decoder-heads",
+        type=int,
+        metavar="N",
+        help="of the decoder, where its width does not tell",
+    )
     parser.add_argument(
         "--grid",
         type=int,

@@ -1,28 +1,36 @@
 """What is measured on the way: logistic regression, kNN, RankMe, and the held-out loss."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import Array
 
 from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
+from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.knn import rank_me
 from hpm_jax.evaluation.standardised import pixel_features, tell
-from hpm_jax.masking.hard import Random
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.choose import mask_units
 from hpm_jax.step.method import Method
-from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.schedules import AT_RANDOM
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.step import Masked, draw_all, student_pass, total_loss
+from hpm_jax.tokens import Mask
 
-# the scalars of a step that hides at random and learns nothing
-AT_RANDOM = Schedule(np.float32(0), np.float32(0), np.int32(0))
+
+def fixed_key(first: Array | int) -> Array:
+    """The key of the images from number `first` on: the same for every run."""
+    return jax.random.fold_in(jax.random.key(0), first)
+
+
+def fixed_mask(method: Method, state: TrainState, patches: Array, first: Array | int) -> Mask:
+    """Random masks of these images, the same for every mask strategy and seed."""
+    return mask_units(method.at_random, state, patches, fixed_key(first), AT_RANDOM, {})
 
 
 class Evaluator:
@@ -55,9 +63,7 @@ class Evaluator:
         for name in broken:
             say(f"cannot read {name}: left out of the evaluation")
 
-        blind = dataclasses.replace(
-            method, strategy=Random(), views=1, some_count=False, least_hidden=0, replaced=0.0
-        )
+        blind = method.at_random
 
         def features(params, images):
             tokens = model.apply({"params": params}, method.patches(images), method="encode")
@@ -65,9 +71,8 @@ class Evaluator:
 
         def masked_losses(state, images, start):
             patches = method.patches(images)
-            key = jax.random.fold_in(jax.random.key(0), start)
-            mask = mask_units(blind, state, patches, key, AT_RANDOM, {})
-            masked = Masked(patches, mask, draw_all(blind, mask, key, 0))
+            mask = fixed_mask(blind, state, patches, start)
+            masked = Masked(patches, mask, draw_all(blind, mask, fixed_key(start), 0))
             outputs = student_pass(model, blind, state, state.params, masked)
             return total_loss(blind, state, state.params, masked, outputs)[1]
 
@@ -104,13 +109,11 @@ class Evaluator:
 
     def features(self, params: Params, images: np.ndarray) -> np.ndarray:
         """Pooled features `[N, D]` of images `[N, H, W, C]`, a batch at a time."""
-        parts = []
-        for start in range(0, len(images), self.batch_size):
-            part = images[start : start + self.batch_size]
-            padded = np.concatenate([part, np.repeat(part[:1], self.batch_size - len(part), 0)])
-            found = np.asarray(self._features(params, self.devices.put_whole(padded)))
-            parts.append(found[: len(part)])
-        return np.concatenate(parts)
+
+        def encode(part: np.ndarray) -> Array:
+            return self._features(params, self.devices.put_whole(part))
+
+        return in_batches(encode, self.batch_size, images)
 
     def held_out(self, state: TrainState) -> dict[str, float]:
         """The training losses on the test images, over whole batches."""

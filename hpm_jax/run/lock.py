@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from hpm_jax.errors import UserError
-from hpm_jax.storage import is_local, reported
+from hpm_jax.storage import StorageError, is_local, reported
 
 NAME = ".lock"
 BEAT = 30.0  # seconds between signs of life in a bucket, which knows no locks
@@ -20,8 +19,8 @@ STALE = 5 * BEAT  # without a sign for so long, the other is dead
 _held: dict[str, IO[str] | threading.Event] = {}  # by workdir, of this process
 
 
-class WorkdirInUse(UserError, RuntimeError):
-    """Another process works there."""
+class WorkdirInUse(StorageError):
+    """Another process works there; nothing was written."""
 
     exit_code = os.EX_TEMPFAIL  # 75: the same command may be tried later
 
@@ -41,13 +40,7 @@ def hold(workdir: Path) -> None:
     if name in _held:
         return
     with reported(workdir):
-        try:
-            _held[name] = _lock_folder(workdir) if is_local(workdir) else _lease(workdir)
-        except WorkdirInUse as refusal:  # `reported` would take it for a full disk
-            refused = refusal
-        else:
-            return
-    raise refused
+        _held[name] = _lock_folder(workdir) if is_local(workdir) else _lease(workdir)
 
 
 def _lock_folder(workdir: Path) -> IO[str]:

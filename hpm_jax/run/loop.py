@@ -182,7 +182,7 @@ class Training:
                 break
         console.stop()
         self._saved.wait()
-        check_finite(state)  # also of a run that saves nothing
+        check_finite(state)  # also of a run that had ended before, which saves nothing more
         self.outcome = self._end(done, stopping)
 
     def _end(self, done: int, stopping: StopRequest) -> Outcome:

@@ -106,12 +106,13 @@ class MetricsWriter:
 
 def keep_aside(path: Path) -> None:
     """Moves the lines of an earlier run, whose checkpoints are gone, to `metrics.<n>.jsonl`."""
-    if not path.exists() or not path.read_text().strip():
+    text = path.read_text() if path.exists() else ""
+    if not text.strip():
         return
     number = 1
     while (there := path.with_name(f"metrics.{number}.jsonl")).exists():
         number += 1
-    write(there, path.read_text())
+    write(there, text)
 
 
 def _start_wandb(project: str, workdir: Path) -> Any:

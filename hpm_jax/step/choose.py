@@ -42,17 +42,13 @@ def look(
         passes: into how many parts the batch is cut, one after the other.
         reads: what is asked, of "predicted_loss", "features" and "attention".
     """
-    if method.parts > 1:
-
-        def ask_of_parts(patches: Array) -> Readings:
-            return look_at_parts(model, method, params, patches)
-
-        return jax.tree.map(join_parts, jax.lax.map(ask_of_parts, split(patches, passes)))
     stride = method.teacher.frame_stride
     seen, unseen, *_ = every_frame_of(model.grid, stride)
     in_raster_order = np.argsort(np.concatenate([seen, unseen]))
 
     def ask(patches):
+        if method.parts > 1:
+            return look_at_parts(model, method, params, patches)
         if stride == 1:
             return model.apply({"params": params}, patches, reads, method="look")
         mask = Mask(*(jnp.tile(x, (len(patches), 1)) for x in (seen, unseen)))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Shaped
 from hpm_jax.losses.ranking import Relative
 from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
 from hpm_jax.losses.term import Own, Term
-from hpm_jax.masking.hard import Hard
+from hpm_jax.masking.hard import Hard, Random
 from hpm_jax.masking.strategy import Strategy
 from hpm_jax.masking.units import Unit
 from hpm_jax.plugs import Plug, Setting
@@ -54,6 +54,13 @@ class Method:
         """What the plugs may know before the run starts."""
         hidden = self.hidden * self.unit.size
         return Setting(self.tokenizer, self.unit.grid, hidden, self.width)
+
+    @property
+    def at_random(self) -> "Method":
+        """The same under one random mask of each image, all of which counts."""
+        return dataclasses.replace(
+            self, strategy=Random(), views=1, some_count=False, least_hidden=0, replaced=0.0
+        )
 
     @property
     def target_width(self) -> int:

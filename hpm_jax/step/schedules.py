@@ -19,6 +19,10 @@ class Schedule(NamedTuple):
     counted: np.float32 | None = None  # the share of them in the loss; None where all are
 
 
+# of a step that hides at random and learns nothing
+AT_RANDOM = Schedule(np.float32(0), np.float32(0), np.int32(0))
+
+
 class FinetuneSchedule(NamedTuple):
     """The scalars of one fine-tuning step."""
 

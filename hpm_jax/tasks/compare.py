@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import hpm_jax
-from hpm_jax.compare.arms import BASELINES, arm_configs, parse_contrasts
-from hpm_jax.compare.cells import Cell, Cells, cell_path, read_cells, value, write_cell
+from hpm_jax.compare.arms import arm_configs, parse_contrasts
+from hpm_jax.compare.cells import BASELINES, Cell, Cells, cell_path, read_cells, value, write_cell
 from hpm_jax.compare.data import load_measured
 from hpm_jax.compare.masks import draw_arms
 from hpm_jax.compare.page import PageDesign, write_page
@@ -67,7 +67,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
         f"cells in {folder}, {len(left)} to run here, {len(short)} to fine-tune"
     )
     if cells:
-        write_results(folder, options, configs, silent)
+        write_results(folder, options, configs)
     if not left and not short:
         console.say(f"done: read {folder / 'results.md'}")
         return 0
@@ -118,7 +118,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
             for seed, trained in zip(due, runs, strict=True):
                 save_params(weights_path(workdir, name, seed), trained.snapshots[-1].state.params)
                 finish(trained_cell(options, comparison, arm, seed, trained, measured))
-        write_results(folder, options, configs, silent)
+        write_results(folder, options, configs)
 
     # --- what cells lack that an earlier command did not ask for
     for name, seed in short:
@@ -133,7 +133,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
             continue
         once = measure_once(options, arm, params, measured, seed)
         finish(dataclasses.replace(cells[name, seed], **once))
-    write_results(folder, options, configs, silent)
+    write_results(folder, options, configs)
     console.say(f"done: read {folder / 'results.md'}")
     return 0
 
@@ -192,9 +192,9 @@ def differences(config: dict[str, Any], now: Config) -> str:
     return "; ".join(found)
 
 
-def write_results(folder: Path, options: Compare, configs: dict[str, Config], say: Say) -> None:
+def write_results(folder: Path, options: Compare, configs: dict[str, Config]) -> None:
     """Tables, figure and page of all cells that there are."""
-    cells = known_cells(folder, options, configs, say)
+    cells = known_cells(folder, options, configs, silent)  # what is left out has been said
     design = PageDesign(
         title=f"{folder.name}: {len(configs)} arms",
         arms={name: describe(config) for name, config in configs.items()},

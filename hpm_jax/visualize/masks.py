@@ -9,7 +9,6 @@ hidden by what the strategy reads: predicted losses, attention, features. Those 
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from hpm_jax.masking.strategy import Readings
 from hpm_jax.run.load import LoadedRun, load_run
 from hpm_jax.step.choose import choose_mask, look
 from hpm_jax.step.method import own
-from hpm_jax.step.schedules import Schedule
+from hpm_jax.step.schedules import AT_RANDOM
 from hpm_jax.step.step import Masked, student_pass
 from hpm_jax.tokens import Grid, Tokenizer, grid_of
 from hpm_jax.visualize.sheet import draw_sheet
@@ -165,13 +164,12 @@ def states_of(run: LoadedRun, images: np.ndarray) -> dict[str, Any]:
 def observed(run: LoadedRun, plug: Strategy, images: Array) -> Any:
     """The state of a strategy after `MASKS` random masks of each image."""
     assert run.method is not None
-    masking = dataclasses.replace(run.method, strategy=Strategy.parse_call("random", "strategy"))
-    schedule = Schedule(np.float32(0), np.float32(0), np.int32(0))
+    masking = run.method.at_random
     patches = masking.patches(images)
 
     @jax.jit
     def update(state: Any, key: Array) -> Any:
-        mask = choose_mask(run.model, masking, run.state, patches, key, schedule)
+        mask = choose_mask(run.model, masking, run.state, patches, key, AT_RANDOM)
         masked = Masked(patches, mask)
         outputs = student_pass(run.model, masking, run.state, run.state.params, masked)
         return plug.update_state(state, run.state.params, plug.observe(outputs))
