@@ -109,6 +109,8 @@ def test_what_a_run_leaves_behind(whole):
     assert found == {
         *("config.json", "versions.json", "metrics.jsonl", "report.md"),
         *("checkpoints", "pictures", "tensorboard"),
+        "data.json",
+        ".lock",  # held by the process alone: what is left of it holds nothing
     }
     pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
     assert pictures == ["curves.png", *(f"step_{s:07d}.png" for s in (0, 76, 151))]
