@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 Grid = tuple[int, int, int]
 
@@ -45,7 +45,7 @@ def grid_of(size: Grid, patch_size: Grid) -> Grid:
 
 
 def normalize(
-    images: Shaped[AnyArray, "*batch C"], mean: Sequence[float], std: Sequence[float]
+    images: UInt8[AnyArray, "*batch C"], mean: Sequence[float], std: Sequence[float]
 ) -> Float32[Array, "*batch C"]:
     """uint8 images `[..., C]` to float32: `(x / 255 - mean) / std`, channel by channel."""
     pixels = images.astype(jnp.float32) / 255.0
@@ -96,11 +96,11 @@ class Tokenizer:
         """Values of one patch, P."""
         return math.prod(self.patch_size) * self.channels
 
-    def __call__(self, images: Shaped[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
+    def __call__(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
         """uint8 images, as `normalize` takes them, to normalised patches `[B, L, P]` float32."""
         return self.patchify(self.normalize(images))
 
-    def normalize(self, images: Shaped[AnyArray, "B *size C"]) -> Float32[Array, "R *view C"]:
+    def normalize(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R *view C"]:
         """uint8 images `[B, H, W, C]` or clips `[B, T, H, W, C]` to float32 of the same shape.
 
         Several clips of each video, `[B, R, T, H, W, C]`, give B R rows.

@@ -156,7 +156,7 @@ class ClipCase(Case):
 
     def patches(self, step=0):
         images = jnp.asarray(self[f"step{step}/images"].transpose(0, 2, 3, 1))
-        return self.method.patches(images[:, None])
+        return self.method.tokenizer.patchify(images[:, None])  # normalised floats, as they are
 
 
 @pytest.fixture(scope="module", params=HPM_CASES, ids=lambda path: path.stem)

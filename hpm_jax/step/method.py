@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jax import Array
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32, UInt8
 
 from hpm_jax.losses.ranking import Relative
 from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
@@ -89,7 +89,7 @@ class Method:
             return 1
         return max(2, round(self.unit.count / (self.unit.count - self.hidden)))
 
-    def patches(self, images: Shaped[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
+    def patches(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
         """uint8 images to normalised patches `[B, L, P]` float32; see `Tokenizer`."""
         return self.tokenizer(images)
 
