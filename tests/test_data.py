@@ -3,14 +3,23 @@
 import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 from small_images import WHOLE, config_of, encode, photo
 
+from hpm_jax.data.fingerprint import check_data
+from hpm_jax.data.lists import read_image_list
 from hpm_jax.data.pipeline import BrokenImages, LoadForTraining, train_batches
 from hpm_jax.data.pipeline import test_images as load_test_images
+from hpm_jax.data.scored import read_class_names
 from hpm_jax.data.sources import SOURCES, DataError
+from hpm_jax.data.video_sources import read_list
+from hpm_jax.evaluation.accuracy import evaluate_split
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import all_devices
+from hpm_jax.storage import write
 
 
 @pytest.fixture
@@ -154,6 +163,110 @@ def test_too_many_broken_images_stop_the_run(folder):
         for _ in range(4):
             tracker.add(next(batches)["broken"])
     assert "train/cat/" in str(error.value)
+
+
+def test_what_is_too_large_is_named_with_the_reason(folder):
+    wide, sparse = folder / "test" / "cat" / "0.jpg", folder / "test" / "dog" / "0.jpg"
+    wide.write_bytes(encode(photo(100, 300), "JPEG"))
+    with sparse.open("r+b") as file:
+        file.truncate(50 * 2**30)  # takes no space on the disk, and would take it in memory
+    config = config_of(
+        source="folder", path=str(folder), channels=3, max_pixels=20000, max_broken=0.5
+    )
+    splits = SOURCES["folder"](config.data)
+    _, labels, names = load_test_images(splits.test, np.arange(6), config)
+    assert len(labels) == 4 and sorted(names) == [
+        f"{wide} (300 x 100 pixels, more than config.data.max_pixels = 20000)",
+        f"{sparse} has 53,687,091,200 bytes, expected at most 1,073,741,824: is it the right file?",
+    ]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+@pytest.mark.parametrize("allowed", [0.1, 1.0])
+def test_a_test_split_that_cannot_be_read_stops_with_one_sentence(folder, gone, allowed):
+    config = config_of(source="folder", path=str(folder), channels=3, max_broken=allowed)
+    splits = SOURCES["folder"](config.data)
+    for path in (folder / "test").glob("*/*"):
+        path.unlink() if gone else path.write_bytes(b"")
+    message = rf"images cannot be read, .*{folder}/test/cat/0.jpg.*; repair or remove them"
+    with pytest.raises(DataError, match=message) as refusal:
+        load_test_images(splits.test, np.arange(6), config)
+    assert "\n" not in str(refusal.value)
+    devices = all_devices()
+    sums = evaluate_split(lambda *_: 0, splits.test, config, devices.round_up(2), devices)
+    with pytest.raises(DataError, match=message):
+        list(sums)
+
+
+def test_broken_test_images_are_counted(folder):
+    for name in ("cat", "dog"):
+        (folder / "test" / name / "0.jpg").write_bytes(WHOLE[:300])
+    splits = SOURCES["folder"](config_of(source="folder", path=str(folder), channels=3).data)
+    for allowed, fits in ((0.3, False), (0.4, True)):
+        config = config_of(source="folder", path=str(folder), channels=3, max_broken=allowed)
+        if fits:
+            assert len(load_test_images(splits.test, np.arange(6), config)[1]) == 4
+            continue
+        with pytest.raises(DataError, match="2 of 6 images cannot be read, more than config"):
+            load_test_images(splits.test, np.arange(6), config)
+
+
+def test_no_images_to_measure():
+    config = config_of()
+    with pytest.raises(DataError, match="holds no images to measure"):
+        load_test_images(SOURCES["digits"](config.data).test, np.arange(0), config)
+
+
+# --- names that are no text
+
+
+ODD = os.fsdecode(b"caf\xe9")  # Latin-1
+
+
+@pytest.fixture
+def odd_folder(folder):
+    (folder / "train" / "cat").rename(folder / "train" / ODD)
+    (folder / "test" / "cat").rename(folder / "test" / ODD)
+    (folder / "test" / ODD / "1.jpg").rename(folder / "test" / ODD / f"{ODD}.jpg")
+    return folder
+
+
+def test_names_that_are_no_text(odd_folder, capsys):
+    config = config_of(source="folder", path=str(odd_folder), channels=3)
+    splits = SOURCES["folder"](config.data)
+    assert splits.classes == (r"caf\xe9", "dog"), "and test classes are the same"
+    (odd_folder / "test" / ODD / f"{ODD}.jpg").write_bytes(b"")
+    _, labels, names = load_test_images(splits.test, np.arange(6), config)
+    assert len(labels) == 5 and names == [str(odd_folder / "test" / r"caf\xe9" / r"caf\xe9.jpg")]
+    check_data(odd_folder, splits, accept=False)
+    check_data(odd_folder, splits, accept=False)
+    assert json.loads((odd_folder / "data.json").read_text())["classes"][0] == r"caf\xe9"
+    assert read_class_names(odd_folder / "train") == splits.classes
+    Console().say(f"cannot read {ODD}")
+    assert r"cannot read caf\udce9" in capsys.readouterr().out
+    write(odd_folder / "report.md", ODD)
+    assert (odd_folder / "report.md").read_text() == r"caf\udce9"
+
+
+def test_lists_of_names_that_are_no_text(odd_folder):
+    lines = b"".join(b"train/caf\xe9/%d.jpg %d\n" % (index, index % 2) for index in range(12))
+    (odd_folder / "train.txt").write_bytes(lines)
+    (odd_folder / "train").rename(odd_folder / "images")
+    (odd_folder / "train.txt").write_bytes(lines.replace(b"train/", b"images/"))
+    splits = SOURCES["list"](config_of(source="list", path=str(odd_folder)).data)
+    assert splits.train[0]["image"] and r"caf\xe9" in splits.train.name(0)
+    (odd_folder / "train.txt").write_bytes(b"caf\xe9.jpg 0\n")
+    with pytest.raises(DataError, match=r"line 1: there is no .*caf\\xe9\.jpg"):
+        SOURCES["list"](config_of(source="list", path=str(odd_folder)).data)
+
+
+@pytest.mark.parametrize("read", [read_image_list, read_list, read_class_names])
+def test_a_list_of_fifty_gigabytes(tmp_path, read):
+    path = tmp_path / "train.txt"
+    with path.open("wb") as file:
+        file.truncate(50 * 2**30)
+    with pytest.raises(DataError, match=r"train.txt has 53,687,091,200 bytes, expected at most"):
+        read(path)
 
 
 # --- tensorflow-datasets

@@ -84,7 +84,9 @@ def test_a_video_is_opened_once_for_all_its_clips(videos, monkeypatch):
     opened = []
     init = video.Video.__init__
     monkeypatch.setattr(
-        video.Video, "__init__", lambda self, data: opened.append(data) or init(self, data)
+        video.Video,
+        "__init__",
+        lambda self, data, *rest: opened.append(data) or init(self, data, *rest),
     )
     config = config_for(path=str(videos), test_clips=2, test_crops=3, clips=4)
     splits = SOURCES["video_folder"](config.data)

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: numbers of frames, whatever their timestamps."""
+"""Frame sampling: which frames of a video form a clip, by frame number."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,25 +10,27 @@ if TYPE_CHECKING:
 
 
 class Sampling(NamedTuple):
-    """How clips are taken from a video of `count` frames; both give int64 numbers of frames."""
+    """How clips are sampled from a video of `count` frames; both return int64 frame numbers."""
 
     random: Callable[[np.random.Generator, int, "Data"], np.ndarray]  # for training: [T]
-    spread: Callable[[int, "Data", int], np.ndarray]  # so many, over the whole video: [clips, T]
+    spread: Callable[
+        [int, "Data", int], np.ndarray
+    ]  # for evaluation: [clips, T] over the whole video
 
 
 def random_dense(rng: np.random.Generator, count: int, data: "Data") -> np.ndarray:
-    """`data.frames` frames, `data.frame_stride` apart, from a random start: `[T]`.
+    """Returns `data.frames` frames, `data.frame_stride` apart, from a random start: `[T]`.
 
-    The start leaves room for the stride after the last frame too. A video shorter than that is
-    read from its first frame, and the last frame reached is repeated. Both as VideoMAE
-    pre-trains (kinetics.py).
+    The start also leaves room for the stride after the last frame. A shorter video is read from its
+    first frame, and the last frame reached is repeated. Both as in VideoMAE's pre-training
+    (kinetics.py).
     """
     start = rng.integers(max(0, count - reach(data)) + 1)
     return _dense(int(start), count, data)
 
 
 def spread_dense(count: int, data: "Data", clips: int) -> np.ndarray:
-    """Dense clips whose starts are spread evenly from first to last: `[clips, T]`; one: centred."""
+    """Returns dense clips with evenly spread starts, `[clips, T]`; a single clip is centred."""
     room = max(0, count - reach(data))
     starts = [room * clip // (clips - 1) for clip in range(clips)] if clips > 1 else [room // 2]
     return np.stack([_dense(start, count, data) for start in starts])
@@ -40,19 +42,19 @@ def _dense(start: int, count: int, data: "Data") -> np.ndarray:
 
 
 def random_segments(rng: np.random.Generator, count: int, data: "Data") -> np.ndarray:
-    """One frame, at random, of each of `data.frames` equal segments: `[T]` (TSN, Wang et al. 2016).
+    """Returns one random frame of each of `data.frames` segments: `[T]` (TSN, Wang et al. 2016).
 
-    The segments are parts of the video of equal length, not of whole frames: every frame has its
-    chance, and a video of fewer frames repeats some.
+    The segments have equal, possibly fractional length, so every frame can be drawn. A video with
+    fewer frames repeats some.
     """
     places = np.arange(data.frames) + rng.random(data.frames)
     return np.minimum(places * count / data.frames, count - 1).astype(np.int64)
 
 
 def spread_segments(count: int, data: "Data", clips: int) -> np.ndarray:
-    """Clip v takes each segment's frame at the share `v / clips` of it: `[clips, T]`.
+    """Returns clips `[clips, T]`; clip v has each segment's frame at the fraction `v / clips`.
 
-    One clip takes the middles. That is VideoMAE's test of one or two clips (ssv2.py).
+    A single clip has the middle frames. This is VideoMAE's test of one or two clips (ssv2.py).
     """
     segments = np.arange(data.frames)
     if clips == 1:
@@ -62,9 +64,9 @@ def spread_segments(count: int, data: "Data", clips: int) -> np.ndarray:
 
 
 def random_linspace(rng: np.random.Generator, count: int, data: "Data") -> np.ndarray:
-    """Frames evenly from end to end of `reach(data)` frames, as VideoMAE fine-tunes: `[T]`.
+    """Returns frames evenly spaced over `reach(data)` frames, as VideoMAE fine-tunes: `[T]`.
 
-    The last frame of the reach is the last of the clip, so that frames are a little more than
+    The clip includes the last frame of the reach, so frames are a little more than
     `data.frame_stride` apart. A shorter video is read from end to end in as many frames as the
     stride allows, and its last frame is repeated. (kinetics.py, loadvideo_decord)
     """
@@ -79,10 +81,10 @@ def random_linspace(rng: np.random.Generator, count: int, data: "Data") -> np.nd
 
 
 def spread_linspace(count: int, data: "Data", clips: int) -> np.ndarray:
-    """Clips of every `data.frame_stride`-th frame of the video, as VideoMAE tests: `[clips, T]`.
+    """Returns clips of every `data.frame_stride`-th frame, as VideoMAE tests: `[clips, T]`.
 
-    Starts are spread evenly over those frames; one clip is centred. The last of them is repeated
-    where there are fewer than a clip needs. (kinetics.py, mode "test")
+    Starts are spread evenly over those frames; a single clip is centred. If there are too few
+    frames, the last one is repeated. (kinetics.py, mode "test")
     """
     kept = np.arange(0, count, data.frame_stride)
     room = max(0, len(kept) - data.frames)
@@ -92,17 +94,17 @@ def spread_linspace(count: int, data: "Data", clips: int) -> np.ndarray:
 
 
 def random_mae_st(rng: np.random.Generator, count: int, data: "Data") -> np.ndarray:
-    """Frames evenly from the first to the last of `reach(data)` frames, as mae_st trains: `[T]`.
+    """Returns frames evenly spaced over `reach(data)` frames, as mae_st trains: `[T]`.
 
-    The start is a real number, and frames are those that the places fall into; of a shorter video
-    the last frame is repeated. Its change of the stride with the frame rate is left out: Kinetics
-    mostly has the 30 frames a second for which the stride is given. (util/decoder/decoder.py)
+    The start is a real number, and positions are rounded down to frames. A shorter video repeats
+    its last frame. Unlike in mae_st, the stride does not depend on the frame rate: Kinetics mostly
+    has the 30 frames per second for which the stride is given. (util/decoder/decoder.py)
     """
     return _span(rng.uniform(0, max(0, count - reach(data))), count, data)
 
 
 def spread_mae_st(count: int, data: "Data", clips: int) -> np.ndarray:
-    """Clips a whole number of frames apart from the first on, as mae_st tests: `[clips, T]`."""
+    """Returns clips that start an integer number of frames apart, as mae_st tests: `[clips, T]`."""
     room = max(0, count - reach(data))
     step = room // (clips - 1) if clips > 1 else 0
     starts = [step * clip for clip in range(clips)] if clips > 1 else [room // 2]
@@ -124,5 +126,5 @@ SAMPLINGS: dict[str, Sampling] = {
 
 
 def reach(data: "Data") -> int:
-    """How many frames a video must have for a clip that repeats none."""
+    """Returns the number of frames that a video needs for a clip without repeated frames."""
     return data.frames * (1 if data.sampling == "segments" else data.frame_stride)

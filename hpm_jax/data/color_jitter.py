@@ -1,4 +1,4 @@
-"""Colour jitter: brightness, contrast and saturation changed at random, as torchvision does it."""
+"""Colour jitter: random brightness, contrast and saturation, as in torchvision."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,14 @@ _ENHANCEMENTS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Co
 def draw_color_jitter(
     rng: np.random.Generator, strength: float
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A change of colours for an image, or for every frame of a clip alike.
+    """Draws a change of colours for an image, or for all frames of a clip.
 
     Three factors, uniform from `1 - strength` (0 at least) to `1 + strength`, in a random order
     (torchvision's ColorJitter, which timm builds with the same strength for all three).
 
     Returns:
-        From uint8 `[h, w, C]` to the same, grey or colour; saturation leaves grey as it is.
+        A function from uint8 `[h, w, C]` to the same, grey or colour; saturation does not change
+        grey images.
     """
     order = rng.permutation(len(_ENHANCEMENTS))
     factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, len(order))

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to uint8 pixels; which decoder and why: docs/data.md."""
+"""Decodes image files to pixels; docs/data.md explains the choice of decoder."""
 
 import io
 
@@ -6,48 +6,80 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from hpm_jax.data.tiff import decode_tiff, needs_tifffile, size_of
+from hpm_jax.extras import MissingPackage
+
 ORIENTATION = 0x0112  # the EXIF tag that cameras write instead of turning the pixels
-# A file is decoded at half, a quarter or an eighth of its size where the crop still has twice the
-# pixels that are wanted: 51 dB from the full decode, by measurement.
+# A file is decoded at half, a quarter or an eighth of its size if the crop still has twice the
+# required pixels: 51 dB from the full decode, by measurement.
 MARGIN = 2
 SCALES = (1, 2, 4)  # eighths: the sizes at which libjpeg decodes faster, smallest first
 
 
+MOST_PIXELS = 178_956_970  # limit per image; Pillow refuses more
+
+
 class BrokenImage(ValueError):
-    """Bytes that are not a whole image."""
+    """A file is not a complete image."""
+
+
+class TooLarge(BrokenImage):
+    """An image has more pixels than allowed."""
+
+
+class OtherKind(BrokenImage):
+    """A valid image whose channels or dtype differ from the config."""
 
 
 class EncodedImage:
-    """An image file whose header has been read; a plain JPEG's pixels are decoded when asked for.
+    """An image file whose header has been read; the pixels of a plain JPEG are decoded lazily.
 
     Attributes:
-        height, width: in pixels, as a person sees the image: upright.
+        height, width: in pixels, after EXIF rotation.
+        channels: channels of the file; a palette counts as three, transparency as none.
 
     Raises:
-        BrokenImage: for bytes that are not a whole image.
+        BrokenImage: for bytes that are not a complete image.
+        TooLarge: for more than `max_pixels`, before anything is decoded.
     """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, max_pixels: int = MOST_PIXELS):
         try:
-            image = Image.open(io.BytesIO(data))
+            image = _open(data)
+            if needs_tifffile(data, image):
+                self.height, self.width = size_of(data)
+                check_pixels(self.width, self.height, max_pixels)
+                self._data: bytes | np.ndarray = decode_tiff(data)
+                self.channels = self._data.shape[-1]
+                return
+            assert image is not None
+            check_pixels(*image.size, max_pixels)
             upright = image.getexif().get(ORIENTATION, 1) == 1
             # simplejpeg is faster than Pillow, and refuses damage that Pillow fills with grey
             jpeg = image.format == "JPEG" and image.mode in ("RGB", "L") and upright
-            self._data: bytes | np.ndarray = data if jpeg else _decode(image)
-        except Exception as error:  # Pillow raises many kinds for bytes that are no image
-            raise BrokenImage(str(error)) from error
+            self._data = data if jpeg else _decode(image)
+        except TooLarge:
+            raise
+        except Exception as error:  # Pillow raises many kinds for bytes that are not an image
+            missing = isinstance(error, MissingPackage) or "imagecodecs" in str(error)
+            raise (OtherKind if missing else BrokenImage)(str(error)) from error
         if isinstance(self._data, bytes):
             self.width, self.height = image.size
+            self.channels = len(image.mode)  # only RGB and L reach this line
         else:
-            self.height, self.width = self._data.shape[:2]
+            self.height, self.width, self.channels = self._data.shape
 
-    def pixels(self, channels: int, eighths: int = 8) -> np.ndarray:
-        """uint8 `[h, w, channels]`, at the scale `eighths / 8` of a plain JPEG.
+    def pixels(self, channels: int, eighths: int = 8, deep: bool = False) -> np.ndarray:
+        """Returns pixels `[h, w, channels]`, a plain JPEG at the scale `eighths / 8`.
 
-        Grey becomes colour by repetition, colour grey by its luma; other counts are an error.
+        Grey is converted to colour by repetition, colour to grey by its luma; other channel counts
+        are an error.
+
+        Args:
+            deep: whether 16- and 32-bit values are kept; otherwise the result is uint8.
         """
         if not isinstance(self._data, bytes):
-            return with_channels(self._data, channels)
+            return with_channels(self._data if deep else to_8_bits(self._data), channels)
         size = {"min_height": -(-self.height * eighths // 8)} if eighths != 8 else {}
         try:
             array = simplejpeg.decode_jpeg(self._data, "GRAY" if channels == 1 else "RGB", **size)
@@ -56,18 +88,49 @@ class EncodedImage:
         return with_channels(array, channels)
 
     def smallest_scale(self, height: float, width: float, needed: tuple[int, int]) -> int:
-        """The eighths at which a `height` x `width` part still has the `needed` size."""
+        """Returns the eighths at which a `height` x `width` part still has the `needed` size."""
         for eighths in SCALES if isinstance(self._data, bytes) else ():
             if height * eighths >= 8 * needed[0] and width * eighths >= 8 * needed[1]:
                 return eighths
         return 8
 
 
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises a `TooLarge` for an image of more pixels than `max_pixels`."""
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"{width} x {height} pixels, more than config.data.max_pixels = {max_pixels}"
+        )
+
+
+def why_too_large(data: bytes, max_pixels: int) -> str:
+    """Returns the reason if the header of an image file declares too many pixels; else ""."""
+    try:
+        image = _open(data)
+        size = size_of(data)[::-1] if image is None else image.size
+        check_pixels(*size, max_pixels)
+    except TooLarge as error:
+        return str(error)
+    except Exception:  # not an image: the file has another defect
+        return ""
+    return ""
+
+
+def _open(data: bytes) -> Image.Image | None:
+    """Opens an image with Pillow; None for a TIFF that Pillow cannot read."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        if needs_tifffile(data, None):
+            return None
+        raise
+
+
 def decode_label_map(data: bytes) -> np.ndarray:
-    """The numbers of an image file, int32 `[h, w]`: grey values, or places in a palette.
+    """Decodes a label map, int32 `[h, w]`: grey values, or palette indices.
 
     Raises:
-        BrokenImage: for bytes that are not a whole image, and for one of colours.
+        BrokenImage: for bytes that are not a complete image, or a colour image.
     """
     try:
         array = np.asarray(Image.open(io.BytesIO(data)))
@@ -79,29 +142,74 @@ def decode_label_map(data: bytes) -> np.ndarray:
 
 
 def _decode(image: Image.Image) -> np.ndarray:
-    """What is no plain JPEG, by Pillow: uint8 `[h, w, 1 or 3]`, upright."""
+    """Decodes anything but a plain JPEG with Pillow: `[h, w, 1 or 3]`, upright."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(np.asarray(image))[..., None]
+        return _narrowed(np.asarray(image))[..., None]
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def _from_deep(array: np.ndarray) -> np.ndarray:
-    """16-bit grey to 8-bit; Pillow's own conversion would clip it to white."""
-    if array.dtype.kind == "f":
-        raise BrokenImage("an image of floating-point numbers, whose range nobody knows")
-    if array.size and int(array.max()) > 255:
-        return np.rint(array / 257).clip(0, 255).astype(np.uint8)
-    return array.astype(np.uint8)
+def _narrowed(array: np.ndarray) -> np.ndarray:
+    """Converts integers that Pillow stores in 16 or 32 bits to the smallest sufficient dtype."""
+    if array.dtype.kind == "f" or not array.size or array.min() < 0 or array.max() > 65535:
+        return array
+    return array.astype(np.uint8 if array.max() <= 255 else np.uint16)
+
+
+def to_8_bits(array: np.ndarray) -> np.ndarray:
+    """Converts pixels to uint8: bool to black and white, uint16 divided by 257.
+
+    Raises:
+        OtherKind: for numbers whose range is unknown.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.rint(array / 257).astype(np.uint8)
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    raise OtherKind(
+        f"{array.dtype} values, here from {low:g} to {high:g}, have no range of their own: say "
+        f"what becomes 0 and 1, as in --config.data.value_range='({low:g},{high:g})'; "
+        "python -m hpm_jax.data.inspect measures it"
+    )
+
+
+def to_pixels(array: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
+    """Converts a crop for a batch: uint8, or with a range float32, 0 at `low`, 1 at `high`."""
+    if not value_range:
+        return array
+    low, high = value_range
+    return (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+
+
+def check_finite(array: np.ndarray) -> None:
+    """Raises an `OtherKind` for NaN or infinite values in float data."""
+    if array.dtype.kind == "f" and (bad := int(array.size - np.isfinite(array).sum())):
+        raise OtherKind(
+            f"{bad} of {array.size} values are NaN or infinite: replace them in the file, as "
+            "numpy.nan_to_num does, or remove it"
+        )
 
 
 def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """`[h, w, c]` with the count of channels asked for."""
+    """Converts `[h, w, c]` to the requested number of channels."""
     if array.shape[-1] == channels:
         return array
     if array.shape[-1] == 1:
         return np.repeat(array, channels, axis=-1)
     if array.shape[-1] == 3 and channels == 1:
+        if array.dtype != np.uint8:
+            return (array @ np.array(LUMA, np.float32))[..., None]
         return np.asarray(Image.fromarray(array).convert("L"))[..., None]
-    raise BrokenImage(f"{array.shape[-1]} channels, and config.data.channels is {channels}")
+    found = array.shape[-1]
+    raise OtherKind(
+        f"{found} channels, and config.data.channels is {channels}: "
+        f"--config.data.channels={found}, with {found} values each in --config.data.mean and "
+        "--config.data.std"
+    )
+
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as in Pillow

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 DIGITS = tuple("0123456789")
 DIRECTIONS = ("left", "right", "up", "down")
-SIZE = 0.45  # of a moving digit, as a share of the frame's shorter side
+SIZE = 0.45  # of a moving digit, as a fraction of the frame's shorter side
 
 
 def digits(data: "Data") -> Splits:
-    """Images, as they are."""
+    """Loads the digits as images, unchanged."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -28,13 +28,13 @@ def digits(data: "Data") -> Splits:
 
 
 def moving_digits(data: "Data") -> Splits:
-    """Videos of a clip's length: every digit four times, once in each of the `DIRECTIONS`.
+    """Makes videos of a clip's length: every digit four times, once in each of the `DIRECTIONS`.
 
-    `data.name` says what the label tells: the "digit", the "direction", or "" for both. The digits
-    that are held out never move in training.
+    `data.name` selects the label: the "digit", the "direction", or "" for both. Held-out digits do
+    not occur in training.
 
     Raises:
-        DataError: for another name, and for clips of one frame.
+        DataError: for another name, or clips of one frame.
     """
     check_frames(data)
     classes = {
@@ -52,7 +52,7 @@ def moving_digits(data: "Data") -> Splits:
 
 
 def check_frames(data: "Data") -> None:
-    """Raises a `DataError` where videos are asked for and clips have one frame."""
+    """Raises a `DataError` if videos are requested and clips have one frame."""
     if data.frames < 2:
         raise DataError(
             f"config.data.frames = {data.frames}, and config.data.source = {data.source!r} gives "
@@ -62,10 +62,10 @@ def check_frames(data: "Data") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class MovingDigits:
-    """Digits that cross the black frame; made when asked for, each always the same."""
+    """Digits that cross a black frame; generated on access, deterministically."""
 
     still: Records
-    labels: np.ndarray  # int32, of each digit and direction
+    labels: np.ndarray  # int32, for each digit and direction
     data: "Data"
 
     def __len__(self) -> int:
@@ -91,10 +91,10 @@ def _moving(still: Records, data: "Data") -> MovingDigits:
 
 
 def move(still: np.ndarray, direction: str, rng: np.random.Generator, data: "Data") -> np.ndarray:
-    """A digit that moves steadily inside the frame: uint8 `[reach(data), H, W, C]`.
+    """Returns a digit that moves steadily inside the frame: uint8 `[reach(data), H, W, C]`.
 
-    It covers between half and all of the room that it has. A clip towards one side is a clip
-    towards the other backwards, so that no single frame tells the direction.
+    It covers between half and all of the available distance. A clip towards one side is the
+    reversed clip towards the other, so a single frame does not reveal the direction.
 
     Args:
         still: uint8 `[8, 8, C]`.

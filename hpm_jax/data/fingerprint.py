@@ -1,33 +1,38 @@
-"""What data a run began with: names, sizes and labels in one number, cheap for a million files."""
+"""A fingerprint of a run's data: a digest of names, sizes and labels, fast for a million files."""
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpm_jax.data.folders import Files
+from hpm_jax.data.folders import Files, digest_of_files
 from hpm_jax.data.records import Arrays, DataError, Records, Splits, Subset, known_labels
 from hpm_jax.run.processes import is_main
 from hpm_jax.storage import write
+from hpm_jax.text_files import read_json
 
-NAMES = 1000  # of records that are no files: so many of them, evenly spaced
+NAMES = 1000  # number of evenly spaced records hashed if records are not files
 
 
 def check_data(workdir: Path, splits: Splits, accept: bool) -> None:
-    """Writes `data.json`, or compares with what is there.
+    """Writes `data.json`, or compares the data with an existing one.
 
     Args:
-        accept: whether other data takes the place of what is there.
+        accept: whether different data is accepted and recorded.
 
     Raises:
-        DataError: where the data is not what the run began with, with what is different.
+        DataError: if the data differs from the start of the run; the message lists differences.
     """
     there, now = workdir / "data.json", fingerprint(splits)
     if there.exists() and not accept:
-        before = json.loads(there.read_text())
+        before = read_json(
+            there,
+            DataError,
+            "it told what data the run began with; take the data that is there now for it by "
+            "--config.run.accept_new_data=True",
+        )
         if changes := _differences(before, now):
             raise DataError(
                 f"the data is not what the run in {workdir} began with: {'; '.join(changes)}. Put "
@@ -39,30 +44,32 @@ def check_data(workdir: Path, splits: Splits, accept: bool) -> None:
 
 
 def fingerprint(splits: Splits) -> dict[str, Any]:
-    """Counts, classes, and a digest of each split, for JSON."""
+    """Returns counts, classes, and a digest of each split, for JSON."""
     found: dict[str, Any] = {"classes": list(splits.classes)}
+    known: dict[int, bytes] = {}
     for name, records in (("train", splits.train), ("test", splits.test)):
         digest = hashlib.sha256()
-        _add(digest, records)
+        _add(digest, records, known)
         found[name] = {"count": len(records), "digest": digest.hexdigest()[:16]}
     return found
 
 
-def _add(digest: Any, records: Records) -> None:
-    """Takes a source into the digest; a folder may move, so its root is left out."""
+def _add(digest: Any, records: Records, known: dict[int, bytes]) -> None:
+    """Adds a source to the digest; a folder may move, so its root is excluded."""
     labels = known_labels(records)
     if labels is not None:
         digest.update(np.asarray(labels).astype("<i8").tobytes())
     if isinstance(records, Subset):
         digest.update(np.asarray(records.indices).astype("<i8").tobytes())
-        _add(digest, records.records)
+        _add(digest, records.records, known)
     elif isinstance(records, Files):
-        sizes = np.array([os.stat(records.name(i)).st_size for i in range(len(records))], "<i8")
-        digest.update(sizes.tobytes())
-        for path in records.paths:
-            digest.update(path + b"\0")
+        if id(records) not in known:  # both splits may be parts of one folder
+            known[id(records)] = digest_of_files(records)
+        digest.update(known[id(records)])
     elif isinstance(records, Arrays):
         digest.update(np.ascontiguousarray(records.images).data)
+    elif hasattr(records, "identity"):
+        digest.update(records.identity())
     else:
         step = max(1, len(records) // NAMES)
         for index in range(0, len(records), step):

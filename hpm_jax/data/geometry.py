@@ -1,6 +1,7 @@
-"""A view of an image: the same crop, flip and size for its pixels, its label map and its boxes."""
+"""Views: the same crop, flip and size for the pixels, label map and boxes of an image."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels; in fractions of them once the image is scaled."""
+    """A part of an image in pixels, possibly fractional."""
 
     top: float
     left: float
@@ -17,36 +18,47 @@ class Box(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is seen of an image: a box of it, resized, perhaps cut again, perhaps mirrored."""
+    """A crop of an image: a box, resized, optionally cut again, optionally mirrored."""
 
     box: Box
-    flip: bool  # left and right are exchanged, at the end
-    size: tuple[int, int]  # height and width that the box is resized to
-    window: Box | None = None  # the part of the resized box that stays, whole pixels; None for all
+    flip: bool  # horizontal flip, applied last
+    size: tuple[int, int]  # height and width to which the box is resized
+    window: Box | None = None  # part of the resized box to keep, in whole pixels; None for all
     method: Image.Resampling = Image.Resampling.BICUBIC
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what is seen."""
+        """Height and width of the view."""
         return self.size if self.window is None else (int(self.window[2]), int(self.window[3]))
 
     def scaled(self, factor: float) -> "View":
-        """The same view of an image that was decoded at `factor` of its size."""
+        """Returns the same view of an image that was decoded at `factor` of its size."""
         return self._replace(box=Box(*(edge * factor for edge in self.box)))
 
+    def direct(self) -> "View":
+        """Returns the same view without a window, so that only the visible part is resized."""
+        if self.window is None:
+            return self
+        down, across = self.box.height / self.size[0], self.box.width / self.size[1]
+        top, left, height, width = self.window
+        box = Box(
+            self.box.top + top * down, self.box.left + left * across, height * down, width * across
+        )
+        return self._replace(box=box, size=(int(height), int(width)), window=None)
+
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `[h, w, C]` to `[*shape, C]`, antialiased."""
+        """Applies the view to an image: `[h, w, C]` to `[*shape, C]`, antialiased; see `resize`."""
         return self.crop(cut(image, self.box, self.size, self.method))
 
     def crop(self, resized: np.ndarray) -> np.ndarray:
-        """What is left to do with the box `[*size, C]`: window and flip."""
+        """Applies window and flip to the resized box `[*size, C]`."""
         if self.window is not None:
             top, left, height, width = map(int, self.window)
             resized = resized[top : top + height, left : left + width]
         return mirror(resized) if self.flip else resized
 
     def apply_label_map(self, labels: np.ndarray) -> np.ndarray:
-        """Integers `[..., h, w]` to `[..., *shape]`: each the one at the centre of its pixel."""
+        """Applies the view to integers: `[..., h, w]` to `[..., *shape]`, by nearest neighbour."""
         (top, left, height, width), (h, w) = self.box, self.size
         rows = np.floor(top + (np.arange(h) + 0.5) * height / h).astype(int)
         columns = np.floor(left + (np.arange(w) + 0.5) * width / w).astype(int)
@@ -58,9 +70,9 @@ class View(NamedTuple):
         return labels[..., rows[:, None], columns]
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes `[..., 4]` of (left, top, right, bottom) in pixels to float32 `[..., 4]`.
+        """Applies the view to boxes `[..., 4]` (left, top, right, bottom) in pixels: float32.
 
-        They are clipped to what is seen. A box of which nothing is seen becomes four zeros.
+        Boxes are clipped to the view. A box outside the view becomes four zeros.
         """
         scale = np.array([self.size[1] / self.box.width, self.size[0] / self.box.height] * 2)
         moved = (boxes - np.array([self.box.left, self.box.top] * 2)) * scale
@@ -81,12 +93,16 @@ def resize(
     box: tuple | None = None,
     method: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> np.ndarray:
-    """Antialiased, as PIL and torchvision do it: `[h, w, C]` to `[*size, C]`.
+    """Resizes with antialiasing, as PIL and torchvision do: `[h, w, C]` to `[*size, C]`.
+
+    uint8 stays uint8; other numbers become float32.
 
     Args:
         box: the part to resize, (left, top, right, bottom), fractions allowed; None for all.
     """
-    if array.shape[-1] not in (1, 3):
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32, copy=False)
+    if array.shape[-1] != 1 and (array.shape[-1] != 3 or array.dtype != np.uint8):
         bands = [array[..., c : c + 1] for c in range(array.shape[-1])]
         channels = [resize(band, size, box, method) for band in bands]
         return np.concatenate(channels, axis=-1)
@@ -95,8 +111,16 @@ def resize(
     return np.asarray(image).reshape(*size, array.shape[-1])
 
 
+def apply_all(views: Sequence[View], image: np.ndarray) -> list[np.ndarray]:
+    """Applies views that differ only in their windows, or have none, to an image `[h, w, C]`."""
+    if views[0].window is None:
+        return [view.apply_image(image) for view in views]
+    resized = views[0]._replace(window=None, flip=False).apply_image(image)  # once for all windows
+    return [view.crop(resized) for view in views]
+
+
 def mirror(image: np.ndarray) -> np.ndarray:
-    """Left and right exchanged, `[..., w, C]`: whole pixels are copied, not one byte at a time."""
+    """Flips horizontally, `[..., w, C]`; whole pixels are copied, not single bytes."""
     return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
 
 
@@ -106,8 +130,8 @@ def cut(
     size: tuple[int, int],
     method: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> np.ndarray:
-    """The part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
-    # first whole pixels, so that nothing outside the crop shines in, then the exact fraction
+    """Returns the part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
+    # cut whole pixels first, so that pixels outside the crop have no influence, then resize
     top, left = math.floor(box.top), math.floor(box.left)
     bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
     part = np.ascontiguousarray(image[top:bottom, left:right])

@@ -1,4 +1,4 @@
-"""Images that text files name, a line "path label" for each, as HPM's train.txt and val.txt."""
+"""Reads lists of images, one line "path label" each, as HPM's train.txt and val.txt."""
 
 import os
 import re
@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpm_jax.data.folders import Files, test_names
-from hpm_jax.data.records import DataError, Splits, hold_out
+from hpm_jax.data.records import DataError, Splits, read_splits
+from hpm_jax.text_files import LIST_BYTES, printable, read_text
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
 
 def image_list(data: "Data") -> Splits:
-    """Lists of images: `path/train.txt` and `path/val.txt` or `path/test.txt`.
+    """Loads lists of images: `path/train.txt` and `path/val.txt` or `path/test.txt`.
 
-    The lists are called after `data.train_split` and `data.test_split`; without a list to test on,
-    a share of the images is held out. Paths are absolute, or from the folder that has the list's
-    name (HPM, util/datasets.py: `train/` for train.txt), or else from `path`. Labels are numbers
-    from 0, or all are left out; labels that the training list has are the classes.
+    The lists are named after `data.train_split` and `data.test_split`; without a test list, a
+    fraction of the images is held out. Paths are absolute, or relative to the folder with the
+    list's name (HPM, util/datasets.py: `train/` for train.txt), or else to `path`. Labels are
+    numbers from 0, or absent from all lines; the labels of the training list are the classes.
 
     Raises:
-        DataError: names the line that cannot be right.
+        DataError: for an invalid line; the message names it.
     """
     root = Path(data.path)
     train_path = root / f"{data.train_split}.txt"
@@ -32,16 +33,11 @@ def image_list(data: "Data") -> Splits:
             f"config.data.path = {data.path!r} holds no {train_path.name}: give the folder of the "
             'lists, with a line "path label" for each image, as in --config.data.path=/data/images'
         )
-    train, classes = read_image_list(train_path)
-    test_path = find_test_list(data)
-    if test_path is None:
-        return Splits(*hold_out(train, data.holdout), classes)
-    test, _ = read_image_list(test_path, classes)
-    return Splits(train, test, classes)
+    return read_splits(read_image_list, train_path, find_test_list(data), data.holdout)
 
 
 def find_test_list(data: "Data") -> Path | None:
-    """The list of test images, if there is one."""
+    """Returns the list of test images, if there is one."""
     paths = [Path(data.path) / f"{name}.txt" for name in test_names(data)]
     return next((path for path in paths if path.is_file()), None)
 
@@ -49,12 +45,12 @@ def find_test_list(data: "Data") -> Path | None:
 def read_image_list(
     path: Path, classes: tuple[str, ...] | None = None
 ) -> tuple[Files, tuple[str, ...]]:
-    """The images of a list, and its classes: numbers, in their order.
+    """Returns the images of a list and its classes: numbers in ascending order.
 
     Args:
-        classes: those of the training list, which a test list must keep to; None to find them.
+        classes: classes of the training list, which a test list must use; None to find them.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path, LIST_BYTES, DataError).splitlines()
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f'{path} names no images: expected a line "path label" for each')
@@ -68,9 +64,11 @@ def read_image_list(
         where = f"{path}, line {number}"
         image, label = _split(where, line, labelled)
         if image in places:
-            raise DataError(f"{where}: {image} is there twice, first in line {places[image]}")
+            raise DataError(
+                f"{where}: {printable(image)} is there twice, first in line {places[image]}"
+            )
         if not there.has(image):
-            raise DataError(f"{where}: there is no {root / image}")
+            raise DataError(f"{where}: there is no {printable(str(root / image))}")
         if known is not None and label and label not in known:
             raise DataError(f"{where}: the training list has no label {label}")
         places[image] = number
@@ -83,7 +81,7 @@ def read_image_list(
 
 
 def _split(where: str, line: str, labelled: bool) -> tuple[str, str]:
-    """A line to its path and its label, "" in a list without labels."""
+    """Splits a line into path and label, "" in a list without labels."""
     if not labelled:
         return line, ""
     image, *label = line.rsplit(maxsplit=1)
@@ -93,14 +91,14 @@ def _split(where: str, line: str, labelled: bool) -> tuple[str, str]:
 
 
 class _Listing:
-    """Which files there are, by one look into each folder and not one at each file."""
+    """Tests which files exist by listing each folder once instead of checking each file."""
 
     def __init__(self, root: Path):
         self.root = root
         self.folders: dict[str, set[str]] = {}
 
     def has(self, path: str) -> bool:
-        """Whether there is a file at `path`, absolute or from the root."""
+        """Whether there is a file at `path`, absolute or relative to the root."""
         folder, name = os.path.split(path)
         if folder not in self.folders:
             place = os.path.join(self.root, folder)

@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al. 2019) on the host, with the policies of timm, done by Pillow.
+"""RandAugment (Cubuk et al. 2019) on the host, with timm's policies and Pillow's operations.
 
-MAE fine-tunes with `rand-m9-mstd0.5-inc1`: two operations an image, each applied half of the time.
+MAE fine-tunes with `rand-m9-mstd0.5-inc1`: two operations per image, each with probability 0.5.
 """
 
 import dataclasses
@@ -13,32 +13,32 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from hpm_jax.config import ConfigError
 
-# (image, strength, fill) -> image. The strength is the magnitude over 10, with a random sign; the
-# sign is a direction, such as left or right, and means nothing to operations that have none.
+# (image, strength, fill) -> image. The strength is the magnitude over 10, with a random sign. The
+# sign is a direction, such as left or right; operations without a direction ignore it.
 Operation = Callable[[Image.Image, float, Any], Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How images are changed; magnitudes go from 0 to 10, and further where `maximum` lets them."""
+    """A RandAugment policy; magnitudes are from 0 to 10, or higher if `maximum` allows it."""
 
-    magnitude: int = 10  # the mean of the magnitudes
-    layers: int = 2  # operations drawn for each image, with replacement
-    probability: float = 0.5  # that an operation which was drawn is applied
-    deviation: float = 0.0  # of the magnitudes, normal; above 100: uniform from 0 to `magnitude`
+    magnitude: int = 10  # mean of the magnitudes
+    layers: int = 2  # number of operations drawn per image, with replacement
+    probability: float = 0.5  # of applying a drawn operation
+    deviation: float = 0.0  # standard deviation; above 100: uniform from 0 to `magnitude`
     maximum: int = 10  # magnitudes are clipped to [0, maximum]
-    increasing: bool = False  # whether every operation does more at a higher magnitude
+    increasing: bool = False  # whether every operation gets stronger with the magnitude
 
 
 EXAMPLE = "rand-m9-mstd0.5-inc1"
 
 # Parts of a policy: the field, how its value is written and read, an example and its meaning.
 _PARTS: dict[str, tuple[str, str, Callable[[str], Any], str]] = {
-    "m": ("magnitude", r"\d+", int, "m9 (magnitude, an integer)"),
-    "n": ("layers", r"[1-9]\d*", int, "n2 (operations an image, at least 1)"),
+    "m": ("magnitude", r"\d{1,3}", int, "m9 (magnitude, an integer)"),
+    "n": ("layers", r"[1-9]\d?", int, "n2 (operations an image, at least 1)"),
     "p": ("probability", r"0(\.\d+)?|1(\.0+)?", float, "p0.5 (how often each is applied, 0 to 1)"),
-    "mstd": ("deviation", r"\d+(\.\d+)?", float, "mstd0.5 (deviation of the magnitude)"),
-    "mmax": ("maximum", r"[1-9]\d*", int, "mmax10 (the largest magnitude, an integer from 1)"),
+    "mstd": ("deviation", r"\d{1,3}(\.\d+)?", float, "mstd0.5 (deviation of the magnitude)"),
+    "mmax": ("maximum", r"[1-9]\d{0,2}", int, "mmax10 (the largest magnitude, an integer from 1)"),
     "inc": (
         "increasing",
         r"[01]",
@@ -49,10 +49,10 @@ _PARTS: dict[str, tuple[str, str, Callable[[str], Any], str]] = {
 
 
 def parse_policy(text: str) -> Policy:
-    """A policy in timm's grammar: `rand`, then parts in any order, such as `rand-m9-mstd0.5-inc1`.
+    """Parses timm's notation: `rand`, then parts in any order, such as `rand-m9-mstd0.5-inc1`.
 
     Raises:
-        ConfigError: for what is no policy, with the part that is wrong.
+        ConfigError: for an invalid policy; the message names the wrong part.
     """
     first, *parts = text.split("-")
     wrong = f"RandAugment policy {text!r}"
@@ -77,18 +77,18 @@ def parse_policy(text: str) -> Policy:
 def rand_augment(
     image: np.ndarray, rng: np.random.Generator, policy: Policy, fill: tuple[int, ...]
 ) -> np.ndarray:
-    """Changes an image, or every frame of a clip alike, by the operations that `rng` draws.
+    """Changes an image, or all frames of a clip in the same way, by operations drawn from `rng`.
 
     Args:
-        image: uint8 `[..., h, w, C]`, grey or colour; `Color` leaves grey as it is.
-        fill: what comes in from outside when an image is moved, a value from 0 to 255 for each
-            channel; MAE takes the mean of the data.
+        image: uint8 `[..., h, w, C]`, grey or colour; `Color` does not change grey images.
+        fill: value of pixels outside a moved image, from 0 to 255 per channel; MAE uses the mean of
+            the data.
 
     Returns:
-        uint8 `[..., h, w, C]`; the image itself where nothing was applied.
+        uint8 `[..., h, w, C]`; the image itself if no operation was applied.
 
     Raises:
-        ConfigError: for other counts of channels, and for a fill of another count.
+        ConfigError: for other numbers of channels, or a fill of another length.
     """
     check_channels(image.shape[-1], fill)
     drawn = draw(rng, policy)
@@ -113,7 +113,7 @@ def check_channels(channels: int, fill: tuple[int, ...]) -> None:
 def apply(
     image: np.ndarray, drawn: list[tuple[str, float]], increasing: bool, fill: tuple[int, ...]
 ) -> np.ndarray:
-    """One operation after the other on uint8 `[h, w, C]`."""
+    """Applies operations in sequence to uint8 `[h, w, C]`."""
     operations = INCREASING if increasing else ORIGINAL
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
@@ -123,7 +123,7 @@ def apply(
 
 
 def draw(rng: np.random.Generator, policy: Policy) -> list[tuple[str, float]]:
-    """The operations that one image gets, in order, and the signed strength of each."""
+    """Draws the operations for one image, in order, and the signed strength of each."""
     names = rng.integers(len(OPERATIONS), size=policy.layers)
     applied = rng.random(policy.layers) < policy.probability
     return [(OPERATIONS[name], _strength(rng, policy)) for name in names[applied]]
@@ -143,12 +143,12 @@ def _operations(
     threshold: Callable[[float], int],
     factor: Callable[[float], float],
 ) -> dict[str, Operation]:
-    """The fifteen operations.
+    """Returns the fifteen operations.
 
     Args:
-        bits: from the strength to the bits that Posterize keeps.
-        threshold: to the value from which Solarize inverts.
-        factor: to the factor of Pillow's enhancements, where 1 changes nothing.
+        bits: maps the strength to the bits that Posterize keeps.
+        threshold: maps the strength to the value from which Solarize inverts.
+        factor: maps the strength to the factor of Pillow's enhancements; 1 changes nothing.
     """
     return {
         "AutoContrast": lambda image, s, fill: ImageOps.autocontrast(image),
@@ -176,7 +176,7 @@ INCREASING = _operations(
     threshold=lambda s: 256 - min(256, int(256 * abs(s))),
     factor=lambda s: max(0.1, 1 + 0.9 * s),
 )
-# the levels of the first implementation: the higher, the less Posterize and Solarize do
+# levels of the first implementation: a higher magnitude weakens Posterize and Solarize
 ORIGINAL = _operations(
     bits=lambda s: int(4 * abs(s)),
     threshold=lambda s: min(256, int(256 * abs(s))),
@@ -192,7 +192,7 @@ def _posterize(image: Image.Image, bits: int) -> Image.Image:
 
 
 def _add_to_dark(image: Image.Image, amount: int) -> Image.Image:
-    """Adds to what is below 128, up to 255."""
+    """Adds `amount` to values below 128, up to 255."""
     table = [min(255, value + amount) if value < 128 else value for value in range(256)]
     return _look_up(image, table)
 
@@ -202,7 +202,7 @@ def _look_up(image: Image.Image, table: list[int]) -> Image.Image:
 
 
 def _move(image: Image.Image, fill: Any, x=(1, 0, 0), y=(0, 1, 0)) -> Image.Image:
-    """Each pixel from the place `(a x + b y + c, d x + e y + f)` of the image; bicubic."""
+    """Takes each pixel from `(a x + b y + c, d x + e y + f)` of the image; bicubic."""
     return image.transform(
         image.size, Image.Transform.AFFINE, (*x, *y), resample=BICUBIC, fillcolor=fill
     )

@@ -1,24 +1,29 @@
-"""Records with random access, what every source of images or videos is a list of."""
+"""Records with random access: the interface of all sources of images and videos."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from hpm_jax.errors import UserError
 
+Place = TypeVar("Place")
+Classes = tuple[str, ...]
+
 
 class DataError(UserError, ValueError):
-    """Data that cannot be trained on; the message names the place and the remedy."""
+    """Unusable data; the message names the place and the remedy."""
 
 
-# One image or video, as it is stored or as it is seen, with what is known of it:
-#   image      an encoded file, or uint8 [h, w, channels], or of a video [t, h, w, channels]
-#   label      of the whole, -1 without labels
-#   label_map  whole numbers [h, w], of a video [t, h, w]; or an encoded file
+# One image or video, stored or under a view, with its annotations:
+#   image      an encoded file, or numbers [h, w, channels], or of a video [t, h, w, channels]:
+#              uint8, or any other dtype with config.data.value_range
+#   label      of the whole example, -1 without labels
+#   label_map  integers [h, w], of a video [t, h, w]; or an encoded file
 #   boxes      [N, 4] of (left, top, right, bottom) in pixels, of a video [t, N, 4]; N is the same
-#              in every example, and boxes that are not there are four zeros
-# Other keys are arrays that no view changes.
+#              in every example, and missing boxes are four zeros
+# Other keys are arrays that views do not change.
 Example = dict[str, Any]
 
 
@@ -30,12 +35,16 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
     def name(self, index: int) -> str:
-        """What a message calls the record: its path, or its place in the data set."""
+        """Returns the name of a record in messages: its path, or its place in the data set.
+
+        Records that can change under the same names may also have a method `identity() -> bytes`;
+        the fingerprint of a run's data then uses it in place of names.
+        """
         ...
 
 
 class Splits(NamedTuple):
-    """What a run trains on and what it is measured on."""
+    """The training and test records of a run, and the names of the classes."""
 
     train: Records
     test: Records
@@ -46,7 +55,7 @@ class Splits(NamedTuple):
 class Arrays:
     """Images in memory, or videos."""
 
-    images: np.ndarray  # uint8 [N, h, w, channels] or [N, t, h, w, channels]
+    images: np.ndarray  # [N, h, w, channels] or [N, t, h, w, channels]
     labels: np.ndarray  # int [N]
 
     def __len__(self) -> int:
@@ -77,7 +86,7 @@ class Subset:
 
 
 def known_labels(records: Records) -> np.ndarray | None:
-    """The labels `[N]` of records that have them at hand; None where each must be read."""
+    """Returns the labels `[N]` of records that hold them in memory; None if they must be read."""
     if isinstance(records, Subset):
         labels = known_labels(records.records)
         return None if labels is None else labels[records.indices]
@@ -93,9 +102,9 @@ def set_apart(examples: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.
 def hold_out(
     records: Records, share: float, option: str = "config.data.holdout"
 ) -> tuple[Records, Records]:
-    """Splits off a fixed share for testing: the same images for every seed and every run.
+    """Holds out a fixed fraction for testing: the same images for every seed and every run.
 
-    `option` is what a message calls the share.
+    `option` is the name of the fraction in messages.
     """
     count = round(share * len(records))
     if not 0 < count < len(records):
@@ -105,3 +114,21 @@ def hold_out(
         )
     rest, apart = set_apart(len(records), count)
     return Subset(records, rest), Subset(records, apart)
+
+
+def read_splits(
+    read: Callable[[Place, Classes | None], tuple[Records, Classes]],
+    train: Place,
+    test: Place | None,
+    holdout: float,
+) -> Splits:
+    """Reads both splits, or holds out a part of the training split if there is no test split.
+
+    Args:
+        read: from a place and the classes that it may have, None for any, to records and classes.
+        test: its place; None or empty if there is none.
+    """
+    records, classes = read(train, None)
+    if not test:
+        return Splits(*hold_out(records, holdout), classes)
+    return Splits(records, read(test, classes)[0], classes)

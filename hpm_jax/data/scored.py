@@ -1,4 +1,4 @@
-"""The images or videos that a classifier is scored on: a test split, or all that a folder holds."""
+"""Data for scoring a classifier: a test split, or a whole folder of images or videos."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from hpm_jax.data.lists import find_test_list, read_image_list
 from hpm_jax.data.records import DataError, Records
 from hpm_jax.data.sources import IMAGE_ENDINGS, SOURCES
 from hpm_jax.data.video_sources import VIDEO_ENDINGS, list_records
+from hpm_jax.text_files import NOTE_BYTES, printable, read_text
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
@@ -21,12 +22,12 @@ FOLDERS = {"folder": ("images", IMAGE_ENDINGS), "video_folder": ("videos", VIDEO
 
 
 def scored_split(data: "Data", split: str) -> tuple[Records, tuple[str, ...]]:
-    """The records to be scored, and the names of the classes that their labels count.
+    """Returns the records to score, and the names of the classes of their labels.
 
     Args:
-        split: "test" is the test split of the source, as training has it. "any" needs no training
-            data: it is the test folder or test list below `data.path`, or else, in a folder without
-            training data, all that it holds.
+        split: "test" is the test split of the source, as in training. "any" needs no training
+            data: it is the test folder or test list below `data.path`, or all of a folder without
+            training data.
 
     Raises:
         DataError: as the source does.
@@ -52,18 +53,18 @@ def scored_split(data: "Data", split: str) -> tuple[Records, tuple[str, ...]]:
 
 
 def read_class_names(place: str | Path) -> tuple[str, ...]:
-    """The names of a model's classes, in its order.
+    """Reads the names of a model's classes, in its order.
 
     Args:
-        place: a text file, of which the first word of each line counts; `classes.json` of a
+        place: a text file, of which the first word of each line is used; `classes.json` of a
             fine-tuning run; or a folder of class folders, in the order of their names.
 
     Raises:
-        DataError: where there are none, or one stands there twice.
+        DataError: if there are no names, or a name occurs twice.
     """
     path = Path(place)
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        names = sorted(printable(entry.name) for entry in path.iterdir() if entry.is_dir())
     elif path.is_file():
         names = _read_names(path)
     else:
@@ -77,9 +78,12 @@ def read_class_names(place: str | Path) -> tuple[str, ...]:
 
 
 def _read_names(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = printable(read_text(path, NOTE_BYTES, DataError))
     if path.suffix == ".json":
-        names = json.loads(text)
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}): copy it again") from None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{path} is no list of names, as classes.json of a run is")
         return names
@@ -89,14 +93,14 @@ def _read_names(path: Path) -> list[str]:
 def places_in_model(
     found: Sequence[str], classes: int, names: Sequence[str] | None, place: str
 ) -> np.ndarray:
-    """Which output of the model each class of the data is: int32, one for each of `found`.
+    """Returns the model output of each class of the data, int32 `[len(found)]`.
 
     Args:
         found: the classes of the data, in the order of its labels.
-        classes: how many the model has.
-        names: those of the model, in its order; None where unknown. Then classes of the data that
-            are as many are taken as the same, and numbers below `classes` as places.
-        place: what a message calls the data.
+        classes: number of classes of the model.
+        names: names of the model's classes in order; None if unknown. Then data with as many
+            classes is assumed to have the same, and numbers below `classes` are indices.
+        place: name of the data in messages.
 
     Raises:
         DataError: for a class that the model does not have.

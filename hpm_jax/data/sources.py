@@ -1,4 +1,4 @@
-"""Where images and videos come from: every source by its name, config.data.source."""
+"""The registry of data sources: every source by its name, `config.data.source`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,9 @@ import numpy as np
 
 from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
+from hpm_jax.data.label_maps import label_maps
 from hpm_jax.data.lists import image_list
+from hpm_jax.data.numpy_arrays import numpy_arrays
 from hpm_jax.data.records import Arrays as Arrays
 from hpm_jax.data.records import DataError as DataError
 from hpm_jax.data.records import Example as Example
@@ -19,6 +21,9 @@ from hpm_jax.data.records import hold_out as hold_out
 from hpm_jax.data.records import known_labels as known_labels
 from hpm_jax.data.records import set_apart as set_apart
 from hpm_jax.data.video_sources import video_csv, video_folder
+from hpm_jax.data.volumes import volumes
+from hpm_jax.data.webdataset import webdataset
+from hpm_jax.extras import import_extra
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
@@ -45,7 +50,7 @@ class TfdsRecords:
 
 
 def synthetic(data: "Data") -> Splits:
-    """Noise of the size asked for, images or clips, in no time: for benchmarks."""
+    """Returns noise images or clips of the configured size at almost no cost, for benchmarks."""
     rng = np.random.default_rng(0)
     pool = rng.integers(0, 256, (16, *data.view_shape), dtype=np.uint8)
     numbers = np.arange(data.synthetic_images)
@@ -55,14 +60,14 @@ def synthetic(data: "Data") -> Splits:
 
 
 def folder(data: "Data") -> Splits:
-    """Folders of images: `path/train/<class>/*` and `path/test/<class>/*`, or less than that."""
+    """Loads image folders: `path/train/<class>/*` and `path/test/<class>/*`, or a part of that."""
     return class_folders(data, "images", IMAGE_ENDINGS)
 
 
 def tfds(data: "Data") -> Splits:
-    """A tensorflow-datasets data set stored as ArrayRecord; TensorFlow itself is not needed."""
-    import tensorflow_datasets
-
+    """Loads a tensorflow-datasets data set stored as ArrayRecord; TensorFlow is not needed."""
+    what = "config.data.source = 'tfds'"
+    tensorflow_datasets = import_extra("tensorflow_datasets", "tfds", what, "tensorflow-datasets")
     if not data.name:
         raise DataError(
             "config.data.name is empty: name the data set, as in --config.data.name=cifar10"
@@ -91,8 +96,22 @@ def tfds(data: "Data") -> Splits:
     return Splits(*hold_out(train, data.holdout), classes)
 
 
+def parquet(data: "Data") -> Splits:
+    """Loads Parquet files with a column of encoded images."""
+    from hpm_jax.data.parquet import parquet
+
+    return parquet(data)
+
+
+def hugging_face(data: "Data") -> Splits:
+    """Loads a data set of Hugging Face's `datasets`."""
+    from hpm_jax.data.hugging_face import hugging_face
+
+    return hugging_face(data)
+
+
 def store(data: "Data") -> Splits:
-    """Images that `python -m hpm_jax.data.store` has made small."""
+    """Loads images that `python -m hpm_jax.data.store` has resized."""
     from hpm_jax.data.store.read import read_store
 
     return read_store(data)
@@ -102,7 +121,13 @@ SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "digits": digits,
     "folder": folder,
     "list": image_list,
+    "label_maps": label_maps,
     "tfds": tfds,
+    "hugging_face": hugging_face,
+    "webdataset": webdataset,
+    "parquet": parquet,
+    "numpy": numpy_arrays,
+    "volumes": volumes,
     "store": store,
     "synthetic": synthetic,
     "video_folder": video_folder,

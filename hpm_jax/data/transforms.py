@@ -1,4 +1,4 @@
-"""Which part of an image is seen: a random one for training, along the middle for evaluation."""
+"""Crops: random ones for training, centred ones for evaluation."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from hpm_jax.data.geometry import Box, View
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
+THIN = 32  # aspect ratio, relative to the crop's, from which an image is not resized as a whole
 SCALES = (1, 0.875, 0.75, 0.66)  # of the short side: heights and widths of multi-scale crops
 
 
@@ -22,10 +23,11 @@ def random_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box:
-    """The box of torchvision's RandomResizedCrop.
+    """Draws the box of torchvision's RandomResizedCrop.
 
-    Up to ten times: an area uniform in `scale` of the whole, a width over height log-uniform in
-    `ratio`, taken where it fits; else the largest centred box with a ratio in range.
+    The area is uniform in `scale` of the whole, width over height is log-uniform in `ratio`. Up to
+    ten boxes are drawn and the first that fits is used; otherwise the largest centred box with a
+    ratio in range.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -46,11 +48,11 @@ def byol_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box:
-    """The box of BYOL's crop (Grill et al. 2020), with which MAE and HPM train linear probes.
+    """Draws the box of BYOL's crop (Grill et al. 2020), which MAE and HPM use for linear probes.
 
-    Area and width over height are drawn as for `random_box`, but once: a side that is too long is
-    cut to that of the image (MAE, util/crop.py). So boxes are larger on average, and their width
-    over height may leave `ratio`.
+    Area and width over height are drawn as for `random_box`, but only once: a side that is too long
+    is cut to that of the image (MAE, util/crop.py). So boxes are larger on average, and their width
+    over height may be outside `ratio`.
     """
     area = height * width * rng.uniform(*scale)
     aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -61,16 +63,16 @@ def byol_box(
 
 
 def multi_scale_box(rng: np.random.Generator, height: int, width: int) -> Box:
-    """The box of TSN's multi-scale crop (Wang et al. 2016), with which VideoMAE pre-trains.
+    """Draws the box of TSN's multi-scale crop (Wang et al. 2016), used by VideoMAE's pre-training.
 
-    Height and width are each one of `SCALES` times the short side, at most one step apart. One of
-    13 places: on a grid of 5 x 5 from edge to edge, those of its points whose row and column are
-    both even or both odd.
+    Height and width are each one of `SCALES` times the short side, at most one step apart. The 13
+    positions are the points of a 5 x 5 grid from edge to edge whose row and column are both even or
+    both odd.
     """
     sides = [int(min(height, width) * scale) for scale in SCALES]
     pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
     h, w = (max(1, sides[side]) for side in pairs[rng.integers(len(pairs))])
-    # every second of the 25 points, row by row, has row and column alike
+    # every second of the 25 points, row by row, has row and column both even or both odd
     row, column = divmod(2 * int(rng.integers(13)), 5)
     return Box((height - h) // 4 * row, (width - w) // 4 * column, h, w)
 
@@ -88,9 +90,9 @@ CROPS: dict[str, Callable[[np.random.Generator, int, int, "Data"], Box]] = {
 
 
 def resampling(data: "Data") -> Image.Resampling:
-    """By what images are resized: bicubic, or bilinear where `data` is of videos.
+    """Returns the resampling filter: bicubic for images, bilinear for videos.
 
-    So the official codes do it, and `data.interpolation` overrules it.
+    This follows the official codes; `data.interpolation` overrides it.
     """
     name = data.interpolation
     if name == "auto":
@@ -99,16 +101,17 @@ def resampling(data: "Data") -> Image.Resampling:
 
 
 def draw_view(rng: np.random.Generator, height: int, width: int, data: "Data") -> View:
-    """A view for training of an image of `height` x `width` pixels."""
+    """Draws a training view of an image of `height` x `width` pixels."""
     box = CROPS[data.crop](rng, height, width, data)
     return View(box, bool(rng.random() < data.flip), data.image_size, method=resampling(data))
 
 
 def spread_views(height: int, width: int, data: "Data", count: int) -> list[View]:
-    """Views for evaluation: resized so that a crop is `data.test_crop` of it, then crops.
+    """Returns evaluation views: the image is resized by `data.test_crop`, then cropped.
 
-    The crops are spread along the longer side: the first is at the left or top edge and the last
-    at the other; one alone is in the centre. To the pixel as torchvision's Resize and CenterCrop.
+    The crops are spread along the longer side, from the left or top edge to the opposite one; a
+    single crop is centred. Pixels equal torchvision's Resize and CenterCrop, except for `THIN`
+    images: their resized versions would be gigantic, so only the crops are resized.
     """
     size = test_size((height, width), data)
     room = [side - wanted for side, wanted in zip(size, data.image_size, strict=True)]
@@ -120,13 +123,15 @@ def spread_views(height: int, width: int, data: "Data", count: int) -> list[View
             corner[longer] = room[longer] * number // (count - 1)
         window = Box(corner[0], corner[1], *data.image_size)
         views.append(View(Box(0, 0, height, width), False, size, window, resampling(data)))
-    return views
+    sides = zip(size, data.image_size, strict=True)
+    thin = any(side * data.test_crop > THIN * wanted for side, wanted in sides)
+    return [view.direct() for view in views] if thin else views
 
 
 def test_size(found: tuple[int, ...], data: "Data") -> tuple[int, int]:
-    """The height and width that an image of size `found` has before it is cropped for testing.
+    """Returns the height and width to which an image of size `found` is resized for a test crop.
 
-    The side that is shorter, against the crop's, becomes that of the crop over `data.test_crop`.
+    The shorter side, relative to the crop's, becomes that of the crop over `data.test_crop`.
     """
     wanted = [int(side / data.test_crop) for side in data.image_size]
     short = 0 if found[0] * wanted[1] <= found[1] * wanted[0] else 1

@@ -1,4 +1,4 @@
-"""From the bytes of a video file to frames by number; how, and how fast: docs/data.md."""
+"""Decodes video files to frames by number; docs/data.md describes method and speed."""
 
 import contextlib
 import io
@@ -12,39 +12,46 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from hpm_jax.data.decoding import BrokenImage
+from hpm_jax.data.decoding import MOST_PIXELS, BrokenImage, TooLarge, check_pixels
 
-WHOLE = 0.9  # the share of its stated duration that a Matroska file must hold
-UPRIGHT = (1, 0, 0, 1)  # what a display matrix does to most videos
+WHOLE = 0.9  # fraction of its stated duration that a Matroska file must contain
+UPRIGHT = (1, 0, 0, 1)  # the display matrix of most videos
 
 
 class BrokenVideo(BrokenImage):
-    """Bytes that are not a whole video."""
+    """A file is not a complete video."""
 
 
 class Video:
-    """A video file that has been read, and frames of it that are decoded when asked for.
+    """A video file in memory; its frames are decoded on demand.
 
     Frame i is the i-th to be shown, by the timestamps, evenly spaced or not. In a file without
-    usable ones it is the i-th that the decoder gives out. Use it in a `with`, which frees it.
+    usable timestamps it is the i-th frame that the decoder returns. Use it in a `with` block, which
+    frees it.
 
     Attributes:
-        height, width: in pixels, as a person sees the video: upright.
+        height, width: in pixels, upright.
         seconds: when each frame is shown, float64 `[frames]`, ascending.
 
     Raises:
-        BrokenVideo: for what is not a whole video of two frames or more.
+        BrokenVideo: for anything but a complete video of two frames or more.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike):
-        """`source` is the file itself or its path; either way it is in memory while in use."""
+    def __init__(self, source: bytes | str | os.PathLike, max_pixels: int = MOST_PIXELS):
+        """Opens a video.
+
+        Args:
+            source: the bytes of the file, or its path; in both cases it is in memory while in use.
+            max_pixels: largest number of pixels of a frame.
+        """
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         with _broken_for_a_reason(), contextlib.ExitStack() as stack:
             container = av.open(io.BytesIO(data), options={"fflags": "+genpts"})
             stack.callback(container.close)
             stream = _video_stream(container)
-            stream.thread_count = 1  # the pipeline decodes as many videos at once as it may
+            stream.thread_count = 1  # the pipeline decodes several videos in parallel
             self._context, self._rgb = stream.codec_context, VideoReformatter()
+            check_pixels(self._context.width, self._context.height, max_pixels)
             self._packets = _whole_packets(container, stream, len(data))
             self._list_frames(container, stream)
             self._look_at_the_first()
@@ -60,19 +67,19 @@ class Video:
         return len(self.seconds)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The frames of any `indices` `[...]`, in that order: uint8 `[..., height, width, 3]`."""
+        """Returns the frames at `indices` `[...]`, in order: uint8 `[..., height, width, 3]`."""
         frames = dict(self.frames(indices))
         array = np.stack([frames[int(index)] for index in np.ravel(indices)])
         return array.reshape(*np.shape(indices), *array.shape[1:])
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each of the frames once, in order: its number and uint8 `[height, width, 3]`.
+        """Yields each of the frames once, in order: its number and uint8 `[height, width, 3]`.
 
-        From the last keyframe before each, no further than it is needed for, and without the
-        frames on the way that no other is predicted from. Only what is asked for becomes RGB.
+        Decoding starts at the last keyframe before a frame and skips frames from which no other is
+        predicted. Only the requested frames are converted to RGB.
 
         Raises:
-            BrokenVideo: where a frame, or one that it may be predicted from, is damaged.
+            BrokenVideo: if a frame, or one from which it may be predicted, is damaged.
         """
         wanted = np.unique(indices)
         left = set(wanted.tolist())
@@ -89,7 +96,7 @@ class Video:
                 raise BrokenVideo(f"no frame {first}, at {self.seconds[first]:.3f} s")
 
     def _by_time(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames from the keyframes on that `wanted` needs, with their numbers or -1."""
+        """Yields decoded frames from the required keyframes on, with their numbers or -1."""
         for start in np.unique(self._starts[wanted]).tolist():
             group = wanted[self._starts[wanted] == start]
             numbers = dict(zip(self._timestamps[group].tolist(), group.tolist(), strict=True))
@@ -98,14 +105,14 @@ class Video:
                 yield numbers.get(frame.pts, -1), frame
 
     def _by_count(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames from the first to the last that is wanted, numbered as they come."""
+        """Yields frames from the first to the last wanted one, numbered in decoding order."""
         for number, frame in enumerate(self._decode(self._packets, None)):
             yield number, frame
             if number == wanted[-1]:
                 return
 
     def _decode(self, packets: list[Any], wanted: Set[int] | None) -> Iterator[av.VideoFrame]:
-        """Decodes packets, of which the first is a keyframe, for timestamps or (None) for all."""
+        """Decodes packets, the first a keyframe, for the wanted timestamps or (None) for all."""
         self._context.flush_buffers()
         for packet in packets:
             needless = wanted is not None and packet.pts not in wanted
@@ -118,12 +125,12 @@ class Video:
         return self._rgb.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
 
     def _list_frames(self, container: Any, stream: Any) -> None:
-        """Sets out which packet holds which frame, and where decoding it starts."""
+        """Records which packet holds which frame, and where its decoding starts."""
         shown = [n for n, packet in enumerate(self._packets) if _is_shown(packet, self._context)]
         if len(shown) < 2:
             raise BrokenVideo(f"too short: {len(shown)} frame(s), and a video has two or more")
         found = [packet.pts for packet in self._packets]
-        # AVI has no timestamps, and what FFmpeg makes up for reordered frames is not always right
+        # AVI has no timestamps, and those that FFmpeg derives for reordered frames may be wrong
         guessed = container.format.name == "avi" and self._context.has_b_frames
         distinct = None not in found and len({found[n] for n in shown}) == len(shown)
         self._timed = distinct and not guessed
@@ -139,7 +146,7 @@ class Video:
         self._starts = np.where(before < 0, 0, keys[before])
 
     def _look_at_the_first(self) -> None:
-        """Decodes one frame, which knows the size and how the camera was held."""
+        """Decodes the first frame, which has the size and the rotation."""
         first = next(self._decode(self._packets, None), None)
         if first is None:
             raise BrokenVideo("no frame can be decoded")
@@ -151,10 +158,10 @@ class Video:
 
 @contextlib.contextmanager
 def _broken_for_a_reason() -> Iterator[None]:
-    """Makes a `BrokenVideo` of what PyAV raises for damaged bytes."""
+    """Converts PyAV's errors for damaged bytes to a `BrokenVideo`."""
     try:
         yield
-    except BrokenVideo:
+    except (BrokenVideo, TooLarge):
         raise
     except (av.error.FFmpegError, ValueError) as error:
         raise BrokenVideo(str(error)) from error
@@ -170,13 +177,13 @@ def _video_stream(container: Any) -> Any:
 
 
 def _whole_packets(container: Any, stream: Any, size: int) -> list[Any]:
-    """The compressed frames in a file of `size` bytes, in the order in which they are decoded."""
+    """Returns the compressed frames in a file of `size` bytes, in decoding order."""
     beyond = any(entry.pos + entry.size > size for entry in stream.index_entries)
     packets = [packet for packet in container.demux() if packet.size]
     if beyond or any(packet.is_corrupt for packet in packets):
         raise BrokenVideo("truncated")
     if container.format.name.startswith("matroska") and container.duration:
-        # it lists no sizes of its frames, so that one cut short reads like a short one
+        # the format lists no frame sizes, so a truncated file looks like a short one
         ends = [
             (p.pts + (p.duration or 0)) * float(p.time_base) for p in packets if p.pts is not None
         ]
@@ -187,7 +194,7 @@ def _whole_packets(container: Any, stream: Any, size: int) -> list[Any]:
 
 
 def _is_shown(packet: Any, context: Any) -> bool:
-    """Whether a packet's frame is seen, or only serves to predict others."""
+    """Whether a packet's frame is shown, rather than only used to predict others."""
     hidden = context.name == "vp8" and not bytes(packet)[0] & 0x10  # show_frame, RFC 6386, 9.1
     return not (hidden or packet.is_discard)
 

@@ -1,4 +1,4 @@
-"""What is seen of a stored example: a crop or a clip, or several that are read at once."""
+"""Views of a stored example: a crop or a clip, or several that are read at once."""
 
 import contextlib
 import functools
@@ -13,10 +13,13 @@ from hpm_jax.data.decoding import (
     MARGIN,
     BrokenImage,
     EncodedImage,
+    check_finite,
     decode_label_map,
+    to_8_bits,
+    to_pixels,
     with_channels,
 )
-from hpm_jax.data.geometry import View
+from hpm_jax.data.geometry import View, apply_all
 from hpm_jax.data.rand_augment import Policy, apply, check_channels, draw
 from hpm_jax.data.records import DataError, Example
 from hpm_jax.data.transforms import draw_view, spread_views
@@ -24,7 +27,7 @@ from hpm_jax.data.transforms import draw_view, spread_views
 if TYPE_CHECKING:
     from hpm_jax.config import Data
 
-Stored = bytes | np.ndarray  # an encoded file, or uint8 [h, w, C] or [t, h, w, C]
+Stored = bytes | np.ndarray  # an encoded file, or an array [h, w, C] or [t, h, w, C]
 Change = Callable[[np.ndarray], np.ndarray]  # of an image or a frame, uint8 [h, w, C]
 DrawChange = Callable[[np.random.Generator], Change]
 TrainView = Callable[[Example, np.random.Generator], Example]
@@ -32,15 +35,17 @@ TestView = Callable[[Example], Example]
 
 
 def train_view(data: "Data", policy: Policy | None = None, color_jitter: float = 0.0) -> TrainView:
-    """From an example as it is stored to one whose `image` is uint8 `data.train_shape`, at random.
+    """Returns a function from a stored example to a random view of shape `data.train_shape`.
 
-    Label maps and boxes go through the same crops and flips. The views of this file raise a
-    `BrokenImage` for what cannot be decoded.
+    Pixels are uint8, or float32 with `data.value_range`.
+
+    Label maps and boxes undergo the same crops and flips. The views of this file raise a
+    `BrokenImage` for data that cannot be decoded.
 
     Args:
-        policy: RandAugment, after crop and flip for images and before both, on whole frames, for
-            videos; None for none.
-        color_jitter: its strength, in the same place; 0 for none.
+        policy: RandAugment policy, applied after crop and flip for images, and before both, on
+            whole frames, for videos; None for none.
+        color_jitter: strength of colour jitter, at the same point; 0 for none.
     """
     if data.frames > 1:
         view: Callable = random_clips
@@ -50,11 +55,11 @@ def train_view(data: "Data", policy: Policy | None = None, color_jitter: float =
 
 
 def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
-    """From an example as it is stored to one of `test_shape(data, clips, crops)`, always the same.
+    """Returns a function from a stored example to a fixed view of `test_shape(data, clips, crops)`.
 
     Args:
-        clips: of a video, spread over its length; 1 is in its middle.
-        crops: of each clip or image, along the longer side; 1 is in the centre.
+        clips: number of clips of a video, spread over its length; one is in its middle.
+        crops: number of crops of a clip or image, along the longer side; one is centred.
     """
     if data.frames == 1:
         if crops == 1:
@@ -64,7 +69,7 @@ def test_view(data: "Data", clips: int = 1, crops: int = 1) -> TestView:
 
 
 def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
-    """`data.view_shape`, with an axis of `clips * crops` before it, if that is not 1.
+    """Returns `data.view_shape`, with a leading axis of `clips * crops` if that is not 1.
 
     Several views of an image are clips of one frame.
     """
@@ -76,47 +81,75 @@ def test_shape(data: "Data", clips: int = 1, crops: int = 1) -> tuple[int, ...]:
 def random_crop(
     example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
-    """A crop of an image: `[H, W, C]`."""
+    """Returns a random crop of an image: `[H, W, C]`."""
     _check_change(example, draw_change)
+    example = opened(example, data)
+    view = draw_view(rng, *image_size(example["image"]), data)
+    seen = apply_view(example, view, data)
+    return {**seen, "image": draw_change(rng)(seen["image"])}
+
+
+def opened(example: Example, data: "Data") -> Example:
+    """Returns the example with its image file opened, of which the header has been read."""
     stored = example["image"]
-    image = EncodedImage(stored) if isinstance(stored, bytes) else stored
-    height, width = _size(image)
-    view = draw_view(rng, height, width, data)
+    if not isinstance(stored, bytes):
+        return example
+    return {**example, "image": EncodedImage(stored, data.max_pixels)}
+
+
+def apply_view(example: Example, view: View, data: "Data") -> Example:
+    """Applies a view without a window to an opened image and its annotations: `[H, W, C]`.
+
+    Large JPEG files are decoded at a fraction of their size.
+    """
+    image = example["image"]
     if isinstance(image, EncodedImage):
         needed = (MARGIN * view.size[0], MARGIN * view.size[1])
         eighths = image.smallest_scale(view.box.height, view.box.width, needed)
-        pixels, at_scale = image.pixels(data.channels, eighths), view.scaled(eighths / 8)
+        pixels, at_scale = image_pixels(image, data, eighths), view.scaled(eighths / 8)
     else:
-        pixels, at_scale = image, view
-    crop = at_scale.apply_image(with_channels(pixels, data.channels))
-    return {**_annotations(example, view, (height, width)), "image": draw_change(rng)(crop)}
+        pixels, at_scale = image_pixels(image, data), view
+    crop = to_pixels(at_scale.apply_image(pixels), data.value_range)
+    return {**_annotations(example, view, image_size(image)), "image": crop}
+
+
+def image_pixels(image: EncodedImage | np.ndarray, data: "Data", eighths: int = 8) -> np.ndarray:
+    """Returns `[h, w, data.channels]`: uint8, or the values of the file with a value range."""
+    deep = bool(data.value_range)
+    if isinstance(image, EncodedImage):
+        pixels = image.pixels(data.channels, eighths, deep)
+    else:
+        pixels = with_channels(image if deep else to_8_bits(image), data.channels)
+    check_finite(pixels)
+    return pixels
 
 
 def random_crops(
     example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
-    """`data.clips` crops of an image, each a clip of one frame: `[R, 1, H, W, C]`."""
+    """Returns `data.clips` random crops of an image, as clips of one frame: `[R, 1, H, W, C]`."""
     stored = example["image"]
-    image = EncodedImage(stored).pixels(data.channels) if isinstance(stored, bytes) else stored
-    whole = {**example, "image": image}
+    if isinstance(stored, bytes):
+        stored = image_pixels(EncodedImage(stored, data.max_pixels), data)
+    whole = {**example, "image": stored}
     crops = _stacked([random_crop(whole, rng, data, draw_change) for _ in range(data.clips)])
     return {key: crop[:, None] if key in SEEN else crop for key, crop in crops.items()}
 
 
-def _size(image: EncodedImage | np.ndarray) -> tuple[int, int]:
-    """Height and width."""
+def image_size(image: EncodedImage | np.ndarray) -> tuple[int, int]:
+    """Returns height and width."""
     if isinstance(image, EncodedImage):
         return image.height, image.width
     return image.shape[0], image.shape[1]
 
 
 def center_crop(example: Example, data: "Data") -> Example:
-    """The crop in the centre of an image: `[H, W, C]`."""
+    """Returns the centre crop of an image: `[H, W, C]`."""
     return _spread_crops(example, data, 1)[0]
 
 
 def several_crops(example: Example, data: "Data", crops: int) -> Example:
-    """Crops along the longer side of an image, each a clip of one frame: `[V, 1, H, W, C]`."""
+    """Returns crops along the longer side of an image, as clips of one frame: `[V, 1, H, W, C]`."""
     seen = _stacked(_spread_crops(example, data, crops))
     return {key: value[:, None] if key in SEEN else value for key, value in seen.items()}
 
@@ -124,11 +157,18 @@ def several_crops(example: Example, data: "Data", crops: int) -> Example:
 def _spread_crops(example: Example, data: "Data", crops: int) -> list[Example]:
     image = example["image"]
     if isinstance(image, bytes):
-        image = EncodedImage(image).pixels(data.channels)
-    image, size = with_channels(image, data.channels), image.shape[:2]
+        image = EncodedImage(image, data.max_pixels)
+    image = image_pixels(image, data)
+    size = image.shape[:2]
     views = spread_views(size[0], size[1], data, crops)
-    whole = views[0]._replace(window=None).apply_image(image)
-    return [{**_annotations(example, view, size), "image": view.crop(whole)} for view in views]
+    seen = zip(views, apply_all(views, image), strict=True)
+    return [
+        {
+            **_annotations(example, view, size),
+            "image": to_pixels(pixels, data.value_range),
+        }
+        for view, pixels in seen
+    ]
 
 
 SEEN = ("image", "label_map", "boxes")  # the keys of an example that a view changes
@@ -137,11 +177,11 @@ SEEN = ("image", "label_map", "boxes")  # the keys of an example that a view cha
 def _annotations(
     example: Example, view: View, size: tuple[int, int], numbers: np.ndarray | None = None
 ) -> Example:
-    """Everything but the image, as arrays: label maps and boxes as they are seen.
+    """Returns everything but the image as arrays, with the view applied to label maps and boxes.
 
     Args:
         size: height and width of the image.
-        numbers: of a video, those of the frames that are seen, `[T]`.
+        numbers: for a video, numbers of the frames in the view, `[T]`.
     """
     seen = {key: value for key, value in example.items() if key != "image"}
     if "label" in seen:
@@ -160,32 +200,33 @@ def _annotations(
 
 
 class Draw(NamedTuple):
-    """A clip that is yet to be read."""
+    """A clip that has been drawn but not read."""
 
-    numbers: np.ndarray  # of its frames, [T]
+    numbers: np.ndarray  # frame numbers, [T]
     view: View  # the same in every frame
-    change: Change  # of each whole frame, before the crop
+    change: Change  # applied to each whole frame, before the crop
 
 
 def random_clips(
     example: Example, rng: np.random.Generator, data: "Data", draw_change: DrawChange
 ) -> Example:
-    """A clip of a video, `[T, H, W, C]`, or several, each augmented by itself: `[R, T, ...]`.
+    """Returns a clip, `[T, H, W, C]`, or several independently augmented ones, `[R, T, ...]`.
 
-    Several have times of their own, or those of the first (`data.repeats`). Each frame that any of
-    them needs is decoded once, and kept no longer than to be augmented and cropped.
+    Several clips have different times or the same frames (`data.repeats`). Each frame is decoded
+    once, and freed after it has been augmented and cropped.
     """
     _check_change(example, draw_change)
-    clips = np.empty((data.clips, *data.view_shape), np.uint8)
-    with _opened(example["image"]) as video:
+    clips = np.empty((data.clips, *data.view_shape), data.pixel_dtype)
+    with _opened(example["image"], data.max_pixels) as video:
         size = video.height, video.width
         draws = _draw_clips(video, rng, data, draw_change)
         for number, frame in video.frames(np.stack([draw.numbers for draw in draws])):
-            frame = with_channels(frame, data.channels)
+            frame = image_pixels(frame, data)
             for clip, draw in zip(clips, draws, strict=True):
                 here = draw.numbers == number
                 if here.any():
-                    clip[here] = draw.view.apply_image(draw.change(frame))
+                    crop = draw.view.apply_image(draw.change(frame))
+                    clip[here] = to_pixels(crop, data.value_range)
     seen = [
         {**_annotations(example, draw.view, size, draw.numbers), "image": clip}
         for clip, draw in zip(clips, draws, strict=True)
@@ -208,27 +249,25 @@ def _draw_clips(
 
 
 def _stacked(views: list[Example]) -> Example:
-    """Views of one example as one, with an axis before what they see: `[V, ...]`."""
+    """Stacks views of one example along a new leading axis: `[V, ...]`."""
     seen = {key: np.stack([view[key] for view in views]) for key in SEEN if key in views[0]}
     return {**views[0], **seen}
 
 
 def spread_clips(example: Example, data: "Data", clips: int, crops: int) -> Example:
-    """Clips over the length of a video, each cropped along its longer side: `[V, T, H, W, C]`.
+    """Returns clips spread over a video, cropped along the longer side: `[V, T, H, W, C]`.
 
-    The crops of a clip stand together. One alone comes without its axis: `[T, H, W, C]`.
+    The crops of a clip are adjacent. A single view has no leading axis: `[T, H, W, C]`.
     """
-    pixels = np.empty((clips, crops, *data.view_shape), np.uint8)
-    with _opened(example["image"]) as video:
+    pixels = np.empty((clips, crops, *data.view_shape), data.pixel_dtype)
+    with _opened(example["image"], data.max_pixels) as video:
         size = video.height, video.width
         views = spread_views(*size, data, crops)
         numbers = SAMPLINGS[data.sampling].spread(len(video), data, clips)
         for number, frame in video.frames(numbers):
             clip, time = np.nonzero(numbers == number)
-            # the views differ in their windows alone
-            whole = views[0]._replace(window=None)
-            resized = whole.apply_image(with_channels(frame, data.channels))
-            pixels[clip, :, time] = [view.crop(resized) for view in views]
+            seen_frame = np.stack(apply_all(views, image_pixels(frame, data)))
+            pixels[clip, :, time] = to_pixels(seen_frame, data.value_range)
     seen = [
         {**_annotations(example, view, size, numbers[clip]), "image": pixels[clip, crop]}
         for clip in range(clips)
@@ -238,10 +277,10 @@ def spread_clips(example: Example, data: "Data", clips: int, crops: int) -> Exam
 
 
 class FramesInMemory:
-    """A video that is an array, as `hpm_jax.data.video.Video` is a file; an image is one frame."""
+    """A video in an array, with the interface of `video.Video`; an image has one frame."""
 
     def __init__(self, array: np.ndarray):
-        """`array` is uint8 `[t, h, w, C]`, or `[h, w, C]`."""
+        """Takes an `array` `[t, h, w, C]`, or `[h, w, C]`."""
         self.array = array if array.ndim == 4 else array[None]
         self.height, self.width = self.array.shape[1:3]
 
@@ -249,19 +288,19 @@ class FramesInMemory:
         return len(self.array)
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each of the frames once, in order: its number and uint8 `[h, w, C]`."""
+        """Yields each of the frames once, in order: its number and `[h, w, C]`."""
         return ((int(number), self.array[number]) for number in np.unique(indices))
 
 
-def _opened(stored: Stored) -> contextlib.AbstractContextManager[Any]:
+def _opened(stored: Stored, max_pixels: int) -> contextlib.AbstractContextManager[Any]:
     if isinstance(stored, np.ndarray):
         return contextlib.nullcontext(FramesInMemory(stored))
-    from hpm_jax.data.video import Video  # PyAV, which nobody needs for images
+    from hpm_jax.data.video import Video  # imports PyAV, which images do not need
 
-    return Video(stored)
+    return Video(stored, max_pixels)
 
 
-VIDEO_FILL = 128  # what comes in from outside a frame that RandAugment moves (rand_augment.py)
+VIDEO_FILL = 128  # value of pixels outside a frame that RandAugment moves (rand_augment.py)
 
 
 def _changes(data: "Data", policy: Policy | None, color_jitter: float) -> DrawChange:
@@ -284,7 +323,7 @@ def _draw_rand_augment(rng: np.random.Generator, policy: Policy, fill: tuple[int
 
 
 def _check_change(example: Example, draw_change: DrawChange) -> None:
-    """Raises a `DataError` where pixels would move and what is known of them would not."""
+    """Raises a `DataError` if an augmentation would move pixels but not their annotations."""
     known = [key for key in SEEN if key in example and key != "image"]
     if known and draw_change is not _draw_nothing:
         raise DataError(

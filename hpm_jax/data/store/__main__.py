@@ -1,4 +1,4 @@
-"""Images made small once: `python -m hpm_jax.data.store`; docs/data.md says what it gains."""
+"""Resizes and stores images once: `python -m hpm_jax.data.store`; docs/data.md has the speed-up."""
 
 import argparse
 import os
@@ -13,9 +13,8 @@ from hpm_jax.data.sources import SOURCES, DataError
 from hpm_jax.data.store.write import write_store
 
 _HELP = """\
-Larger images are resized and become JPEG files, smaller ones are copied as they are. What cannot be
-read is left out and named. The command may be stopped and given again: it goes on with the files
-that are missing.
+Larger images are resized and stored as JPEG; smaller ones are copied unchanged. Unreadable images
+are left out and listed. An interrupted command can be run again: it resumes with the missing files.
 
 examples:
   python -m hpm_jax.data.store --path /data/imagenet --out /data/imagenet_256
@@ -28,7 +27,7 @@ and then
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command; what is wrong comes out as one sentence."""
+    """Runs the command; an error is printed as one sentence."""
     options = _parser().parse_args(arguments)
     began = time.perf_counter()
     data = Data(
@@ -62,31 +61,48 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hpm_jax.data.store",
-        description="Stores the images of a source, made small, in ArrayRecord files.",
+        description="Resizes the images of a source and stores them in ArrayRecord files.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = Data()
     add = parser.add_argument
     add("--source", choices=("folder", "tfds"), default="folder")
-    add("--path", default="", help="folder: the folder; tfds: its data_dir")
-    add("--name", default="", help="tfds: the data set")
+    add("--path", default="", help="image folder, or data_dir of tfds")
+    add("--name", default="", help="name of the tfds data set")
     add("--train_split", default=default.train_split, metavar="NAME")
     add("--test_split", default=default.test_split, metavar="NAME")
     add(
-        "--holdout", type=float, default=default.holdout, metavar="SHARE", help="without test split"
+        "--holdout",
+        type=float,
+        default=default.holdout,
+        metavar="SHARE",
+        help="fraction to hold out if there is no test split",
     )
-    add("--out", type=Path, required=True, help="the folder of the store")
+    add("--out", type=Path, required=True, help="folder of the store")
     add("--short_side", type=_at_least_one, default=256, metavar="PIXELS")
-    add("--quality", type=int, choices=range(1, 101), default=95, metavar="1..100", help="of JPEG")
+    add(
+        "--quality",
+        type=int,
+        choices=range(1, 101),
+        default=95,
+        metavar="1..100",
+        help="JPEG quality",
+    )
     add(
         "--max_broken",
         type=float,
         default=default.max_broken,
         metavar="SHARE",
-        help="left out at most",
+        help="largest fraction of unreadable images",
     )
-    add("--workers", type=_at_least_one, default=os.cpu_count(), metavar="N", help="processes")
+    add(
+        "--workers",
+        type=_at_least_one,
+        default=os.cpu_count(),
+        metavar="N",
+        help="number of processes",
+    )
     return parser
 
 
@@ -98,7 +114,7 @@ def _at_least_one(text: str) -> int:
 
 
 def describe(index: dict[str, Any]) -> str:
-    """What a store holds, a line for each split, and what was left out."""
+    """Describes a store: one line per split, and the images left out."""
     lines = []
     for name, split in index["splits"].items():
         before, after = split["before"], sum(size for _, size in split["shards"].values())

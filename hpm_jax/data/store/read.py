@@ -1,7 +1,6 @@
 """Reads a store: any image of it, in any order, in any process."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from hpm_jax.data.records import DataError, Example, Splits
 from hpm_jax.data.store import INDEX
+from hpm_jax.text_files import LIST_BYTES, check_size, parse_json
 
 if TYPE_CHECKING:
     from hpm_jax.config import Data
@@ -29,7 +29,7 @@ class StoredImages:
     def __getitem__(self, index: int) -> Example:
         try:
             return {"image": self.source[index], "label": int(self.labels[index])}
-        except RuntimeError as error:  # array_record's, where a checksum does not fit
+        except RuntimeError as error:  # array_record's error for a wrong checksum
             raise OSError(f"{self.name(index)}: {error}") from error
 
     def name(self, index: int) -> str:
@@ -37,10 +37,11 @@ class StoredImages:
 
 
 def read_store(data: "Data") -> Splits:
-    """The splits of the store in `data.path`.
+    """Loads the splits of the store in `data.path`.
 
     Raises:
-        DataError: where there is no store, or not a whole one, or its images are too small.
+        DataError: if there is no store, it is incomplete, its index is damaged, or its images are
+            too small.
     """
     root = Path(data.path)
     if not data.path or not (root / INDEX).is_file():
@@ -49,7 +50,7 @@ def read_store(data: "Data") -> Splits:
             "of one, or write one with python -m hpm_jax.data.store --source folder --path IMAGES "
             "--out STORE"
         )
-    index = json.loads((root / INDEX).read_text())
+    index = _read_index(root / INDEX)
     if "splits" not in index:
         raise DataError(
             f"the store {root} is not finished: run the command that writes it once more, and it "
@@ -66,6 +67,29 @@ def read_store(data: "Data") -> Splits:
     return Splits(train, test, tuple(index["plan"]["classes"]))
 
 
+def _read_index(path: Path) -> dict[str, Any]:
+    """Reads and checks `store.json`, which may be truncated or edited."""
+    check_size(path, LIST_BYTES, DataError)
+    index = parse_json(path.read_bytes(), str(path), DataError, "copy the store once more")
+    try:
+        plan, splits = index["plan"], index.get("splits", {})
+        whole = isinstance(plan["short_side"], int) and all(
+            isinstance(name, str) for name in plan["classes"]
+        )
+        for name in ("train", "test") if splits else ():
+            shards, labels = splits[name]["shards"], splits[name]["labels"]
+            counts = [count for count, _ in shards.values()]
+            whole &= all(type(n) is int and n >= 0 for pair in shards.values() for n in pair)
+            whole &= len(shards) > 0 and sum(counts) == len(labels)
+            whole &= all(type(label) is int and -1 <= label < 2**31 for label in labels)
+            whole &= not any({"..", ""} & set(Path(shard).parts or ("",)) for shard in shards)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path} is no whole index of a store: copy the store once more")
+    return index
+
+
 def _split(root: Path, name: str, found: dict[str, Any]) -> StoredImages:
     for shard, (_, expected) in found["shards"].items():
         path = root / shard
@@ -75,7 +99,7 @@ def _split(root: Path, name: str, found: dict[str, Any]) -> StoredImages:
                 f"{path} has {size} bytes, expected {expected}: copy the store once more, or "
                 "write it anew."
             )
-    # counts spare opening every shard to ask for them
+    # known counts avoid opening every shard
     parts = [f"{root / shard}[0:{count}]" for shard, (count, _) in found["shards"].items()]
     source = grain.sources.ArrayRecordDataSource(parts)
     return StoredImages(source, np.array(found["labels"], np.int32), str(root / name))

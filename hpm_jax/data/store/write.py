@@ -1,4 +1,4 @@
-"""Writes a store, shard by shard, so that it may be stopped and gone on with at any time."""
+"""Writes a store, shard by shard, so that it can be stopped and resumed at any time."""
 
 import json
 import multiprocessing
@@ -19,13 +19,13 @@ from hpm_jax.data.geometry import resize
 from hpm_jax.data.records import DataError, Records, Splits, Subset
 from hpm_jax.data.store import INDEX
 
-SHARD_IMAGES = 4096  # so many are made again after an interruption; about 180 MB at 256 pixels
-MOST_FILES = 512  # of a split: readers hold them open, and many systems allow 1024
-LAYOUT = "group_size:1,uncompressed"  # each record is read alone, and JPEG is compressed already
+SHARD_IMAGES = 4096  # work lost by an interruption; about 180 MB at 256 pixels
+MOST_FILES = 512  # per split: readers hold them open, and many systems allow 1024
+LAYOUT = "group_size:1,uncompressed"  # records are read singly, and JPEG is already compressed
 
 
 class Shard(NamedTuple):
-    """One file and what goes into it."""
+    """One file and its contents."""
 
     path: Path
     records: Records
@@ -34,15 +34,15 @@ class Shard(NamedTuple):
 
     @property
     def note(self) -> Path:
-        """What the shard holds, written when it is whole."""
+        """The path of the shard's note, written when the shard is complete."""
         return self.path.with_suffix(".json")
 
 
 def shrink(image: bytes, short_side: int, quality: int) -> bytes:
-    """An image file, its short side reduced to `short_side` pixels.
+    """Returns an image file with its short side reduced to `short_side` pixels.
 
-    What is larger is resized, bicubic and antialiased, and becomes JPEG with 4:2:0 chroma, upright.
-    What is not stays as it is.
+    A larger image is resized (bicubic, antialiased) to an upright JPEG with 4:2:0 chroma. A smaller
+    image is unchanged.
 
     Raises:
         BrokenImage: for bytes that cannot be decoded.
@@ -61,7 +61,7 @@ def shrink(image: bytes, short_side: int, quality: int) -> bytes:
 
 
 def write_shard(shard: Shard) -> dict[str, Any]:
-    """Writes a shard, unless its note says that it is there.
+    """Writes a shard, unless its note exists.
 
     Returns:
         The note: `labels`, `broken` (names and reasons), and bytes `before` and `after`.
@@ -99,23 +99,23 @@ def write_store(
     max_broken: float = 0.01,
     shard_images: int = SHARD_IMAGES,
 ) -> dict[str, Any]:
-    """Writes a store, or what is missing of one.
+    """Writes a store, or the missing parts of one.
 
     Args:
-        splits: of a source whose images are files.
-        out: the folder of the store, which is made where it does not exist.
-        short_side: of the stored images, in pixels.
-        quality: of their JPEG, 1 to 100.
-        workers: processes.
-        max_broken: the share of images of a split that may be left out as unreadable.
-        shard_images: images a file; more where that would make too many files.
+        splits: the splits of a source whose images are files.
+        out: folder of the store, created if necessary.
+        short_side: short side of the stored images, in pixels.
+        quality: JPEG quality, 1 to 100.
+        workers: number of processes.
+        max_broken: largest fraction of unreadable images in a split.
+        shard_images: number of images per file; more if there would be too many files.
 
     Returns:
-        What `store.json` says: the `plan`, and for each of the `splits` its `shards` (by name:
+        The content of `store.json`: the `plan`, and for each of the `splits` its `shards` (by name:
         images and bytes), `labels`, `broken` images with the reasons, and bytes `before`.
 
     Raises:
-        DataError: where the folder holds something else, or too many images cannot be read.
+        DataError: if the folder holds something else, or too many images cannot be read.
     """
     records = {"train": splits.train, "test": splits.test}
     plan = {
@@ -157,7 +157,7 @@ def write_store(
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Makes the folder, or checks what it holds; returns `store.json`, as far as it is written."""
+    """Creates the folder or checks its contents; returns `store.json` as written so far."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / INDEX).exists():
         if any(out.iterdir()):
@@ -174,7 +174,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(work: list[Shard], workers: int) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Paths and notes of all shards, in the order in which they get ready."""
+    """Yields paths and notes of all shards, in the order of completion."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_die_with_the_command) as pool:
         try:
@@ -187,7 +187,7 @@ def _written(work: list[Shard], workers: int) -> Iterator[tuple[Path, dict[str, 
 
 
 def _joined(notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `store.json` says of a split."""
+    """Returns the entry of a split in `store.json`."""
     return {
         "shards": {name: (len(note["labels"]), note["after"]) for name, note in notes.items()},
         "labels": [label for note in notes.values() for label in note["labels"]],
@@ -207,7 +207,7 @@ def _check_broken(name: str, broken: list[str], images: int, allowed: float) -> 
 
 
 def _die_with_the_command() -> None:
-    """A worker that lived on would write to the files that the next command writes."""
+    """Ends a worker with its command: otherwise it would write to the next command's files."""
     command = multiprocessing.parent_process()
 
     def follow():
@@ -218,7 +218,7 @@ def _die_with_the_command() -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """At any time the file is whole, or the one that was there before."""
+    """Writes JSON atomically."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(value))
     os.replace(beside, path)

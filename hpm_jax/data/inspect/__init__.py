@@ -1,0 +1,1 @@
+"""Inspects a data set: `python -m hpm_jax.data.inspect --path DATA`; see docs/data.md."""
