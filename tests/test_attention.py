@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.models.attention import Attention, attend, attend_by_cudnn
+from hpm_jax.models.attention import Attention, attend, attend_by_cudnn, padded_attention
 from hpm_jax.models.layers import REMAT_POLICIES, Stack
 
 
@@ -148,21 +148,50 @@ def test_what_the_backward_pass_keeps(remat, values):
     assert of_tokens == depth * batch * length * (values * width + rows)
 
 
-def test_cudnn_is_asked_for_by_name(monkeypatch):
-    """Its kernel has tokens before heads; here XLA stands in for it."""
-    arguments = draw(2, 2, 4, 8), draw(2, 2, 5, 8, seed=1), draw(2, 2, 5, 8, seed=2)
-    with pytest.raises(ValueError, match=r"attention = 'cudnn' needs an NVIDIA GPU .*=xla"):
-        attend_by_cudnn(*arguments)
-    plain, asked = jax.nn.dot_product_attention, []
+@pytest.mark.parametrize(("asked", "tokens"), [(5, 5), (4, 5), (3, 6), (4, 4)])
+def test_padding_to_even_numbers_of_tokens_changes_nothing(asked, tokens):
+    """What cuDNN is given, computed by XLA: output and gradients are those of our attention."""
+    arguments = draw(2, 2, asked, 8), draw(2, 2, tokens, 8, seed=1), draw(2, 2, tokens, 8, seed=2)
+    weight = draw(2, 2, asked, 8, seed=3)
+    emulated = functools.partial(padded_attention, implementation="xla")
+    found = output_and_gradients(emulated, arguments, weight)
+    for one, other in zip(found, output_and_gradients(attend, arguments, weight), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
-    def stand_in(*arrays, implementation):
-        asked.append(implementation)
-        return plain(*arrays)
+
+def test_cudnn_gets_even_numbers_of_tokens_and_their_lengths(monkeypatch):
+    given = []
+
+    def stand_in(*arrays, **options):
+        given.append([x.shape[1] for x in arrays])
+        lengths = options["query_seq_lengths"], options["key_value_seq_lengths"]
+        given.append([None if x is None else x.tolist() for x in lengths])
+        assert options["implementation"] == "cudnn"
+        return arrays[0]
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    found = output_and_gradients(attend_by_cudnn, arguments, draw(2, 2, 4, 8, seed=3))
-    assert asked == ["cudnn"]
-    for one, other in zip(
-        found, output_and_gradients(attend, arguments, draw(2, 2, 4, 8, seed=3)), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for tokens in (5, 4):
+        arguments = [jnp.zeros((2, 3, tokens, 8), jnp.bfloat16)] * 3
+        assert attend_by_cudnn(*arguments).shape == (2, 3, tokens, 8)
+    assert given == [[6, 6, 6], [[5, 5], [5, 5]], [4, 4, 4], [None, None]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [
+        ((2, 2, 5, 8), jnp.float32, "the dtype is float32"),
+        ((2, 2, 5, 12), jnp.bfloat16, "a head is 12 wide"),
+        ((2, 2, 5, 256), jnp.bfloat16, "a head is 256 wide"),
+        ((2, 2, 5, 8), jnp.bfloat16, "cuDNN"),  # no such GPU
+    ],
+)
+def test_what_cudnn_cannot_run_is_said_in_one_sentence(shape, dtype, reason):
+    arguments = [jnp.zeros(shape, dtype)] * 3
+    with pytest.raises(ValueError, match=rf"needs an NVIDIA GPU .*{reason}.*attention=xla"):
+        attend_by_cudnn(*arguments)
+
+
+def test_parameters_for_cudnn_are_initialised_anywhere():
+    _, params = stack_and_params(attention="cudnn")
+    _, expected = stack_and_params()
+    jax.tree.map(np.testing.assert_array_equal, params, expected)

@@ -156,7 +156,7 @@ def test_flops_of_the_lean_step(size, gflops):
     length = model.grid[1] ** 2
     hidden, width = length * 3 // 4, model.decoder_width
     unread = 2 * (length + 1 - hidden) * (10 * width**2 + 2 * (length + 1) * width)
-    flops = step_flops(model, hidden, looks=1).total + 3 * 2 * unread
+    flops = step_flops(model, hidden, network_passes=1).total + 3 * 2 * unread
     assert abs(flops / 1e9 / gflops - 1) < (0.03 if size == "S" else 0.02)
 
 

@@ -1,4 +1,4 @@
-"""Weights into a model that they may not fit: what matched, what is new, what was dropped."""
+"""Assigns weights to a model that may differ: matched, new and dropped parameters."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -9,18 +9,18 @@ import numpy as np
 from hpm_jax.convert.weights import WeightsError
 from hpm_jax.step.state import Params
 
-LISTED = 8  # names that a message spells out
+LISTED = 8  # number of names listed in a message
 
 
 class Matching(NamedTuple):
     """Parameters by name, such as "encoder/cls_token"."""
 
-    matched: list[str]  # taken over
-    new: list[str]  # in the model alone: they stay as initialised
-    dropped: list[str]  # in the weights alone
+    matched: list[str]  # in both
+    new: list[str]  # only in the model: they keep their initialisation
+    dropped: list[str]  # only in the weights
 
     def sentence(self, source: str) -> str:
-        """What a person should know, in one line."""
+        """Returns a summary in one line."""
         text = f"weights from {source}: {len(self.matched)} parameters matched"
         for title, names in (("new", self.new), ("dropped", self.dropped)):
             text += f"; {title}: {_parts(names)}" if names else ""
@@ -30,17 +30,17 @@ class Matching(NamedTuple):
 def assign(
     shapes: Params, given: Params, new: Collection[str] = (), dropped: Collection[str] = ()
 ) -> tuple[Params, Matching]:
-    """The part of `given` that a model takes, to be laid over its fresh parameters by `overlay`.
+    """Returns the part of `given` that fits a model, for `overlay` on its initial parameters.
 
     Args:
         shapes: the model's parameters, or their shapes.
         given: numpy arrays.
-        new: parts that the model may have to itself, such as "head" or "encoder/positions".
-        dropped: parts that it may leave.
+        new: parts that may be missing from the weights, such as "head" or "encoder/positions".
+        dropped: parts of the weights that may be unused.
 
     Raises:
-        WeightsError: for a shape that differs, and for a hole or a leftover nobody expects:
-            nothing trains from noise unnoticed.
+        WeightsError: for a shape that differs, or unexpected missing or unused parameters, so that
+            no part silently starts from random weights.
     """
     wanted, there = _flat(shapes), _flat(given)
     differing = [
@@ -78,7 +78,7 @@ def assign(
 
 
 def overlay(params: Params, start: Params) -> Params:
-    """`params` with the leaves that `start` has."""
+    """Returns `params` with the leaves of `start`."""
     if not isinstance(start, dict):
         return start
     return params | {name: overlay(params[name], part) for name, part in start.items()}
@@ -94,7 +94,7 @@ def _outside(names: list[str], parts: Collection[str]) -> list[str]:
 
 
 def _parts(names: list[str]) -> str:
-    """Names, shortened to the parts that they stand in."""
+    """Shortens names to their parts."""
     return ", ".join(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 

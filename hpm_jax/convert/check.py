@@ -1,4 +1,4 @@
-"""Whether converted weights compute what they did: both through our models, and through timm."""
+"""Checks that converted weights compute the same outputs, in our models and in timm."""
 
 import functools
 import math
@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from hpm_jax.convert.to_onnx import onnx_outputs
 from hpm_jax.convert.weights import (
     Architecture,
     Weights,
@@ -30,9 +31,9 @@ _IMAGES = 2
 
 
 def differences(source: Weights, target: Weights) -> dict[str, float]:
-    """The largest difference of each output on random inputs, relative to its largest value.
+    """Returns the largest difference of each output on random inputs, relative to its maximum.
 
-    The outputs are those of what `target` has, which may be less than `source`: the encoder's
+    The outputs are those of `target`, which may have fewer parts than `source`: the encoder's
     always; logits with a head; reconstruction and predicted loss with a decoder.
     """
     patches = random_patches(target.architecture)
@@ -41,11 +42,11 @@ def differences(source: Weights, target: Weights) -> dict[str, float]:
 
 
 def timm_differences(source: Weights, path: str | Path) -> dict[str, float]:
-    """The same between our model and timm's, which loads the `.safetensors` or `.pth` strictly.
+    """Returns the differences to timm's model, which loads the `.safetensors` or `.pth` strictly.
 
     Raises:
-        ImportError: where timm is not installed, or not as it should be.
-        WeightsError: where timm does not take the file.
+        ImportError: if timm is not installed, or its installation is broken.
+        WeightsError: if timm rejects the file.
     """
     try:
         import torch
@@ -80,15 +81,28 @@ def timm_differences(source: Weights, path: str | Path) -> dict[str, float]:
     return {name: _difference(ours[name], np.asarray(found[name])) for name in ours}
 
 
+def onnx_differences(source: Weights, path: Path) -> dict[str, float]:
+    """Returns the differences to onnxruntime's outputs of the graph in `path`."""
+    a = source.architecture
+    patches = random_patches(a)
+    clips = unpatchify(patches, a.grid, a.patch)
+    images = np.moveaxis(np.asarray(clips), -1, 2)
+    found = onnx_outputs(path, images if images.shape[1] > 1 else images[:, 0])
+    ours = _encode(classifier(source))(source.params, patches)
+    return {
+        name: _difference(ours[name], found[name.replace("encoder", "tokens")]) for name in ours
+    }
+
+
 def random_patches(a: Architecture) -> Array:
-    """Patches `[2, L, P]` of random images or clips, of unit variance as normalised ones have."""
+    """Returns patches `[2, L, P]` of random images or clips with unit variance."""
     size = [count * side for count, side in zip(a.grid, a.patch, strict=True)]
     videos = jax.random.normal(jax.random.key(0), (_IMAGES, *size, a.channels))
     return patchify(videos, a.patch)
 
 
 def _outputs(like: Weights, weights: Weights, patches: Array) -> dict[str, Array]:
-    """Of `weights`, in the models that fit `like`."""
+    """Computes the outputs of `weights` in the models that fit `like`."""
     outputs = _encode(classifier(like))(weights.params, patches)
     if like.architecture.decoder_width:
         params = masked_autoencoder_params(weights)
@@ -98,7 +112,7 @@ def _outputs(like: Weights, weights: Weights, patches: Array) -> dict[str, Array
 
 @functools.cache
 def _encode(model: Classifier) -> Forward:
-    """What encoder and head give, compiled."""
+    """Compiles encoder and head."""
 
     def outputs(model, patches):
         logits = {"logits": model(patches)} if model.classes else {}
@@ -109,7 +123,7 @@ def _encode(model: Classifier) -> Forward:
 
 @functools.cache
 def _rebuild(model: MaskedAutoencoder) -> Forward:
-    """What the decoder gives when every fourth patch is left, compiled."""
+    """Compiles the decoder for inputs in which every fourth patch is visible."""
     index = np.arange(math.prod(model.grid), dtype=np.int32)
     keep, hide = (np.tile(x, (_IMAGES, 1)) for x in (index[index % 4 == 0], index[index % 4 > 0]))
     mask = Mask(jnp.asarray(keep), jnp.asarray(hide))

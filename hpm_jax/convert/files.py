@@ -1,8 +1,8 @@
-"""Files of weights, `.pth`, `.safetensors` or `.npz`, to names and arrays; nothing is executed."""
+"""Reads and writes weights files, `.pth`, `.safetensors` or `.npz`; no code in them is executed."""
 
 import argparse
+import contextlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,46 +13,50 @@ import numpy as np
 
 from hpm_jax.convert.sizes import Hints, hints_of
 from hpm_jax.convert.weights import WeightsError
+from hpm_jax.storage import in_words, put_in_place
+from hpm_jax.text_files import check_size, parse_json
 
-# Under which names a PyTorch checkpoint has its weights: MAE, HPM and timm, VideoMAE's fine-tuning,
-# mae_st; HPM, timm, DeiT.
+# Keys of the weights in a PyTorch checkpoint: MAE, HPM and timm, VideoMAE's fine-tuning, mae_st;
+# HPM, timm, DeiT.
 _STUDENT = ("model", "state_dict", "module", "model_state")
 _TEACHER = ("ema_state_dict", "state_dict_ema", "model_ema")
-OURS = "hpm_jax"  # under which name our own files have the architecture beside the weights
-SUM = "hpm_jax_crc32"  # and a checksum
+LARGEST = 2**35  # bytes of a file
+OURS = "hpm_jax"  # key of the architecture in our own files
+SUM = "hpm_jax_crc32"  # key of the checksum
 
 
 class File(NamedTuple):
-    """The arrays of a file, and what it says of their architecture beside them."""
+    """The arrays of a file, and its hints about their architecture."""
 
     state: dict[str, np.ndarray]
     hints: Hints
 
 
 def read_file(path: Path, which: str = "student") -> File:
-    """One set of weights.
+    """Reads one set of weights.
 
     Args:
         path: a file with an ending in `READERS`.
         which: "student" or "teacher"; only PyTorch checkpoints of training have a teacher.
 
     Raises:
-        WeightsError: for a file that is not there, not whole, or no file of weights.
+        WeightsError: for a missing or truncated file, or one that is not a weights file.
     """
     if path.suffix not in READERS:
         raise WeightsError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(READERS)}")
     if not path.exists():
         raise WeightsError(f"there is no {path}")
+    check_size(path, LARGEST, WeightsError)
     if not path.stat().st_size:
         raise WeightsError(f"{path} is empty: copy or download it again")
     return READERS[path.suffix](path, which)
 
 
 def write_file(path: Path, state: Mapping[str, np.ndarray], architecture: dict[str, Any]) -> None:
-    """Writes arrays, and beside them their architecture; a file that is there is replaced.
+    """Writes arrays with their architecture; an existing file is replaced.
 
     Raises:
-        WeightsError: for an ending that is not in `WRITERS`, and for weights that are not finite.
+        WeightsError: for an ending that is not in `WRITERS`, or weights that are not finite.
     """
     check_target(path)
     for name, value in state.items():
@@ -61,16 +65,29 @@ def write_file(path: Path, state: Mapping[str, np.ndarray], architecture: dict[s
                 f"{name} holds numbers that are not finite, so nothing is written to {path}: the "
                 "run has diverged; take an earlier checkpoint"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")
-    WRITERS[path.suffix](beside, state, architecture)
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[path.suffix](beside, state, architecture)
+        put_in_place(beside, path)
+    except WeightsError:
+        raise
+    except Exception as error:  # the system's, and what PyTorch makes of it
+        raise WeightsError(
+            f"cannot write {path} ({in_words(error)}): make room or make it writable, or name "
+            "another file"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):  # it is there only where something went wrong
+            beside.unlink()
 
 
 def check_target(path: Path) -> None:
-    """Raises a `WeightsError` for a path that `write_file` does not take."""
+    """Raises a `WeightsError` for a path that `write_file` does not accept."""
     if path.suffix not in WRITERS:
         raise WeightsError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(WRITERS)}")
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder: name a file, such as {path / f'vit{path.suffix}'}")
 
 
 def _read_torch(path: Path, which: str) -> File:
@@ -78,11 +95,13 @@ def _read_torch(path: Path, which: str) -> File:
     state = torch_arrays(path, content, which)
     if isinstance(content, Mapping):
         _check_sum(path, state, content.get(SUM))
-    return File(state, hints_of(content.get(OURS, {})))
+    else:
+        content = {}
+    return File(state, _hints(path, content.get(OURS, {})))
 
 
 def load_torch(path: Path) -> Any:
-    """All that a PyTorch file holds, if it holds nothing that could run code."""
+    """Loads the content of a PyTorch file, unless it could run code."""
     torch = _import_torch(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # official files keep theirs
@@ -92,17 +111,45 @@ def load_torch(path: Path) -> Any:
 
 
 def torch_arrays(path: Path, content: Any, which: str) -> dict[str, np.ndarray]:
-    """One set of weights of a PyTorch file that has been loaded, as float32 arrays."""
+    """Returns one set of weights of a loaded PyTorch file, as float32 arrays."""
     torch = _import_torch(path)
     state = _choose(path, content, which)
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise WeightsError(f"{path}: a tensor is called {name!r}, expected names of parameters")
         if not isinstance(value, torch.Tensor):
             raise WeightsError(f"{path}: {name} is a {type(value).__name__}, expected a tensor")
-    return {name: value.detach().float().numpy() for name, value in state.items()}
+    return {name: torch_array(f"{path}: {name}", value) for name, value in state.items()}
+
+
+def torch_array(what: str, tensor: Any) -> np.ndarray:
+    """Converts a tensor to an array: floats to float32, other dtypes unchanged.
+
+    Raises:
+        WeightsError: for an unsupported tensor; `what` is its name in the message.
+    """
+    kind = str(tensor.layout).removeprefix("torch.")  # strided, sparse_coo, ...
+    kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else kind
+    if kind != "strided":
+        raise WeightsError(
+            f"{what} is a {kind} tensor, expected a plain one with its values: save the weights "
+            "as plain float32 tensors"
+        )
+    try:
+        tensor = tensor.detach()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError):  # four bits, and what comes after them
+        raise _of_unknown_floats(what, str(tensor.dtype).removeprefix("torch.")) from None
+
+
+def _of_unknown_floats(what: str, dtype: str) -> WeightsError:
+    return WeightsError(
+        f"{what} holds {dtype}, expected floats of 16, 32 or 64 bits: save the weights in float32"
+    )
 
 
 def _choose(path: Path, content: Any, which: str) -> Mapping[str, Any]:
-    """The state dict in what a PyTorch file holds."""
+    """Returns the state dict in the content of a PyTorch file."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, expected a state dict")
     places = _TEACHER if which == "teacher" else _STUDENT
@@ -141,11 +188,17 @@ def _read_safetensors(path: Path, which: str) -> File:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {}
+            for name in file.keys():  # noqa: SIM118
+                try:
+                    state[name] = file.get_tensor(name)
+                except (AttributeError, TypeError):  # numpy has no such floats
+                    dtype = file.get_slice(name).get_dtype()
+                    raise _of_unknown_floats(f"{path}: {name}", dtype) from None
     except SafetensorError as error:
         raise _unreadable(path, error) from None
     _check_sum(path, state, metadata.get(SUM))
-    return File(state, hints_of(json.loads(metadata.get(OURS, "{}"))))
+    return File(state, _hints(path, _note(path, metadata.get(OURS, "{}"))))
 
 
 def _read_npz(path: Path, which: str) -> File:
@@ -155,7 +208,18 @@ def _read_npz(path: Path, which: str) -> File:
             state = dict(file)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise _unreadable(path, error) from None
-    return File(state, hints_of(json.loads(str(state.pop(OURS, "{}")))))
+    return File(state, _hints(path, _note(path, str(state.pop(OURS, "{}")))))
+
+
+def _note(path: Path, text: str) -> dict[str, Any]:
+    return parse_json(text, f"the note {OURS} in {path}", WeightsError)
+
+
+def _hints(path: Path, note: Any) -> Hints:
+    try:
+        return hints_of(note)
+    except WeightsError as error:
+        raise WeightsError(f"the note {OURS} in {path} is damaged: {error}") from None
 
 
 def _expect_student(path: Path, which: str) -> None:
@@ -181,7 +245,7 @@ def _write_safetensors(path: Path, state: Mapping[str, np.ndarray], architecture
 
 
 def checksum(state: Mapping[str, np.ndarray]) -> str:
-    """CRC-32 of all names and arrays, in the order of the names; `.npz` has its own."""
+    """Returns the CRC-32 of all names and arrays, in the order of names; `.npz` has its own."""
     total = 0
     for name in sorted(state):
         total = zlib.crc32(name.encode(), total)
@@ -190,7 +254,7 @@ def checksum(state: Mapping[str, np.ndarray]) -> str:
 
 
 def _check_sum(path: Path, state: Mapping[str, np.ndarray], expected: Any) -> None:
-    """Files of others carry none."""
+    """Checks the checksum; files from other sources have none."""
     if expected is not None and checksum(state) != expected:
         raise WeightsError(
             f"{path} is not what was written: its checksum is {checksum(state)}, expected "

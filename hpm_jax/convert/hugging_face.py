@@ -1,4 +1,4 @@
-"""The parameter names of Hugging Face's ViT, ViT-MAE and VideoMAE, to the official ones."""
+"""Converts names of Hugging Face's ViT, ViT-MAE, VideoMAE and plain BEiT to the official ones."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,12 @@ from hpm_jax.convert.names import State, fuse_attention
 
 # patterns of names, before and since transformers 5, in the order in which they are tried
 _NAMES = {
-    r"(?:vit\.)?embeddings\.cls_token": "cls_token",
-    r"(?:vit\.)?embeddings\.position_embeddings": "pos_embed",
-    r"(?:vit\.)?embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
-    r"(?:vit\.)?(?:encoder\.layer|layers)\.": "blocks.",
-    r"(?:vit\.)?layernorm\.": "norm.",
+    r"(?:(?:vit|beit)\.)?embeddings\.cls_token": "cls_token",
+    r"(?:(?:vit|beit)\.)?embeddings\.position_embeddings": "pos_embed",
+    r"(?:(?:vit|beit)\.)?embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
+    r"(?:(?:vit|beit)\.)?(?:encoder\.layer|layers)\.": "blocks.",
+    r"(?:(?:vit|beit)\.)?layernorm\.": "norm.",
+    r"(?:beit\.)?pooler\.layernorm\.": "fc_norm.",
     r"classifier\.": "head.",
     r"decoder\.(?:decoder_layers|decoder_encoder\.layer)\.": "decoder_blocks.",
     r"decoder\.": "",  # decoder_embed, mask_token, decoder_pos_embed, decoder_norm, decoder_pred
@@ -41,8 +42,9 @@ _VIDEO_IN_BLOCK = {
 
 
 def is_hugging_face(names: State) -> bool:
-    """Whether these are names of Hugging Face's ViT, ViT-MAE or VideoMAE."""
-    pattern = r"((vit|videomae)\.)?embeddings\.(cls_token|patch_embeddings\.projection\.weight)"
+    """Whether these are names of Hugging Face's ViT, ViT-MAE, BEiT or VideoMAE."""
+    pattern = r"((vit|beit|videomae)\.)?embeddings\."
+    pattern += r"(cls_token|patch_embeddings\.projection\.weight)"
     return any(re.fullmatch(pattern, name) for name in names)
 
 
@@ -50,18 +52,24 @@ def to_official_names(state: State) -> dict[str, np.ndarray]:
     """Renames, and fuses query, key and value; the pooler after the encoder is left out.
 
     Raises:
-        WeightsError: where query, key and value do not fit together.
+        WeightsError: if query, key and value do not fit together.
     """
     image = any(name.endswith("embeddings.cls_token") for name in state)  # a video has none
     names, in_block = (_NAMES, _IN_BLOCK) if image else (_VIDEO_NAMES, _VIDEO_IN_BLOCK)
     renamed: dict[str, np.ndarray] = {}
     for name, value in state.items():
-        if re.match(r"(?:vit\.)?pooler\.", name):
+        if re.match(r"(?:vit\.)?pooler\.dense\.", name):
             continue
         name = _substitute(names, name)
         if block := re.match(r"(?:decoder[._])?blocks\.\d+\.", name):
             name = block.group() + _substitute(in_block, name[block.end() :])
         renamed[name] = value
+    if any(name.startswith("beit.") for name in state):
+        for name, value in list(renamed.items()):
+            if found := re.search(r"\battn\.(query|q_proj)\.bias$", name):
+                # its keys have no bias, which a softmax ignores
+                key = {"query": "key", "q_proj": "k_proj"}[found[1]]
+                renamed.setdefault(name.replace(found[1], key), np.zeros_like(value))
     return fuse_attention(renamed)
 
 

@@ -1,8 +1,8 @@
 """The parameter names of mae_st (Feichtenhofer et al. 2022), and ours.
 
-They are MAE's but for three things: query, key and value are three layers, positions are learned
-for places and times apart, and the norm after mean pooling is called `norm` too. The position of a
-cls token is added to it here, and is zero on the way out.
+They equal MAE's with three exceptions: query, key and value are three layers, positions are learned
+separately for places and times, and the norm after mean pooling is also called `norm`. On import
+the position of the cls token is added to the token; on export it is zero.
 """
 
 import re
@@ -26,6 +26,7 @@ from hpm_jax.convert.sizes import (
     rows_and_columns,
     target_values,
 )
+from hpm_jax.convert.variant import options_of
 from hpm_jax.convert.weights import Architecture, WeightsError, model_shapes
 from hpm_jax.step.state import Params
 
@@ -104,6 +105,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
         tubelet=tubelet,
         layout="mae_st",
         target_values=rebuilt,
+        **options_of(state, hints.options or {}),
     )
 
 

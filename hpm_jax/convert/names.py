@@ -44,12 +44,13 @@ class Names(NamedTuple):
             params = ours[stack]["transformer"]["blocks"]
             depth = len(jax.tree.leaves(params)[0])
             for layer, (name, path) in itertools.product(range(depth), self.block.items()):
-                found[f"{blocks}.{layer}.{name}"] = _shape(params, path)[1:][::-1]
+                if shape := _shape(params, path):
+                    found[f"{blocks}.{layer}.{name}"] = shape[1:][::-1]
         for name, path in self.rest.items():
             if shape := _shape(ours, path):
                 found[name] = shape[::-1] if len(shape) == 2 else shape
-        width = found["patch_embed.proj.bias"]
-        return found | {"patch_embed.proj.weight": (*width, *convolution)}
+        width = found["patch_embed.proj.weight"][0]
+        return found | {"patch_embed.proj.weight": (width, *convolution)}
 
     def place(self, name: str) -> Path:
         """Where our parameters have what is called `name`; a `KeyError` for an unknown name."""
@@ -76,6 +77,8 @@ def block_names(biases: Mapping[str, Path]) -> dict[str, Path]:
         "mlp.fc1.bias": ("Dense_0", "bias"),
         "mlp.fc2.weight": ("Dense_1", "kernel"),
         "mlp.fc2.bias": ("Dense_1", "bias"),
+        "ls1.gamma": ("attention_scale",),
+        "ls2.gamma": ("mlp_scale",),
     }
 
 
@@ -83,6 +86,9 @@ def block_names(biases: Mapping[str, Path]) -> dict[str, Path]:
 ENCODER: dict[str, Path] = {
     "patch_embed.proj.weight": ("encoder", "patch_embedding", "projection", "kernel"),
     "patch_embed.proj.bias": ("encoder", "patch_embedding", "projection", "bias"),
+    "reg_token": ("encoder", "registers"),
+    "norm_pre.weight": ("encoder", "pre_norm", "scale"),
+    "norm_pre.bias": ("encoder", "pre_norm", "bias"),
     "norm.weight": ("encoder", "transformer", "norm", "scale"),
     "norm.bias": ("encoder", "transformer", "norm", "bias"),
     "fc_norm.weight": ("norm", "scale"),

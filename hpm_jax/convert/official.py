@@ -17,6 +17,8 @@ from hpm_jax.convert.sizes import (
     require,
     rows_and_columns,
 )
+from hpm_jax.convert.towers import WIDE_HEADS
+from hpm_jax.convert.variant import options_of, without_cls
 from hpm_jax.convert.weights import Architecture, WeightsError, constant_positions, model_shapes
 from hpm_jax.step.state import Params
 
@@ -49,31 +51,35 @@ TABLE = Names(
 
 def architecture(state: State, hints: Hints) -> Architecture:
     """The sizes that a few tensors show; the others are checked against them."""
+    told = hints.options or {}
+    rotary = bool(told.get("rotary_base"))
     needed = ["patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"]
+    if rotary and told.get("encoder_positions", "none") == "none":
+        needed.remove("pos_embed")
     has_decoder = any(name.startswith(("decoder_", "mask_token")) for name in state)
     if has_decoder:
         needed += ["decoder_embed.weight", "decoder_blocks.0.attn.qkv.weight"]
     require(state, needed)
-    patch, positions = state["patch_embed.proj.weight"].shape, state["pos_embed"].shape
+    patch = state["patch_embed.proj.weight"].shape
     if len(patch) != 4 or patch[2] != patch[3]:
         raise WeightsError(
             f"patch_embed.proj.weight has shape {patch}: expected (width, channels, p, p), a "
             "convolution over square patches of one image"
         )
-    if len(positions) != 3:
-        raise WeightsError(f"pos_embed has shape {positions}: expected (1, 1 + patches, width)")
     width, channels, patch_size, _ = patch
-    length = positions[1] - 1
-    found = f"pos_embed has {length} positions after that of the cls token"
+    options = options_of(state, told)
+    options["cls_token"] = not without_cls(state, told)
+    is_tower = options["pre_norm"] or not options["cls_token"]
+    wide = WIDE_HEADS.get(width) if is_tower else None
     decoder_width = state["decoder_embed.weight"].shape[0] if has_decoder else 0
     head = state.get("head.weight")
     return Architecture(
-        grid=(1, *rows_and_columns(length, found, hints.grid)),
+        grid=(1, *_grid(state, options["cls_token"], patch_size, hints)),
         patch_size=patch_size,
         channels=channels,
         width=width,
         depth=TABLE.depth(state, "blocks"),
-        heads=encoder_heads(width, hints.heads),
+        heads=encoder_heads(width, hints.heads or wide),
         decoder_width=decoder_width,
         decoder_depth=TABLE.depth(state, "decoder_blocks"),
         decoder_heads=decoder_heads(decoder_width, hints.decoder_heads),
@@ -81,7 +87,20 @@ def architecture(state: State, hints: Hints) -> Architecture:
         target_values=(hints.target_values or 0) if has_decoder else 0,
         classes=0 if head is None else len(head),
         pool="mean" if "fc_norm.weight" in state else "cls",
+        **options,
     )
+
+
+def _grid(state: State, cls_token: bool, patch_size: int, hints: Hints) -> tuple[int, int]:
+    """The grid by the number of positions; without positions the one told, or of 224 pixels."""
+    if "pos_embed" not in state:
+        return hints.grid or (max(224 // patch_size, 1),) * 2
+    positions = state["pos_embed"].shape
+    if len(positions) != 3:
+        raise WeightsError(f"pos_embed has shape {positions}: expected (1, 1 + patches, width)")
+    length = positions[1] - cls_token
+    after = " after that of the cls token" if cls_token else ""
+    return rows_and_columns(length, f"pos_embed has {length} positions{after}", hints.grid)
 
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
@@ -93,7 +112,8 @@ def constants(a: Architecture) -> dict[str, np.ndarray]:
     """Frozen positions that a file has and our parameters have not."""
     if not a.decoder_width:
         return {}
-    return {"decoder_pos_embed": constant_positions(a.decoder_width, a.grid)}
+    first = a.token_layout.decoder_tokens
+    return {"decoder_pos_embed": constant_positions(a.decoder_width, a.grid, first)}
 
 
 def to_params(state: State) -> Params:

@@ -1,4 +1,4 @@
-"""The sizes of a checkpoint: from its shapes, as somebody says, or by rule."""
+"""Infers the sizes of a checkpoint from its shapes, hints, or defaults."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -7,42 +7,83 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpm_jax.convert.weights import WeightsError
+from hpm_jax.errors import ConfigError
+from hpm_jax.fields import build
+from hpm_jax.models.layouts import VARIANT, EncoderVariant
 from hpm_jax.models.sizes import SIZES
 
 Sizes = Mapping[str, dict[str, int]]
 
 
 class Hints(NamedTuple):
-    """What the shapes do not tell, and a person, a config or our own note may; else None."""
+    """Sizes that shapes do not determine, from the user, a config or our own files; else None."""
 
     heads: int | None = None  # of the encoder
     decoder_heads: int | None = None
     grid: tuple[int, int] | None = None  # rows and columns of patches
     frames: int | None = None  # of a clip
     target_values: int | None = None  # of a decoder that does not rebuild pixels
+    options: Mapping[str, Any] | None = None  # of the encoder, see `EncoderVariant`
 
     def before(self, others: "Hints") -> "Hints":
-        """These, and where they are silent the others."""
+        """Returns these hints, falling back to `others`."""
         given = {name: value for name, value in self._asdict().items() if value}
+        if self.options and others.options:
+            given["options"] = {**others.options, **self.options}
         return others._replace(**given)
 
 
-def hints_of(note: dict[str, Any]) -> Hints:
-    """What our own files say: the `Architecture` that stands beside the weights, or {}."""
+def hints_of(note: Any) -> Hints:
+    """Returns the hints of our own files: the `Architecture` stored beside the weights, or {}.
+
+    Raises:
+        WeightsError: for an invalid note.
+    """
     if not note:
         return Hints()
-    frames, *grid = note["grid"]
+    if not isinstance(note, Mapping):
+        raise WeightsError(f"it holds a {type(note).__name__}, expected the sizes by name")
+    grid = note.get("grid")
+    if not isinstance(grid, list | tuple) or len(grid) != 3:
+        raise WeightsError(f"grid is {grid!r}, expected three whole numbers")
+    frames, rows, columns = (whole_number("grid", side, 1) for side in grid)
     return Hints(
-        note["heads"],
-        note["decoder_heads"],
-        tuple(grid),
-        frames * note.get("tubelet", 1),
-        note.get("target_values"),
+        whole_number("heads", note.get("heads"), 1),
+        whole_number("decoder_heads", note.get("decoder_heads"), 0),
+        (rows, columns),
+        frames * whole_number("tubelet", note.get("tubelet", 1), 1),
+        whole_number("target_values", note.get("target_values") or 0, 0) or None,
+        told_options(note),
     )
 
 
+def told_options(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of an encoder in `note`, checked.
+
+    Raises:
+        WeightsError: for a value of the wrong type or outside its bounds.
+    """
+    told = {name: note[name] for name in VARIANT if note.get(name) is not None}
+    try:
+        checked = build(EncoderVariant, told, "encoder")
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+    return {name: getattr(checked, name) for name in told}
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """Returns `value` if it is an integer from `low` to a million.
+
+    Raises:
+        WeightsError: for any other value.
+    """
+    if type(value) is not int or not low <= value <= 10**6:
+        raise WeightsError(f"{name} is {value!r}, expected a whole number from {low} to 1000000")
+    return value
+
+
 def encoder_heads(width: int, heads: int | None) -> int:
-    """Those given, else those of a known width, else one for 64 values."""
+    """Returns the given heads, else those of a known width, else one head per 64 values."""
     known = {size["width"]: size["heads"] for size in SIZES.values()}
     heads = heads or known.get(width) or (width // 64 if width % 64 == 0 else None)
     if not heads:
@@ -54,7 +95,7 @@ def encoder_heads(width: int, heads: int | None) -> int:
 
 
 def decoder_heads(width: int, heads: int | None, sizes: Sizes = SIZES) -> int:
-    """Those given, else those of a decoder of that width in `sizes`, else 0 for unknown ones."""
+    """Returns the given heads, else those of a decoder of that width in `sizes`, else 0."""
     known = {size["decoder_width"]: size["decoder_heads"] for size in sizes.values()}
     return _check_heads(width, heads or known.get(width, 0)) if width else 0
 
@@ -66,10 +107,10 @@ def _check_heads(width: int, heads: int) -> int:
 
 
 def rows_and_columns(length: int, positions: str, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """The grid of one frame of `length` patches: the one given, else a square.
+    """Returns the grid of one frame of `length` patches: the given one, else a square.
 
     Args:
-        positions: what has that length, for the message.
+        positions: name of the tensor with that length, for the message.
     """
     side = math.isqrt(max(length, 0))
     if grid is None and side**2 != length:
@@ -84,7 +125,7 @@ def rows_and_columns(length: int, positions: str, grid: tuple[int, int] | None) 
 
 
 def clip_patch(state: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
-    """Width, channels, frames and rows of a patch, from the convolution over a clip."""
+    """Returns width, channels, frames and rows of a patch, from the convolution over a clip."""
     shape = state["patch_embed.proj.weight"].shape
     if len(shape) != 5 or shape[3] != shape[4]:
         raise WeightsError(
@@ -97,9 +138,9 @@ def clip_patch(state: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
 def target_values(
     state: Mapping[str, np.ndarray], name: str, frames: int, values: int, hints: Hints
 ) -> int:
-    """How many values of a patch a decoder's head gives; 0 for all, those of all its frames.
+    """Returns the number of values that a decoder predicts per patch; 0 for all of its pixels.
 
-    Another target than pixels has as many as our own note says.
+    For other targets than pixels the number is in our own note.
     """
     rebuilt = len(state[name])
     if rebuilt not in (values, values // frames, hints.target_values):
@@ -111,12 +152,12 @@ def target_values(
 
 
 def require(state: Mapping[str, np.ndarray], names: list[str]) -> None:
-    """Raises a `WeightsError` where one of the names that tell the sizes is missing."""
+    """Raises a `WeightsError` if a name that determines the sizes is missing."""
     if missing := [name for name in names if name not in state]:
         raise WeightsError(f"{few(missing)} is missing; the names found are {few(state)}")
 
 
 def few(names: Collection[str], count: int = 6) -> str:
-    """The first names, and how many more there are."""
+    """Returns the first names, and the number of others."""
     listed = ", ".join(list(names)[:count])
     return listed + (f" and {len(names) - count} more" if len(names) > count else "")

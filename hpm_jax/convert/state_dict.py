@@ -1,9 +1,9 @@
-"""A state dict of any known origin to `Weights`, every shape checked, and back."""
+"""Converts a state dict of any known origin to `Weights`, with checked shapes, and back."""
 
 import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from hpm_jax.convert import hugging_face, mae_st, official, video_mae
 from hpm_jax.convert.names import State
 from hpm_jax.convert.sizes import Hints, few
+from hpm_jax.convert.towers import from_meta, tower_of
+from hpm_jax.convert.variant import with_cls_position, without_cls
 from hpm_jax.convert.weights import (
     Architecture,
     Weights,
@@ -18,11 +20,12 @@ from hpm_jax.convert.weights import (
     check_positions,
     without_decoder,
 )
+from hpm_jax.models.decoders import SelfAttention
 from hpm_jax.step.state import Params
 
-# What wrappers put before a name; `vit.` and `videomae.` before Hugging Face's are its own.
+# Prefixes of wrappers; `vit.`, `beit.`, `videomae.` are Hugging Face's own.
 _WRAPPERS = ("module", "model", "backbone", "encoder", "_orig_mod")
-_HUGGING_FACE = r"(?:(?:vit|videomae)\.)?embeddings\."
+_HUGGING_FACE = r"(?:(?:vit|beit|videomae)\.)?embeddings\."
 _ANCHOR = re.compile(
     rf"((?:(?:{'|'.join(_WRAPPERS)})\.)*)"
     rf"(?:(?:{_HUGGING_FACE})?cls_token|patch_embed\.proj\.weight"
@@ -31,7 +34,7 @@ _ANCHOR = re.compile(
 
 
 class Family(Protocol):
-    """Checkpoints of one layout, which share their names: what its module has."""
+    """The interface of a module for checkpoints of one layout, which share their names."""
 
     def architecture(self, state: State, hints: Hints) -> Architecture: ...
     def shapes(self, a: Architecture) -> dict[str, tuple[int, ...]]: ...
@@ -53,33 +56,45 @@ def from_state_dict(
     drop: Sequence[str] = (),
     frames: int | None = None,
     target_values: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Weights:
-    """Weights from arrays under the names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face.
+    """Returns weights from arrays with names of MAE, HPM, timm, VideoMAE, mae_st or Hugging Face.
 
-    Sizes are read from the shapes. Heads are not in the shapes: those of the known sizes go by the
-    width (`hpm_jax/models/sizes.py`), and others have 64 values each. Nor is the size of the clips
-    of VideoMAE, whose positions are no parameters: they are 16 frames of 224 pixels.
+    Those of DINOv2, DINOv3, CLIP and SigLIP are read as well, see `hpm_jax/convert/towers.py`.
+
+    Sizes are read from the shapes. Shapes do not determine the heads: those of known sizes follow
+    from the width (`hpm_jax/models/sizes.py`), others have 64 values each. Shapes also do not
+    determine the clip size of VideoMAE, whose positions are not parameters: the default is 16
+    frames of 224 pixels.
 
     Args:
-        state: float arrays of any precision, by name; wrappers' prefixes may stand before it.
-        heads: of the encoder, where the rule does not hold.
-        decoder_heads: of the decoder, likewise; without it, an unknown decoder stays without.
-        grid: rows and columns of patches, where they are not a square.
-        drop: beginnings of names to leave out.
-        frames: of a clip, where VideoMAE's has not 16.
-        target_values: of a decoder that does not rebuild pixels.
+        state: float arrays of any precision by name, possibly with prefixes of wrappers.
+        heads: number of heads of the encoder, if the rule does not hold.
+        decoder_heads: number of heads of the decoder, if the rule does not hold; None: unknown.
+        grid: rows and columns of patches, if not a square.
+        drop: prefixes of names to leave out.
+        frames: number of frames of a VideoMAE clip, if not 16.
+        target_values: number of values per patch of a decoder that does not predict pixels.
+        options: options of the encoder that are not in its names, such as `mlp`; see
+            `EncoderVariant`.
 
     Raises:
-        WeightsError: names the keys, what they have and what was expected.
+        WeightsError: for wrong names or shapes; the message has the keys and what was expected.
     """
-    state = _strip_wrappers(state)
+    told = dict(options or {})
+    if tower := tower_of(state):
+        state, told, heads = tower.state, tower.options | told, heads or tower.heads
+    else:
+        state, meta = from_meta(_strip_wrappers(state, told))
+        told = meta | told
     if hugging_face.is_hugging_face(state):
         state = hugging_face.to_official_names(state)
     if mae_st.is_mae_st(state):
         state = mae_st.to_mae_names(state)
     state = {name: value for name, value in state.items() if not name.startswith(tuple(drop))}
-    family = FAMILIES[_layout(state)]
-    hints = Hints(heads, decoder_heads, grid, frames, target_values)
+    state = with_cls_position(state, grid)
+    family = FAMILIES[_layout(state, told)]
+    hints = Hints(heads, decoder_heads, grid, frames, target_values, told)
     architecture = family.architecture(state, hints)
     constants = family.constants(architecture)
     expected = family.shapes(architecture)
@@ -99,31 +114,31 @@ def from_state_dict(
 
 
 def to_state_dict(weights: Weights, names: str | None = None) -> dict[str, np.ndarray]:
-    """Official names and float32 arrays.
+    """Returns float32 arrays by official name.
 
     Args:
         weights: from `from_state_dict`, `read_weights`, or made by hand.
         names: a name in `NAMINGS`; see `part_of`.
 
     Raises:
-        WeightsError: where the weights cannot go under these names.
+        WeightsError: if the weights cannot be exported with these names.
     """
     part = part_of(weights.architecture, names)
     return FAMILIES[part.layout].to_official(weights.params, part)
 
 
 def part_of(a: Architecture, names: str | None = None) -> Architecture:
-    """What goes out under `names`.
+    """Returns the architecture that is exported with `names`.
 
     Args:
         names: "timm" is the encoder, with the head where there is one, as a strict
             `timm.models.vision_transformer.VisionTransformer` wants it. "videomae" and "mae_st" are
-            what those projects load for videos: with a decoder the pre-training model, without a
-            loss predictor, and else the encoder or the classifier. "hpm" is the whole pre-training
-            model, positions included. None is one of the first three, by the layout.
+            what those projects load for videos: with MAE's decoder the pre-training model, without
+            a loss predictor, and else the encoder or the classifier. "hpm" is the whole
+            pre-training model, positions included. None is one of the first three, by the layout.
 
     Raises:
-        WeightsError: for names of another layout, and for "hpm" without a decoder.
+        WeightsError: for names of another layout, and for "hpm" without MAE's decoder.
     """
     own = OWN_NAMES[a.layout]
     names = names or own
@@ -146,20 +161,36 @@ def part_of(a: Architecture, names: str | None = None) -> Architecture:
             'names "hpm" are for a whole pre-training model, and these weights have no decoder: '
             f'use "{own}"'
         )
+    if a.decoder != SelfAttention.name:
+        if names == "hpm":
+            raise WeightsError(
+                f'names "hpm" are for MAE\'s decoder, and this model was pre-trained with '
+                f'config.decoder = {a.decoder!r}: write the encoder alone, with names "{own}"'
+            )
+        return without_decoder(a)
     return a if names == "hpm" else dataclasses.replace(a, loss_predictor=False)
 
 
-def _layout(state: State) -> str:
+def _layout(state: State, told: Mapping[str, Any]) -> str:
     if mae_st.is_mae_st(state):
         return "mae_st"
-    return "mae" if "cls_token" in state else "videomae"
+    return "mae" if "cls_token" in state or _is_image(state, told) else "videomae"
 
 
-def _strip_wrappers(state: State) -> State:
-    """Names without what a wrapper put before them.
+def _is_image(state: State, told: Mapping[str, Any]) -> bool:
+    """Whether an encoder without a cls token is of images."""
+    kernel = state.get("patch_embed.proj.weight")
+    return kernel is not None and kernel.ndim == 4 and without_cls(state, told)
 
-    The cls token shows what that is; where there is none, the patches of a video do.
+
+def _strip_wrappers(state: State, told: Mapping[str, Any]) -> State:
+    """Removes the prefixes of wrappers from names.
+
+    The name of the cls token reveals the prefix; without one, that of the video patch embedding.
+    Encoders of images without a cls token have no wrapper.
     """
+    if _is_image(state, told):
+        return state
     anchors = [name for name in state if re.search(r"(^|\.)cls_token$", name)]
     anchors = anchors or [name for name, value in state.items() if np.ndim(value) == 5]
     found = [match for name in anchors if (match := _ANCHOR.fullmatch(name))]

@@ -23,6 +23,7 @@ from hpm_jax.convert.sizes import (
     require,
     target_values,
 )
+from hpm_jax.convert.variant import options_of
 from hpm_jax.convert.weights import Architecture, WeightsError, model_shapes
 from hpm_jax.models.sizes import VIDEO_SIZES
 from hpm_jax.step.state import Params
@@ -93,6 +94,7 @@ def architecture(state: State, hints: Hints) -> Architecture:
         tubelet=tubelet,
         layout="videomae",
         target_values=rebuilt,
+        **options_of(state, hints.options or {}),
     )
 
 

@@ -1,9 +1,9 @@
-"""What a checkpoint holds, whoever wrote it: an architecture, and parameters under our names."""
+"""Weights of any origin: an architecture, and parameters with our names."""
 
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 
 from hpm_jax.errors import UserError
 from hpm_jax.models import Classifier, MaskedAutoencoder
-from hpm_jax.models.layouts import LAYOUTS, Layout
+from hpm_jax.models.decoders import Decoder, SelfAttention
+from hpm_jax.models.layouts import EncoderVariant, Layout, changed_options, layout_of
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.step.state import Params, param_shapes
 from hpm_jax.tokens import Grid
@@ -20,11 +21,11 @@ POSITION_TOLERANCE = 1e-4  # between a file's frozen positions and our constants
 
 
 class WeightsError(UserError, ValueError):
-    """A checkpoint that cannot be used; the message names the key, what it has and needs."""
+    """An unusable checkpoint; the message names the key, its value and what is expected."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
+class Architecture(EncoderVariant):
     """The sizes that a checkpoint was made with; 0 for a part that it does not have."""
 
     grid: Grid
@@ -42,11 +43,19 @@ class Architecture:
     tubelet: int = 1  # frames of a patch
     layout: str = "mae"  # a name in `hpm_jax.models.layouts.LAYOUTS`
     target_values: int = 0  # of the decoder, where it does not rebuild whole patches
+    decoder: str = SelfAttention.name  # its kind, as a call; see `hpm_jax/models/decoders`
 
     @property
-    def of_layout(self) -> Layout:
-        """The layout itself."""
-        return LAYOUTS[self.layout]
+    def note(self) -> dict[str, Any]:
+        """What a file notes of it; a decoder that can be written is of one kind."""
+        fields = dataclasses.asdict(self)
+        del fields["decoder"]
+        return fields
+
+    @property
+    def token_layout(self) -> Layout:
+        """The layout itself, with the options of the encoder."""
+        return layout_of(self.layout, self)
 
     @property
     def patch(self) -> Grid:
@@ -67,9 +76,10 @@ class Architecture:
 class Weights(NamedTuple):
     """Parameters as float32 numpy arrays, nested as those of our models.
 
-    In the layout "mae" `params["encoder"]` always has `positions` `[1, 1 + L, D]`, cls first, as
-    the classifier's encoder does; a masked autoencoder adds `decoder_input`, `reconstructor` and
-    `predictor`, a classifier `head` and, with mean pooling, `norm`.
+    In the layout "mae" `params["encoder"]` has `positions` `[1, 1 + L, D]`, cls first, as the
+    classifier's encoder does, unless its `encoder_positions` are "none"; a masked autoencoder adds
+    `decoder_input`, `reconstructor` and `predictor`, a classifier `head` and, with mean pooling,
+    `norm`.
     """
 
     architecture: Architecture
@@ -77,7 +87,7 @@ class Weights(NamedTuple):
 
 
 def classifier(weights: Weights) -> Classifier:
-    """The classifier that fits; without classes it is for `method="features"` alone."""
+    """Builds the matching classifier; without classes it only supports `method="features"`."""
     a = weights.architecture
     return Classifier(
         grid=a.grid,
@@ -87,12 +97,12 @@ def classifier(weights: Weights) -> Classifier:
         depth=a.depth,
         heads=a.heads,
         pool=a.pool,
-        layout=a.of_layout,
+        layout=a.token_layout,
     )
 
 
 def model_shapes(a: Architecture) -> Params:
-    """Shapes of all parameters of a model of these sizes, as `Weights` has them."""
+    """Returns the shapes of all parameters of a model of these sizes, as in `Weights`."""
     whole = Weights(dataclasses.replace(a, decoder_heads=a.decoder_heads or 1), {})
     patches = jax.ShapeDtypeStruct((1, a.patches, a.values), jnp.float32)
     init = functools.partial(classifier(whole).init, method=None if a.classes else "features")
@@ -104,7 +114,7 @@ def model_shapes(a: Architecture) -> Params:
 
 
 def without_decoder(a: Architecture) -> Architecture:
-    """The architecture of the encoder, with the classifier's head where there is one."""
+    """Returns the architecture of the encoder, with the classifier's head if there is one."""
     return dataclasses.replace(
         a,
         decoder_width=0,
@@ -112,11 +122,12 @@ def without_decoder(a: Architecture) -> Architecture:
         decoder_heads=0,
         loss_predictor=False,
         target_values=0,
+        decoder=SelfAttention.name,
     )
 
 
 def random_weights(architecture: Architecture, seed: int) -> Weights:
-    """An encoder as initialised, with the positions of a masked autoencoder."""
+    """Returns an untrained encoder, with the positions of a masked autoencoder."""
     alone = without_decoder(architecture)
     model = classifier(Weights(alone, {})).clone(pool="cls", classes=1)
     patches = jnp.zeros((1, alone.patches, alone.values))
@@ -126,10 +137,10 @@ def random_weights(architecture: Architecture, seed: int) -> Weights:
 
 
 def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
-    """The masked autoencoder that fits; its parameters are from `masked_autoencoder_params`.
+    """Builds the matching masked autoencoder; `masked_autoencoder_params` gives its parameters.
 
     Raises:
-        WeightsError: where there is no decoder, or nobody knows its heads.
+        WeightsError: if there is no decoder, or its number of heads is unknown.
     """
     a = weights.architecture
     _check_decoder(a)
@@ -148,37 +159,43 @@ def masked_autoencoder(weights: Weights) -> MaskedAutoencoder:
         decoder_width=a.decoder_width,
         decoder_depth=a.decoder_depth,
         decoder_heads=a.decoder_heads,
+        decoder=Decoder.parse_call(a.decoder, "decoder"),
         loss_predictor=a.loss_predictor,
-        layout=a.of_layout,
+        layout=a.token_layout,
     )
 
 
 def masked_autoencoder_params(weights: Weights) -> Params:
-    """The parameters of `masked_autoencoder(weights)`: positions are constants there.
+    """Returns the parameters of `masked_autoencoder(weights)`, in which positions are constants.
 
     Raises:
-        WeightsError: where there is no decoder, or the positions are not those constants.
+        WeightsError: if there is no decoder, or the positions are not those constants.
     """
     a, encoder = weights.architecture, weights.params["encoder"]
     _check_decoder(a)
+    if a.encoder_positions != "layout":
+        return weights.params
     if "positions" in encoder:
         check_positions(
             "pos_embed",
             encoder["positions"],
-            constant_positions(a.width, a.grid),
+            constant_positions(a.width, a.grid, a.token_layout.decoder_tokens),
             "use the encoder alone, as --names timm does",
         )
     encoder = {name: value for name, value in encoder.items() if name != "positions"}
     return {**weights.params, "encoder": encoder}
 
 
-def constant_positions(width: int, grid: Grid) -> np.ndarray:
-    """The frozen positions as the official files have them: `[1, 1 + L, D]`, cls first, zero."""
-    return np.pad(sincos_2d(width, grid), ((1, 0), (0, 0)))[None]
+def constant_positions(width: int, grid: Grid, first: int = 1) -> np.ndarray:
+    """Returns the frozen positions as in the official files: `[1, first + L, D]`, cls first, zero.
+
+    `first` is the number of cls tokens, 1 or 0.
+    """
+    return np.pad(sincos_2d(width, grid), ((first, 0), (0, 0)))[None]
 
 
 def check_positions(name: str, found: np.ndarray, constants: np.ndarray, otherwise: str) -> None:
-    """Raises a `WeightsError` where frozen positions are not our constants."""
+    """Raises a `WeightsError` if frozen positions differ from our constants."""
     difference = np.abs(found - constants).max()
     if difference > POSITION_TOLERANCE:
         raise WeightsError(
@@ -186,6 +203,13 @@ def check_positions(name: str, found: np.ndarray, constants: np.ndarray, otherwi
             f"autoencoder, which are constants here (expected at most {POSITION_TOLERANCE:g}): "
             f"{otherwise}"
         )
+
+
+def check_plain(a: Architecture, output: str, advice: str) -> None:
+    """Raises a `WeightsError` if the encoder has options that an output does not have."""
+    if changed := changed_options(a):
+        options = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+        raise WeightsError(f"{output} has plain vision transformers, without {options}: {advice}")
 
 
 def _check_decoder(a: Architecture) -> None:

@@ -1,7 +1,7 @@
-"""An official pre-training checkpoint, whole: student, teacher, AdamW's moments, epoch.
+"""Reads a complete official pre-training checkpoint: student, teacher, AdamW's moments, epoch.
 
 HPM's main_pretrain.py saves `{"epoch", "state_dict", "ema_state_dict", "optimizer", ...}`; `epoch`
-counts those that are done.
+is the number of completed epochs.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpm_jax.convert.files import load_torch, torch_arrays
+from hpm_jax.convert.files import load_torch, torch_array, torch_arrays
 from hpm_jax.convert.official import from_official
 from hpm_jax.convert.sizes import Hints
 from hpm_jax.convert.state_dict import from_state_dict
@@ -23,7 +23,7 @@ PREFIX = "module."  # of DistributedDataParallel
 
 
 class Moments(NamedTuple):
-    """What AdamW remembers."""
+    """The moments of AdamW."""
 
     steps: int  # taken so far
     first: Params  # moving average of the gradient, float32
@@ -31,12 +31,12 @@ class Moments(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """All of a checkpoint that a run goes on from, under our names."""
+    """The parts of a checkpoint that a run resumes from, with our names."""
 
     student: Params
     teacher: Params | None
     moments: Moments | None
-    epoch: int  # how many are done
+    epoch: int  # number of completed epochs
     options: dict[str, Any]  # of the optimizer's group with decay: betas, eps, weight_decay
 
 
@@ -44,7 +44,7 @@ def read_whole(path: Path, hints: Hints) -> Whole:
     """Reads a `.pth` of HPM or MAE.
 
     Raises:
-        WeightsError: for a file that is no such checkpoint, or not whole.
+        WeightsError: for a file that is not such a checkpoint, or is truncated.
     """
     if not path.is_file():
         raise WeightsError(f"there is no {path}")
@@ -104,7 +104,10 @@ def read_moments(
     entries = {name: optimizer["state"][number] for name, number in numbers.items()}
     both = []
     for key in ("exp_avg", "exp_avg_sq"):
-        arrays = {name: entry[key].float().numpy() for name, entry in entries.items()}
+        arrays = {
+            name: torch_array(f"{path}: {key} of {name}", entry[key])
+            for name, entry in entries.items()
+        }
         for name, value in arrays.items():
             if value.shape != shapes[name]:
                 raise WeightsError(

@@ -1,6 +1,5 @@
-"""Weights out: files that timm, detectron2, mmsegmentation and the official codes load."""
+"""Writes weights to files for timm, detectron2, mmsegmentation and the official codes."""
 
-import dataclasses
 from pathlib import Path
 
 from hpm_jax.convert.files import write_file
@@ -11,7 +10,7 @@ from hpm_jax.convert.weights import Weights
 def write_weights(path: str | Path, weights: Weights, names: str | None = None) -> None:
     """Writes `.safetensors`, `.npz`, or `.pth` (needs torch) with `{"model": state dict}`.
 
-    Each carries the architecture beside the weights, so that reading it again asks for nothing.
+    Each file also has the architecture, so that it can be read without further arguments.
 
     Args:
         names: "timm" for images, "videomae" or "mae_st" for videos, "hpm" for a whole pre-training
@@ -21,4 +20,4 @@ def write_weights(path: str | Path, weights: Weights, names: str | None = None) 
         WeightsError: for another ending, and for names that do not fit.
     """
     state = to_state_dict(weights, names)
-    write_file(Path(path), state, dataclasses.asdict(part_of(weights.architecture, names)))
+    write_file(Path(path), state, part_of(weights.architecture, names).note)

@@ -1,7 +1,7 @@
-"""Self-attention: three projections, and a weighted mean whose backward pass keeps little."""
+"""Self-attention with a memory-efficient backward pass."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,17 +9,20 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from hpm_jax.errors import ConfigError
+
 Attend = Callable[[Array, Array, Array], Array]
+Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
 
 
 @jax.custom_vjp
 def attend(query: Array, key: Array, value: Array) -> Array:
-    """Scaled dot-product attention, `[B, heads, N, head width]` for every argument and the result.
+    """Computes scaled dot-product attention; arguments and result are `[B, heads, N, head width]`.
 
-    Softmax is in float32 and divided after the product with the value: N x N divisions fewer, the
-    same numbers. For the backward pass only the logarithm of each row's sum is kept, and the
-    weights are computed again from it (Dao et al. 2022, FlashAttention, algorithm 4, in one tile).
-    There may be fewer queries than keys.
+    Softmax is in float32 and normalised after the product with the value, which saves N x N
+    divisions. The backward pass keeps only the logarithm of each row's sum and recomputes the
+    weights from it (Dao et al. 2022, FlashAttention, algorithm 4, in one tile). There may be fewer
+    queries than keys.
     """
     return _forward(query, key, value)[0]
 
@@ -58,34 +61,74 @@ attend.defvjp(_forward, _backward)
 
 
 def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
-    """The same by cuDNN's fused kernel, which writes no N x N array: NVIDIA GPUs, half precision.
+    """Computes attention by cuDNN's fused kernel, without N x N arrays (NVIDIA, half precision).
+
+    cuDNN differentiates only even numbers of tokens, so the tokens are padded by one where they
+    are odd, and their true number is passed along.
 
     Raises:
-        ValueError: where there is no such GPU, or in float32.
+        ConfigError: without such a GPU, in float32, or for heads that the kernel does not take.
     """
-    tokens_first = (checkpoint_name(x.swapaxes(1, 2), "heads") for x in (query, key, value))
+    width, dtype = query.shape[-1], query.dtype
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        raise _no_cudnn(f"the dtype is {dtype}")
+    if width % 8 or width > 128:
+        raise _no_cudnn(f"a head is {width} wide: expected a multiple of 8, at most 128")
     try:
-        out = jax.nn.dot_product_attention(*tokens_first, implementation="cudnn")
+        out = padded_attention(query, key, value, "cudnn")
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            "config.model.attention = 'cudnn' needs an NVIDIA GPU of 2020 or newer and "
-            f"config.model.dtype = 'bfloat16' ({error}): or --config.model.attention=xla."
-        ) from error
-    return checkpoint_name(out.swapaxes(1, 2), "attended")
+        raise _no_cudnn(str(error)) from error
+    return checkpoint_name(out, "attended")
+
+
+def padded_attention(
+    query: Array, key: Array, value: Array, implementation: Literal["cudnn", "xla"]
+) -> Array:
+    """Attention `[B, heads, N, head width]` by JAX, with an even number of tokens.
+
+    Args:
+        implementation: "cudnn", or "xla" for the same computation on any device.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+
+    def tokens_first(x: Array) -> Array:
+        x = checkpoint_name(x.swapaxes(1, 2), "heads")
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+    def lengths(tokens: int) -> Array | None:
+        odd = queries % 2 or keys % 2
+        return jnp.full(len(query), tokens, jnp.int32) if odd else None
+
+    out = jax.nn.dot_product_attention(
+        tokens_first(query),
+        tokens_first(key),
+        tokens_first(value),
+        query_seq_lengths=lengths(queries),
+        key_value_seq_lengths=lengths(keys),
+        implementation=implementation,
+    )
+    return out[:, :queries].swapaxes(1, 2)
+
+
+def _no_cudnn(reason: str) -> ConfigError:
+    return ConfigError(
+        "config.model.attention = 'cudnn' needs an NVIDIA GPU of 2020 or newer and "
+        f"config.model.dtype = 'bfloat16' ({reason}): or --config.model.attention=xla."
+    )
 
 
 ATTENTIONS: dict[str, Attend] = {"xla": attend, "cudnn": attend_by_cudnn}
 
 
 class Linear(nn.Module):
-    """The parameters of a linear layer, for a caller who multiplies by parts of them."""
+    """The parameters of a linear layer, for callers that multiply by parts of them."""
 
     outputs: int
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: int) -> tuple[Array, Array | None]:
-        """Kernel `[inputs, outputs]` and bias `[outputs]` or None, float32."""
+        """Returns kernel `[inputs, outputs]` and bias `[outputs]` or None, float32."""
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (inputs, self.outputs))
         if not self.use_bias:
             return kernel, None
@@ -95,10 +138,10 @@ class Linear(nn.Module):
 class Attention(nn.Module):
     """Self-attention with one fused kernel for query, key and value (timm's layout).
 
-    The products write and read `[B, heads, N, head width]` themselves, so nothing is transposed.
+    The products read and write `[B, heads, N, head width]` directly, so nothing is transposed.
 
     Attributes:
-        key_bias: whether keys have a bias too; without it the parameter is `[2, D]`.
+        key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
         attention: a name in `ATTENTIONS`.
     """
 
@@ -107,36 +150,52 @@ class Attention(nn.Module):
     key_bias: bool = True
     attention: str = "xla"
 
-    def __call__(self, x: Array, read: int | None = None) -> Array:
-        """Tokens `[B, N, D]` to what the last `read` of them, or all, attend to, `[B, read, D]`."""
+    def __call__(
+        self, x: Array, read: int | None = None, rotation: Rotation | None = None
+    ) -> Array:
+        """Returns the attention output of the last `read` tokens, or all: `[B, read, D]`.
+
+        `rotation` turns queries and keys by the positions of their tokens.
+        """
         width, read = x.shape[-1], read or x.shape[1]
         projections, kernel, bias = self.parameters(width)
 
         def project(part: int, tokens: Array) -> Array:
-            return checkpoint_name(_heads(tokens, *projections[part]), "heads")
+            heads = to_heads(tokens, *projections[part])
+            if rotation is not None and part < 2:  # query and key
+                heads = rotate(heads, rotation)
+            return checkpoint_name(heads, "heads")
 
         out = ATTENTIONS[self.attention](project(0, x[:, -read:]), project(1, x), project(2, x))
         return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
 
-    def summary_weights(self, x: Array, first: bool = True) -> Array:
-        """Where the summary of an image looks: softmax weights `[B, N]` float32, the heads' mean.
+    def summary_weights(
+        self, x: Array, first: bool = True, rotation: Rotation | None = None
+    ) -> Array:
+        """Returns the attention of one query to all tokens: weights `[B, heads, N]` float32.
 
         The query is that of the first token, or the mean of all queries. Only this query and the
         keys are computed.
         """
         (query, key, _), _, _ = self.parameters(x.shape[-1])
-        # a query is linear in its token, so the mean of the queries is that of the mean token
-        summary = x[:, :1] if first else x.mean(axis=1, keepdims=True)
-        scores = _scores(_heads(summary, *query), _heads(x, *key))
-        return jax.nn.softmax(scores, axis=-1).mean(axis=1)[:, 0]
+        keys = to_heads(x, *key)
+        if rotation is None:
+            # queries are linear in their tokens: the mean query is the query of the mean token
+            summary = to_heads(x[:, :1] if first else x.mean(axis=1, keepdims=True), *query)
+        else:
+            keys = rotate(keys, rotation)
+            queries = rotate(to_heads(x, *query), rotation)
+            summary = queries[:, :, :1] if first else queries.mean(axis=2, keepdims=True)
+        scores = _scores(summary, keys)
+        return jax.nn.softmax(scores, axis=-1)[:, :, 0]
 
     @nn.compact
     def parameters(self, width: int) -> tuple[list[tuple[Array, Array]], Array, Array]:
-        """What tokens of `width` D are multiplied by, in the dtype of the products.
+        """Returns the parameters for tokens of `width` D, in the dtype of the products.
 
         Returns:
             Kernel `[D, heads, D / heads]` and bias `[heads, 1, D / heads]` of query, key and
-            value; and of the projection, `[heads, D / heads, D]` and `[D]`.
+            value; and kernel `[heads, D / heads, D]` and bias `[D]` of the projection.
         """
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
@@ -149,11 +208,23 @@ class Attention(nn.Module):
         biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
         projections = [(kernels[:, part], biases[part]) for part in range(3)]
         kernel, bias = Linear(width, name="projection")(width)
-        assert bias is not None  # as asked for
+        assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
         return projections, kernel, bias.astype(self.dtype)
 
 
-def _heads(tokens: Array, kernel: Array, bias: Array) -> Array:
-    """`[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`."""
+def to_heads(tokens: Array, kernel: Array, bias: Array) -> Array:
+    """Multiplies `[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`."""
     return jnp.einsum("bnw,whd->bhnd", tokens, kernel) + bias
+
+
+def rotate(x: Array, rotation: Rotation) -> Array:
+    """Rotates `[B, heads, N, d]`: place j of a head forms a plane with place j + d / 2.
+
+    Args:
+        rotation: cosines and sines `[1 or B, 1, M, d / 2]` float32, M >= N; the last N are used.
+    """
+    cos, sin = (part[:, :, -x.shape[2] :] for part in rotation)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

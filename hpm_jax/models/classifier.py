@@ -1,4 +1,4 @@
-"""The vision transformer with a head for classes: fine-tuning, and frozen features."""
+"""The vision transformer with a classification head, for fine-tuning and frozen features."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.encoder import Encoder
+from hpm_jax.models.encoder import Encoder, stack_options
 from hpm_jax.models.layers import Gather, as_they_are, layer_norm
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.tokens import Grid
@@ -15,23 +15,22 @@ POOLS = ("cls", "mean")
 
 
 class Classifier(nn.Module):
-    """A vision transformer and one linear layer for the classes.
+    """A vision transformer with a linear classification head.
 
-    Pooling "mean" averages the patch tokens, without cls, and has a norm of its own after that;
-    "cls" takes the cls token of the normalised output (MAE, models_vit.py). The plain call gives
-    logits.
+    Pooling "mean" averages the patch tokens, without cls, followed by a separate norm; "cls" takes
+    the cls token of the normalised output (MAE, models_vit.py). Calling the module returns logits.
 
     Attributes:
         grid: the grid of patches, `(t, h, w)`.
-        values: of a patch, `P`.
-        classes: how many there are.
-        width, depth, heads: the encoder.
+        values: number of values of a patch, `P`.
+        classes: number of classes.
+        width, depth, heads: sizes of the encoder.
         pool: a name in `POOLS`.
-        head_std: of the head's first weights, a truncated normal.
+        head_std: standard deviation of the head's initial weights, a truncated normal.
         layout: cls token, positions and biases, see `hpm_jax/models/layouts.py`.
         dtype: of matrix products and of activations; parameters and logits are float32.
         remat: a name in `REMAT_POLICIES`.
-        unroll: blocks unrolled in the scanned stack; 0 unrolls all.
+        unroll: number of blocks unrolled in the scanned stack; 0 unrolls all.
         attention: a name in `ATTENTIONS`.
         gather: see `Stack`.
     """
@@ -52,15 +51,7 @@ class Classifier(nn.Module):
     gather: Gather = as_they_are
 
     def setup(self):
-        stack = {
-            "depth": self.depth,
-            "heads": self.heads,
-            "remat": self.remat,
-            "unroll": self.unroll or self.depth,
-            "attention": self.attention,
-            "gather": self.gather,
-            "norm": self.pool == "cls",
-        }
+        stack = stack_options(self, self.depth, self.heads) | {"norm": self.pool == "cls"}
         self.encoder = Encoder(
             self.grid,
             self.width,
@@ -70,8 +61,8 @@ class Classifier(nn.Module):
             self.layout.classifier_positions,
         )
         if self.pool == "mean":
-            self.norm = layer_norm(jnp.float32)
-        # PyTorch cuts its normal two units, not two deviations, from zero: nothing is cut
+            self.norm = layer_norm(jnp.float32, eps=self.layout.norm_eps)
+        # PyTorch truncates at two units, not two standard deviations: in effect nothing
         self.head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.head_std))
 
     def __call__(
@@ -81,12 +72,12 @@ class Classifier(nn.Module):
         drop: Array | None = None,
         head_drop: Array | None = None,
     ) -> Array:
-        """Logits `[B, classes]` float32 of patches `[B, L, P]`.
+        """Returns logits `[B, classes]` float32 of patches `[B, L, P]`.
 
         Args:
-            keep: `[B, K]` the patches that the encoder sees; None for all.
+            keep: `[B, K]` indices of the patches to encode; None for all.
             drop: `[B, depth, 2]` from `drop_paths`; None drops nothing.
-            head_drop: `[B, D]` from `dropout`, what the head reads is multiplied with it.
+            head_drop: `[B, D]` from `dropout`, a factor on the input of the head.
         """
         features = self.features(patches, keep, drop)
         return self.head(features if head_drop is None else features * head_drop)
@@ -98,9 +89,9 @@ class Classifier(nn.Module):
         drop: Array | None = None,
         collect: tuple[int, ...] = (),
     ) -> Array | tuple[Array, tuple[Array, ...]]:
-        """What the head reads, `[B, D]` float32.
+        """Returns the input of the head, `[B, D]` float32.
 
-        With `collect`, numbers of blocks from 0, also the outputs of these, `[B, 1 + K, D]` each.
+        With `collect`, indices of blocks from 0, also their outputs, `[B, 1 + K, D]` each.
         """
         outputs = self.encoder.outputs(patches, keep, drop, collect)
         features = self._pooled(outputs.tokens)

@@ -1,18 +1,33 @@
-"""The vision transformer that encodes the patches it is given."""
+"""The vision transformer encoder, which encodes all patches or only the visible ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
-from hpm_jax.models.layers import Dense, Outputs, Stack, pytorch_init
+from hpm_jax.models.layers import Dense, Outputs, Stack, layer_norm, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import CONSTANT, sincos_2d
-from hpm_jax.tokens import Grid, gather
+from hpm_jax.models.rotary import rotary_angles, rotation_of
+from hpm_jax.tokens import AnyArray, Grid, gather
 
 token_init = nn.initializers.normal(0.02)
+
+
+def stack_options(model: Any, depth: int, heads: int) -> dict[str, Any]:
+    """Returns the arguments of a `Stack` of a model, which has the other ones as attributes."""
+    return {
+        "depth": depth,
+        "heads": heads,
+        "remat": model.remat,
+        "unroll": model.unroll or depth,
+        "attention": model.attention,
+        "gather": model.gather,
+    }
 
 
 class PatchEmbedding(nn.Module):
@@ -21,24 +36,34 @@ class PatchEmbedding(nn.Module):
     width: int
     dtype: Any = jnp.float32
     pytorch_init: bool = False
+    bias: bool = True
 
     @nn.compact
-    def __call__(self, patches: Array) -> Array:
+    def __call__(self, patches: Float[AnyArray, "B L P"]) -> Float[Array, "B L D"]:
         bound = patches.shape[-1] ** -0.5
 
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         start: dict[str, Any] = {"kernel_init": pytorch_init} if self.pytorch_init else {}
-        dense = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name="projection", **start)
+        dense = Dense(
+            self.width,
+            self.bias,
+            dtype=self.dtype,
+            bias_init=bias_init,
+            name="projection",
+            **start,
+        )
         return dense(patches)
 
 
-def patch_positions(module: nn.Module, kind: str, width: int, grid: Grid) -> Array:
-    """Positions of all patches `[L, width]`: a constant, or the sum of two learned parameters.
+def patch_positions(
+    module: nn.Module, kind: str, width: int, grid: Grid
+) -> Float[Array, "L width"]:
+    """Returns positions of all patches `[L, width]`: a constant, or the sum of two parameters.
 
-    "separable" learns one position for each place and one for each time (mae_st); they become
-    parameters of `module`.
+    "separable" learns one position per place and one per time (mae_st); they become parameters of
+    `module`.
     """
     if kind in CONSTANT:
         return jnp.asarray(CONSTANT[kind](width, grid))
@@ -49,91 +74,120 @@ def patch_positions(module: nn.Module, kind: str, width: int, grid: Grid) -> Arr
 
 
 class Encoder(nn.Module):
-    """A vision transformer that sees only the patches it is given.
+    """A vision transformer that encodes a subset of the patches.
 
     Attributes:
-        positions: of the layout, or "learned": then they are a parameter `[1, 1 + L, D]`, cls
-            first, that starts as MAE's constants.
+        layout: with the options of the encoder, see `EncoderVariant`.
+        positions: positions of the layout; or "learned": a parameter `[1, 1 + L, D]`, cls first if
+            there is one, initialised with MAE's constants; or "none".
     """
 
     grid: Grid
     width: int
-    stack: dict[str, Any]
+    stack: Mapping[str, Any]
     dtype: Any = jnp.float32
     layout: Layout = LAYOUTS["mae"]
     positions: str = "sincos"
 
     def __call__(
         self,
-        patches: Array,
-        keep: Array | None = None,
-        drop: Array | None = None,
-        replaced: tuple[Array, Array] | None = None,
-    ) -> Array:
+        patches: Float[AnyArray, "B L P"],
+        keep: Int[AnyArray, "B K"] | None = None,
+        drop: Float[AnyArray, "B depth 2"] | None = None,
+        replaced: tuple[Bool[AnyArray, "B K"], Float[AnyArray, "1 1 D"]] | None = None,
+    ) -> Float[Array, "B N D"]:
         """Encodes patches `[B, L, P]`, all or those at `keep [B, K]`, to `[B, 1 + K, D]`.
 
-        A layout without a cls token gives `[B, K, D]`. `drop` `[B, depth, 2]` is from
-        `drop_paths`. `replaced` is which of the kept patches, `[B, K]` bool, a token
-        `[1, 1, D]` stands for.
+        A layout without a cls token returns `[B, K, D]`, one with registers `[B, 1 + registers + K,
+        D]`: cls token, registers, patches. `drop` `[B, depth, 2]` is from
+        `drop_paths`. `replaced` has a bool `[B, K]`, the kept patches to replace, and the token
+        `[1, 1, D]` that replaces them.
         """
         return self.outputs(patches, keep, drop, replaced=replaced).tokens
 
     @nn.compact
     def outputs(
         self,
-        patches: Array,
-        keep: Array | None = None,
-        drop: Array | None = None,
+        patches: Float[AnyArray, "B L P"],
+        keep: Int[AnyArray, "B K"] | None = None,
+        drop: Float[AnyArray, "B depth 2"] | None = None,
         collect: tuple[int, ...] = (),
         attention: bool = False,
-        replaced: tuple[Array, Array] | None = None,
+        replaced: tuple[Bool[AnyArray, "B K"], Float[AnyArray, "1 1 D"]] | None = None,
     ) -> Outputs:
-        """The same with what the blocks computed on the way; costs nothing where none is asked for.
+        """Returns the tokens and intermediate outputs, at no extra cost if none are requested.
 
         Args:
-            collect: numbers of blocks, from 0, whose outputs are returned, `[B, 1 + K, D]` each.
-            attention: whether that of the cls token in the last block is returned, `[B, K]`; of
-                the mean query where there is no cls token. Softmax is over all tokens, so what the
-                cls token has for itself is missing from the sum.
+            collect: indices of blocks, from 0, whose outputs are returned, `[B, 1 + K, D]` each;
+                -1, at the front, for the input of block 0.
+            attention: whether to return the attention of the cls token in the last block,
+                `[B, heads, 1 + K]`; that of the mean query without a cls token. Softmax is over all
+                tokens, including the cls token itself.
             replaced: see the plain call.
         """
-        layout, cls_token = self.layout, None
+        layout, cls_token, table = self.layout, None, None
         if layout.cls_token:
             cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         if self.positions == "learned":
-            start = sincos_2d(self.width, self.grid)
-            learned = self.param("positions", _after_cls(start), (1, 1 + len(start), self.width))[0]
-            cls_token, table = cls_token + learned[:1], learned[1:]
-        else:
+            start, first = sincos_2d(self.width, self.grid), layout.decoder_tokens
+            shape = (1, first + len(start), self.width)
+            learned = self.param("positions", _after_cls(start, first), shape)[0]
+            table = learned[first:]
+            if cls_token is not None:
+                cls_token = cls_token + learned[:1]
+        elif self.positions != "none":
             table = patch_positions(self, self.positions, self.width, self.grid)
-        positions = table.astype(self.dtype)
+        positions = None if table is None else table.astype(self.dtype)
         if keep is not None:
-            # hidden patches are never embedded
-            patches, positions = gather(patches, keep), positions[keep]
+            # hidden patches are not embedded
+            patches = gather(patches, keep)
+            positions = None if positions is None else positions[keep]
         embedding = PatchEmbedding(
-            self.width, self.dtype, layout.pytorch_init, name="patch_embedding"
+            self.width,
+            self.dtype,
+            layout.pytorch_init,
+            layout.patch_bias,
+            name="patch_embedding",
         )
         tokens = embedding(patches)
         if replaced is not None:
             where, token = replaced
             tokens = jnp.where(where[..., None], token.astype(tokens.dtype), tokens)
-        tokens = tokens + positions
+        if positions is not None:
+            tokens = tokens + positions
+        if layout.registers:
+            shape = (1, layout.registers, self.width)
+            tokens = put_first(self.param("registers", token_init, shape), tokens)
         if cls_token is not None:
             tokens = put_first(cls_token, tokens)
-        stack = Stack(**self.stack, dtype=self.dtype, key_bias=layout.key_bias, name="transformer")
+        if layout.pre_norm:
+            tokens = layer_norm(self.dtype, "pre_norm", layout.norm_eps)(tokens)
+        rotation = None
+        if layout.rotary_base:
+            head = self.width // self.stack["heads"]
+            angles = rotary_angles(head, self.grid, layout.rotary_base)
+            rotation = rotation_of(angles, layout.extra_tokens, keep)
+        stack = Stack(**self.stack, **self.block_options, dtype=self.dtype, name="transformer")
         query = "first" if layout.cls_token else "mean"
-        outputs = stack.outputs(tokens, drop, None, collect, query if attention else "")
-        if outputs.attention is None:
-            return outputs
-        return outputs._replace(attention=outputs.attention[:, layout.extra_tokens :])
+        asked, given = query if attention else "", collect[:1] == (-1,)
+        outputs = stack.outputs(tokens, drop, None, collect[given:], asked, rotation)
+        return outputs._replace(blocks=(tokens, *outputs.blocks)) if given else outputs
+
+    @property
+    def block_options(self) -> dict[str, Any]:
+        """The options of the layout that are those of every block."""
+        names = ("key_bias", "mlp", "mlp_width", "layer_scale", "norm_eps")
+        return {name: getattr(self.layout, name) for name in names}
 
 
-def put_first(token: Array, tokens: Array) -> Array:
-    """`[1, 1, D]` before `[B, N, D]`, in every row: `[B, 1 + N, D]`."""
-    token = jnp.broadcast_to(token, (len(tokens), 1, tokens.shape[-1])).astype(tokens.dtype)
-    return jnp.concatenate([token, tokens], axis=1)
+def put_first(
+    first: Float[AnyArray, "1 R D"], tokens: Float[AnyArray, "B N D"]
+) -> Float[Array, "B _ D"]:
+    """Prepends `[1, R, D]` to every row of `[B, N, D]`: `[B, R + N, D]`."""
+    shape = (len(tokens), first.shape[1], tokens.shape[-1])
+    return jnp.concatenate([jnp.broadcast_to(first, shape).astype(tokens.dtype), tokens], axis=1)
 
 
-def _after_cls(table):
-    """Positions start as the constants, after a row of zeros for the cls token."""
-    return lambda key, shape: jnp.pad(jnp.asarray(table), ((1, 0), (0, 0)))[None]
+def _after_cls(table, first):
+    """Initialises positions with the constants, after `first` rows of zeros for the cls token."""
+    return lambda key, shape: jnp.pad(jnp.asarray(table), ((first, 0), (0, 0)))[None]

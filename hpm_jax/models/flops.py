@@ -1,92 +1,107 @@
-"""How many floating-point operations a step needs, by formula: the floor that MFU is measured from.
+"""Floating-point operations of a step, by formula; MFU is computed from them.
 
-A multiplication and an addition are two operations. Only matrix products count, as is usual; the
+A multiplication and an addition are two operations. As usual, only matrix products count, and the
 backward pass costs twice the forward pass.
 """
 
 from typing import NamedTuple
 
-from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
+from hpm_jax.models.block_flops import transformer_flops as transformer_flops
+from hpm_jax.models.layouts import Layout
+from hpm_jax.models.mlp import mlp_weights
 
 
 class StepFlops(NamedTuple):
-    """Operations for one image, without recomputation."""
+    """Operations per image, without recomputation."""
 
-    student: float  # forward and backward
-    teacher: float  # a forward pass over all that the teacher sees, while any patch is hard
+    student: float  # forward and backward, and what a target reads of the teacher
+    teacher: float  # forward pass over all that the teacher sees, while any patch is hard
 
     @property
     def total(self) -> float:
-        """A step in which the teacher looks."""
+        """Operations of a step in which the teacher runs."""
         return self.student + self.teacher
 
 
-def transformer_flops(tokens: int, width: int, depth: int, read: int | None = None) -> float:
-    """Forward pass of `depth` blocks: 12 width^2 a token, and two products of N x N a head.
-
-    Where only `read` tokens are read, the others are keys and values in the last block, no more.
-    """
-    last = 2 * (10 * width**2 + 2 * tokens * width)  # of each token that is read
-    unread = 0 if read is None or not depth else tokens - read
-    return 2 * depth * (12 * tokens * width**2 + 2 * tokens**2 * width) - unread * last
+def encoder_flops(patches: int, values: int, width: int, depth: int, layout: Layout) -> float:
+    """Returns FLOPs of a forward pass of an encoder over `patches` of `values` each."""
+    mlp = mlp_weights(layout.mlp, width, layout.mlp_width)
+    embedding = 2 * patches * values * width
+    return embedding + transformer_flops(patches + layout.extra_tokens, width, depth, mlp=mlp)
 
 
 def step_flops(
     model: MaskedAutoencoder,
     hidden: int,
-    looks: int,
+    network_passes: int,
     predicts: bool = True,
     frame_stride: int = 1,
     parts: int = 1,
+    queried: int | None = None,
 ) -> StepFlops:
-    """Operations of one training step for one image.
+    """Returns the operations of one training step per image.
 
     Args:
-        model: whose sizes count.
-        hidden: patches hidden in the image, M.
-        looks: how many passes over the whole image the mask strategy asks for.
-        predicts: whether they predict losses, or end with the encoder.
-        frame_stride: a look sees one in so many frames of the grid.
-        parts: into how many views a look is divided.
+        model: the model with its sizes.
+        hidden: number of hidden patches, M.
+        network_passes: number of passes over the whole image that the mask strategy needs.
+        predicts: whether these passes predict losses, or end with the encoder.
+        frame_stride: a pass uses every n-th frame of the grid.
+        parts: number of inputs into which the image is divided.
+        queried: number of hidden patches that are predicted; None for all.
     """
-    length = model.grid[0] * model.grid[1] * model.grid[2]
-    extra = model.layout.extra_tokens
+    decoder, sizes = model.decoder, model.decoder_sizes
+    length, head_width = sizes.length, decoder.body_width(sizes)
 
     def encoder(patches):
-        embedding = 2 * patches * model.values * model.width
-        return embedding + transformer_flops(patches + extra, model.width, model.depth)
+        return encoder_flops(patches, model.values, model.width, model.depth, model.layout)
 
-    def decoder_input(patches):
-        return 2 * (patches + extra) * model.width * model.decoder_width
+    def predictor(seen, asked):
+        # the averaged kernel reduces the head to a product with one vector
+        head = 2 * asked * head_width
+        return decoder.body_flops(sizes, seen, asked) + head if model.loss_predictor else 0
 
-    def decoder(asked):
-        width, depth = model.decoder_width, model.decoder_depth
-        return transformer_flops(length + extra, width, depth, asked)
-
-    def predictor(asked):
-        # the head's averaged kernel makes it a product with one vector
-        return decoder(asked) + 2 * asked * model.decoder_width if model.loss_predictor else 0
-
-    reconstructor = decoder(hidden) + 2 * hidden * model.decoder_width * model.target_width
-    visible = length - hidden
-    student = encoder(visible) + decoder_input(visible) + reconstructor + predictor(hidden)
+    visible = length if decoder.in_place else length - hidden
+    asked = hidden if queried is None else queried
+    head = 2 * asked * head_width * model.target_width
+    reconstructor = decoder.body_flops(sizes, visible, asked) + head
+    student = encoder(visible) + decoder.entry_flops(sizes, visible)
+    student += reconstructor + predictor(visible, asked)
     seen = length // frame_stride // parts
-    look = encoder(seen) + (decoder_input(seen) + predictor(length) if predicts else 0)
-    return StepFlops(3 * student, looks * parts * look)
+    heads = decoder.entry_flops(sizes, seen) + predictor(seen, length)
+    network = encoder(seen) + (heads if predicts else 0)
+    return StepFlops(3 * student, network_passes * parts * network)
 
 
-def classifier_flops(model: Classifier, mask_sub: float = 0.0) -> float:
-    """Operations of one fine-tuning step for one image, forward and backward.
+def classifier_flops(
+    model: Classifier, mask_sub: float = 0.0, further_passes: float = 0.0
+) -> float:
+    """Returns the operations of one fine-tuning step per image, forward and backward.
 
     Args:
-        mask_sub: the share of patches hidden from a second pass; 0 where there is none.
+        mask_sub: fraction of patches hidden from a second pass; 0 without that pass.
+        further_passes: forward passes of regularizers; a backward pass counts two.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
 
     def forward(patches):
-        embedding = 2 * patches * model.values * model.width
         head = 2 * model.width * model.classes
-        tokens = patches + model.layout.extra_tokens
-        return embedding + transformer_flops(tokens, model.width, model.depth) + head
+        encoder = encoder_flops(patches, model.values, model.width, model.depth, model.layout)
+        return encoder + head
 
-    return 3 * (forward(length) + (forward(length * (1 - mask_sub)) if mask_sub else 0))
+    second = forward(length * (1 - mask_sub)) if mask_sub else 0
+    return 3 * (forward(length) + second) + further_passes * forward(length)
+
+
+def segmenter_flops(model: Segmenter) -> float:
+    """Returns the operations of one segmentation step per image, forward and backward.
+
+    A frozen encoder has no backward pass. Enlarging the logits is not counted.
+    """
+    length = model.grid[0] * model.grid[1] * model.grid[2]
+    if model.raw_pixels:
+        return 3 * 2 * length * model.values * model.classes
+    encoder = encoder_flops(length, model.values, model.width, model.depth, model.layout)
+    head = 2 * length * model.width * model.classes
+    return encoder + 3 * head if model.frozen else 3 * (encoder + head)

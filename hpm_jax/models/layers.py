@@ -1,4 +1,4 @@
-"""The pre-norm transformer block, and a stack of them: scanned, so depth costs no compile time."""
+"""The pre-norm transformer block, and a scanned stack that compiles equally fast at any depth."""
 
 import functools
 import itertools
@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from hpm_jax.models.attention import Attention
+from hpm_jax.models.attention import Attention, Rotation
+from hpm_jax.models.mlp import MLPS, inner_width
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
-# PyTorch's own start of a linear layer: uniform within 1 / sqrt(inputs)
+# PyTorch's default initialisation of a linear layer: uniform within 1 / sqrt(inputs)
 pytorch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-# What the backward pass keeps from the forward pass, by name in a config: beside the input of each
-# block these values of 9, 5 or 0 times its width. Norms and activations are always computed again.
+# What the backward pass keeps from the forward pass, by name in a config: the input of each block,
+# and these values of 9, 5 or 0 times its width. Norms and activations are always recomputed.
 KEPT = {
     "none": ("heads", "attended", "rows", "middle", "hidden"),
     "mlp": ("heads", "attended", "rows", "middle"),
@@ -29,64 +30,100 @@ REMAT_POLICIES = {
 }
 
 
-Gather = Callable[[Any], Any]  # of a tree of parameters
+Gather = Callable[[Any], Any]  # maps a tree of parameters
 
 
 def as_they_are(params: Any) -> Any:
-    """For parameters that every device has."""
+    """Returns parameters unchanged; for parameters that every device has."""
     return params
 
 
-def layer_norm(dtype: Any, name: str | None = None, **place: Any) -> nn.LayerNorm:
-    """Layer normalisation with the eps of MAE, 1e-6; flax keeps its statistics in float32.
+def layer_norm(
+    dtype: Any, name: str | None = None, eps: float = 1e-6, **place: Any
+) -> nn.LayerNorm:
+    """Returns layer normalisation, with MAE's eps; flax computes its statistics in float32.
 
-    `parent=None` in `place` makes one that belongs to no module.
+    `parent=None` in `place` makes a layer outside any module.
     """
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name, **place)
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name, **place)
 
 
-def gelu(x: Array) -> Array:
-    """The exact GELU, by erf: `jax.nn.gelu` goes by erfc, which takes longer on a CPU."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+def feed_forward(
+    x: Array, dtype: Any, mlp: str = "gelu", mlp_width: int = 0, eps: float = 1e-6
+) -> Array:
+    """Computes `mlp(norm(x))` of tokens `[B, N, D]`, with layers of the module that calls it."""
+    width = x.shape[-1]
+    inner = inner_width(mlp, width, mlp_width)
+    hidden = Dense(inner, dtype=dtype)(layer_norm(dtype, eps=eps)(x))
+    hidden = checkpoint_name(hidden, "hidden")
+    return Dense(width, dtype=dtype)(MLPS[mlp](hidden))
 
 
 class Block(nn.Module):
-    """The pre-norm block: `x += attention(norm(x)); x += mlp(norm(x))`."""
+    """The pre-norm block: `x += attention(norm(x)); x += mlp(norm(x))`.
+
+    Attributes:
+        key_bias, attention: see `Attention`.
+        mlp: a name in `MLPS`; mlp_width: its hidden width, 0 for the default.
+        layer_scale: initial value of a factor on each channel of both branches (Touvron et al.
+            2021, Going deeper with image transformers); 0 for no such factors.
+        norm_eps: epsilon of the norms.
+    """
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
     attention: str = "xla"
+    mlp: str = "gelu"
+    mlp_width: int = 0
+    layer_scale: float = 0.0
+    norm_eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
-        """Tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
+    def __call__(
+        self,
+        x: Array,
+        drop: Array | None = None,
+        read: int | None = None,
+        rotation: Rotation | None = None,
+    ) -> Array:
+        """Maps tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
 
-        `drop` `[2, B]` multiplies the two branches, image by image; see `drop_paths`.
+        `drop` `[2, B]` multiplies the two branches of each image; see `drop_paths`. `rotation` is
+        from `hpm_jax.models.rotary`.
         """
-        width, read = x.shape[-1], read or x.shape[1]
+        read = read or x.shape[1]
         attention = Attention(
             self.heads, self.dtype, self.key_bias, self.attention, name="attention"
         )
-        attended = attention(layer_norm(self.dtype)(x), read)
+        attended = attention(layer_norm(self.dtype, eps=self.norm_eps)(x), read, rotation)
+        attended = self._scaled(attended, "attention_scale")
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
         x = checkpoint_name(x, "middle")
-        hidden = Dense(4 * width, dtype=self.dtype)(layer_norm(self.dtype)(x))
-        hidden = checkpoint_name(hidden, "hidden")
-        mixed = Dense(width, dtype=self.dtype)(gelu(hidden))
+        mixed = feed_forward(x, self.dtype, self.mlp, self.mlp_width, self.norm_eps)
+        mixed = self._scaled(mixed, "mlp_scale")
         return x + (mixed if drop is None else mixed * _factor(drop[1], x))
 
-    def summary_weights(self, params: Any, x: Array, query: str) -> Array:
-        """Attention `[B, N]` of the "first" or the "mean" query of tokens `[B, N, D]`, float32.
+    def _scaled(self, branch: Array, name: str) -> Array:
+        """Multiplies a branch by its layer scale, if the block has one."""
+        if not self.layer_scale:
+            return branch
+        start = nn.initializers.constant(self.layer_scale)
+        return branch * self.param(name, start, (branch.shape[-1],)).astype(branch.dtype)
 
-        `params` are those of this block, which need not be bound.
+    def summary_weights(
+        self, params: Any, x: Array, query: str, rotation: Rotation | None = None
+    ) -> Array:
+        """Returns attention `[B, heads, N]` of the "first" or "mean" query of tokens `[B, N, D]`.
+
+        `params` are the parameters of this block; the module need not be bound.
         """
-        norm = layer_norm(self.dtype, parent=None)
+        norm = layer_norm(self.dtype, eps=self.norm_eps, parent=None)
         attention = Attention(self.heads, self.dtype, self.key_bias, parent=None)
         normed = norm.apply({"params": params["LayerNorm_0"]}, x)
         first = {"first": True, "mean": False}[query]
         of = {"params": params["attention"]}
-        weights: Any = attention.apply(of, normed, first, method="summary_weights")
+        weights: Any = attention.apply(of, normed, first, rotation, method="summary_weights")
         return weights
 
 
@@ -95,27 +132,27 @@ def _factor(drop: Array, x: Array) -> Array:
 
 
 def drop_paths(key: Array, batch: int, depth: int, rate: float) -> Array:
-    """Stochastic depth (Huang et al. 2016): factors of each branch of each block, `[B, depth, 2]`.
+    """Draws stochastic depth (Huang et al. 2016): factors per branch and block, `[B, depth, 2]`.
 
-    0 with a probability that grows linearly from 0 in the first block to `rate` in the last, else
-    1 / (1 - probability), for each image by itself; float32.
+    A factor is 0 with a probability that grows linearly from 0 in the first block to `rate` in the
+    last, else 1 / (1 - probability), independently for each image; float32.
     """
     kept = 1.0 - jnp.linspace(0.0, rate, depth)[:, None]
     return jnp.where(jax.random.bernoulli(key, kept, (batch, depth, 2)), 1.0 / kept, 0.0)
 
 
 def dropout(key: Array, shape: tuple[int, ...], rate: float) -> Array:
-    """Dropout (Srivastava et al. 2014): factors, 0 with probability `rate`, else 1 / (1 - rate)."""
+    """Draws dropout factors (Srivastava et al. 2014): 0 or 1 / (1 - rate)."""
     kept = 1.0 - rate
     return jnp.where(jax.random.bernoulli(key, kept, shape), jnp.float32(1.0 / kept), 0.0)
 
 
 class Outputs(NamedTuple):
-    """What a stack of blocks computes of tokens `[B, N, D]`."""
+    """The outputs of a stack of blocks for tokens `[B, N, D]`."""
 
-    tokens: Array  # [B, read, D]: of the last block, normalised where the stack has a norm
-    blocks: tuple[Array, ...]  # [B, N, D] each: of the blocks that were collected, not normalised
-    attention: Array | None  # [B, N] float32: the weights of one query in the last block
+    tokens: Array  # [B, read, D]: of the last block, normalised if the stack has a norm
+    blocks: tuple[Array, ...]  # [B, N, D] each: of the collected blocks, not normalised
+    attention: Array | None  # [B, heads, N] float32: of one query in the last block
 
 
 class Stack(nn.Module):
@@ -123,11 +160,11 @@ class Stack(nn.Module):
 
     Attributes:
         remat: a name in `REMAT_POLICIES`.
-        unroll: how many blocks the compiler sees at once; more runs faster and compiles slower.
+        unroll: number of blocks unrolled per scan iteration; more is faster but compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias, attention: see `Attention`.
-        gather: what is done to the parameters of a block before it uses them: where they are split
-            over devices, they come together here, one block at a time.
+        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps: see `Block`.
+        gather: applied to the parameters of a block before their use; it gathers parameters that
+            are sharded over devices, one block at a time.
     """
 
     depth: int
@@ -138,13 +175,17 @@ class Stack(nn.Module):
     norm: bool = True
     key_bias: bool = True
     attention: str = "xla"
+    mlp: str = "gelu"
+    mlp_width: int = 0
+    layer_scale: float = 0.0
+    norm_eps: float = 1e-6
     gather: Gather = as_they_are
 
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
-        """Tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
+        """Maps tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
 
-        Tokens that nobody reads are only keys and values of the last block, and go no further.
-        `drop` `[B, depth, 2]` is from `drop_paths`.
+        The other tokens are only keys and values in the last block. `drop` `[B, depth, 2]` is from
+        `drop_paths`.
         """
         return self.outputs(x, drop, read).tokens
 
@@ -156,23 +197,37 @@ class Stack(nn.Module):
         read: int | None = None,
         collect: tuple[int, ...] = (),
         attention_of: str = "",
+        rotation: Rotation | None = None,
     ) -> Outputs:
-        """The same with what the blocks computed on the way; costs nothing where none is asked for.
+        """Returns the tokens and intermediate outputs, at no extra cost if none are requested.
 
         Args:
-            collect: numbers of blocks, from 0, whose outputs are returned.
+            collect: indices of blocks, from 0, whose outputs are returned.
             attention_of: the query whose attention in the last block is returned: "first" token,
                 or the "mean" of all; "" for none.
+            rotation: rotary positions of the tokens, the same in every block.
 
         Raises:
-            ValueError: where there is no such block.
+            ValueError: if there is no such block.
         """
         if wrong := [number for number in collect if not 0 <= number < self.depth]:
             raise ValueError(f"no block {wrong[0]} to collect: the {self.depth} count from 0")
-        block = Block(self.heads, self.dtype, self.key_bias, self.attention, parent=None)
-        start = jax.vmap(lambda key: block.init(key, x[:1])["params"])
-        params = self.param("blocks", lambda key: start(jax.random.split(key, self.depth)))
-        # one slice [2, B] a block
+        # parameters are initialised on any device, and without cuDNN, which `vmap` cannot map
+        start = Block(
+            self.heads,
+            self.dtype,
+            self.key_bias,
+            "xla",
+            self.mlp,
+            self.mlp_width,
+            self.layer_scale,
+            self.norm_eps,
+            parent=None,
+        )
+        block = start if self.is_initializing() else start.clone(attention=self.attention)
+        init = jax.vmap(lambda key: start.init(key, x[:1])["params"])
+        params = self.param("blocks", lambda key: init(jax.random.split(key, self.depth)))
+        # one slice [2, B] per block
         each = params, None if drop is None else drop.transpose(1, 2, 0)
 
         def prepared(params: Any) -> Any:
@@ -180,7 +235,8 @@ class Stack(nn.Module):
 
         def step(read: int):
             def step(x, one):
-                return block.apply({"params": prepared(one[0])}, x, one[1], read), None
+                params = {"params": prepared(one[0])}
+                return block.apply(params, x, one[1], read, rotation), None
 
             return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
@@ -190,11 +246,10 @@ class Stack(nn.Module):
         length = x.shape[1]
         read = length if read is None else read
         short = read < length and self.depth > 0
-        # one scan, which stops after each block that is collected, and before the last block where
-        # its input is needed
+        # a scan, split after each collected block, and before the last block if its input is needed
         stops = {number + 1 for number in collect} | ({self.depth - 1} if attention_of else set())
         ends = sorted({0, *stops, self.depth - short} - ({self.depth} if short else set()))
-        after = {0: x}  # the tokens after so many blocks
+        after = {0: x}  # tokens by the number of blocks applied
         for first, end in itertools.pairwise(ends):
             some = jax.tree.map(lambda one, part=slice(first, end): one[part], each)
             x, _ = jax.lax.scan(step(length), x, some, unroll=self.unroll)
@@ -202,14 +257,14 @@ class Stack(nn.Module):
         attention = None
         if attention_of:
             params = prepared(last()[0])
-            attention = block.summary_weights(params, after[self.depth - 1], attention_of)
+            attention = block.summary_weights(params, after[self.depth - 1], attention_of, rotation)
         if short:
             x, _ = step(read)(x, last())
             after[self.depth] = x
         collected = tuple(after[number + 1] for number in collect)
-        tokens = layer_norm(self.dtype, name="norm")(x) if self.norm else x
+        tokens = layer_norm(self.dtype, "norm", self.norm_eps)(x) if self.norm else x
         return Outputs(tokens, collected, attention)
 
     def _cast(self, param: Array) -> Array:
-        """Kernels in the dtype that they are used in: so less is gathered."""
+        """Casts kernels to the dtype of their use, so that less is gathered."""
         return param.astype(self.dtype) if param.ndim > 1 else param

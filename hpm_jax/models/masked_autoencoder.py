@@ -1,126 +1,93 @@
-"""The masked autoencoder with two heads: one rebuilds hidden patches, one predicts the loss."""
+"""The masked autoencoder with two heads: one reconstructs hidden patches, one predicts the loss."""
 
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int
 
-from hpm_jax.models.encoder import Encoder, patch_positions, put_first, token_init
-from hpm_jax.models.layers import Dense, Gather, Stack, as_they_are, pytorch_init
+from hpm_jax.models.decoders import Decoder, SelfAttention, Sizes
+from hpm_jax.models.decoders.decoder import Body
+from hpm_jax.models.encoder import Encoder, stack_options, token_init
+from hpm_jax.models.layers import Dense, Gather, Outputs, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, Layout
-from hpm_jax.tokens import Grid, Mask
+from hpm_jax.tokens import AnyArray, Grid, Mask, gather
 
 
 class Prediction(NamedTuple):
-    """What the student says of the hidden patches, in raster order."""
+    """The student's predictions for the hidden patches, in raster order."""
 
-    features: Array  # [B, 1 + K, D]: the encoder's output, cls first where there is one
-    values: Array  # [B, M, P] float32: the rebuilt target
+    # [B, 1 + K, D]: the encoder's output at visible patches, after cls and registers, if any
+    features: Array
+    values: Array  # [B, M, P] float32: the predicted target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
-
-
-class DecoderInput(nn.Module):
-    """The tokens that both heads read: `[cls, visible, hidden]`, each with its position."""
-
-    grid: Grid
-    width: int
-    dtype: Any = jnp.float32
-    layout: Layout = LAYOUTS["mae"]
-
-    @nn.compact
-    def __call__(
-        self, features: Array, keep: Array | None = None, hide: Array | None = None
-    ) -> Array:
-        """From `[B, 1 + K, D]` to `[B, 1 + K + M, width]`, without the 1 where there is no cls.
-
-        Args:
-            keep: `[B, K]` where the visible patches are; None where all are visible, in order.
-            hide: `[B, M]` where mask tokens are to stand; None for nowhere.
-        """
-        layout = self.layout
-        mask_token = self.param("mask_token", _mask_token_init(layout), (1, 1, self.width))
-        start: dict[str, Any] = {"kernel_init": pytorch_init} if layout.pytorch_init else {}
-        if layout.decoder_cls_token:
-            features = features[:, 1:]
-        embedding = Dense(
-            self.width, layout.decoder_bias, dtype=self.dtype, name="embedding", **start
-        )
-        tokens = embedding(features)
-        if layout.decoder_cls_token:
-            cls_token = self.param("cls_token", token_init, (1, 1, self.width))
-            tokens = put_first(cls_token, tokens)
-        positions = patch_positions(self, layout.positions, self.width, self.grid)
-        positions = positions.astype(self.dtype)
-        extra = layout.extra_tokens
-        # attention does not mind the order, so nothing is shuffled back
-        tokens = tokens.at[:, extra:].add(positions if keep is None else positions[keep])
-        if hide is None:
-            return tokens
-        return jnp.concatenate([tokens, mask_token.astype(self.dtype) + positions[hide]], axis=1)
-
-
-def _mask_token_init(layout: Layout):
-    """VideoMAE cuts its normal at one deviation."""
-    if not layout.pytorch_init:
-        return token_init
-    return lambda key, shape: 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
+    blocks: tuple[Array, ...] = ()  # [B, 1 + K, D] each: the outputs of blocks asked for
 
 
 class Reconstructor(nn.Module):
-    """Rebuilds the target values of the last `count` tokens."""
+    """Predicts the target values of the `count` patches asked for, from the decoder's tokens."""
 
     values: int
-    stack: dict[str, Any]
+    body: Body
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Array, count: int) -> Array:
-        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens, read=count)
+    def __call__(self, tokens: Any, count: int) -> Float32[Array, "B M P"]:
+        tokens = self.body(tokens, count)
         return Dense(self.values, dtype=self.dtype, name="head")(tokens).astype(jnp.float32)
 
 
 class LossPredictor(nn.Module):
-    """Predicts the reconstruction loss of the last `count` tokens, one number a patch.
+    """Predicts the reconstruction loss of the `count` patches asked for, one number each.
 
-    The official head maps to all values of a patch and then averages them. The mean of a linear
-    map is the linear map of the means, so only that is computed; the full kernel stays the
-    parameter, because its initial scale and AdamW's share of it are part of the method.
+    The official head maps to all values of a patch and then averages them. Here the kernel is
+    averaged first, which is equivalent. The full kernel remains the parameter, because its initial
+    scale and its treatment by AdamW are part of the method.
     """
 
     values: int
-    stack: dict[str, Any]
-    dtype: Any = jnp.float32
+    body: Body
 
     @nn.compact
-    def __call__(self, tokens: Array, count: int) -> Array:
-        tokens = Stack(**self.stack, dtype=self.dtype, name="transformer")(tokens, read=count)
-        tokens = tokens.astype(jnp.float32)
+    def __call__(self, tokens: Any, count: int) -> Float32[Array, "B M"]:
+        tokens = self.body(tokens, count).astype(jnp.float32)
         shape = (tokens.shape[-1], self.values)
         kernel = self.param("head_kernel", nn.initializers.xavier_uniform(), shape)
         bias = self.param("head_bias", nn.initializers.zeros, (self.values,))
         return tokens @ kernel.mean(axis=1) + bias.mean()
 
 
+def is_block(read: str) -> bool:
+    """Whether an output that is read is that of a block before the norm."""
+    return read.startswith("block_")
+
+
+def block_number(read: str, depth: int) -> int:
+    """Of "block_N" from 0, where N counts from 1, or from the end of `depth` blocks: -1."""
+    number = int(read.removeprefix("block_"))
+    return number - 1 if number > 0 else depth + number
+
+
 class MaskedAutoencoder(nn.Module):
     """Encoder, reconstructor and loss predictor of Hard Patches Mining.
 
-    The input is patches `[B, L, P]` (see `patchify`), normalised, float32. `apply` with
-    `method="encode"` or `"predict_loss"` runs one part; the plain call runs the student.
+    The input is normalised patches `[B, L, P]` float32 (see `patchify`). `apply` with
+    `method="encode"` or `"predict_loss"` runs one part; calling the module runs the student.
 
     Attributes:
         grid: the grid of patches, `(t, h, w)`.
-        values: of a patch, `P`.
-        target_values: of what a hidden patch becomes, `D`; 0 for those of the patch, `P`.
-        width, depth, heads: the encoder.
-        decoder_width, decoder_depth, decoder_heads: each head.
-        loss_predictor: whether there is one; plain MAE has none.
-        replaces: whether the student sees a learned token for some of the patches that it keeps.
+        values: number of values of a patch, `P`.
+        target_values: number of values of a patch's target, `D`; 0 for those of the patch, `P`.
+        width, depth, heads: sizes of the encoder.
+        decoder_width, decoder_depth, decoder_heads: sizes of each decoder.
+        decoder: kind of both decoders, see `hpm_jax/models/decoders`.
+        loss_predictor: whether there is a loss predictor; plain MAE has none.
+        replaces: whether a learned token replaces some visible patches in the student's input.
         layout: cls token, positions and biases, see `hpm_jax/models/layouts.py`.
         dtype: of matrix products and of activations; parameters and outputs are float32.
         remat: a name in `REMAT_POLICIES`.
-        unroll: blocks unrolled in each scanned stack; 0 unrolls all.
+        unroll: number of blocks unrolled in each scanned stack; 0 unrolls all.
         attention: a name in `ATTENTIONS`.
         gather: see `Stack`.
     """
@@ -134,6 +101,7 @@ class MaskedAutoencoder(nn.Module):
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
+    decoder: Decoder = SelfAttention()
     loss_predictor: bool = True
     replaces: bool = False
     layout: Layout = LAYOUTS["mae"]
@@ -144,107 +112,183 @@ class MaskedAutoencoder(nn.Module):
     gather: Gather = as_they_are
 
     def setup(self):
-        layout = self.layout
-
-        def stack(depth, heads):
-            unroll = self.unroll or depth
-            how = {"unroll": unroll, "attention": self.attention, "gather": self.gather}
-            return {"depth": depth, "heads": heads, "remat": self.remat} | how
-
+        layout, decoder, sizes = self.layout, self.decoder, self.decoder_sizes
         self.encoder = Encoder(
             self.grid,
             self.width,
-            stack(self.depth, self.heads),
+            stack_options(self, self.depth, self.heads),
             self.dtype,
             layout,
             layout.positions,
         )
-        self.decoder_input = DecoderInput(self.grid, self.decoder_width, self.dtype, layout)
-        decoder = stack(self.decoder_depth, self.decoder_heads) | {"key_bias": layout.key_bias}
-        self.reconstructor = Reconstructor(self.target_width, decoder, self.dtype)
+        self.decoder_input = decoder.entry(sizes)
+        self.reconstructor = Reconstructor(self.target_width, decoder.body(sizes), self.dtype)
         if self.loss_predictor:
-            # as wide as pixels whatever the target is, as the official head
-            self.predictor = LossPredictor(self.values, decoder, self.dtype)
-        if self.replaces:
+            # as wide as pixels for every target, as the official head
+            self.predictor = LossPredictor(self.values, decoder.body(sizes))
+        if self.replaces and not decoder.in_place:
             self.replacing_token = self.param("replacing_token", token_init, (1, 1, self.width))
 
     @property
+    def decoder_sizes(self) -> Sizes:
+        """The facts that the decoders are built from."""
+        stack = stack_options(self, self.decoder_depth, self.decoder_heads)
+        return Sizes(
+            grid=self.grid,
+            encoder_width=self.width,
+            encoder_depth=self.depth,
+            width=self.decoder_width,
+            stack=stack | {"key_bias": self.layout.key_bias},
+            layout=self.layout,
+            dtype=self.dtype,
+        )
+
+    @property
     def target_width(self) -> int:
-        """Values of the target of one patch, `D`."""
+        """Number of values of the target of one patch, `D`."""
         return self.target_values or self.values
 
-    def __call__(self, patches: Array, mask: Mask) -> Prediction:
-        """The student: encodes what is kept, rebuilds what is hidden, predicts its own loss."""
-        replaced = None if mask.replaced is None else (mask.replaced, self.replacing_token)
-        features = self.encoder(patches, mask.keep, replaced=replaced)
-        tokens = self.decoder_input(features, mask.keep, mask.hide)
-        count = mask.hide.shape[1]
+    def __call__(
+        self, patches: Float[AnyArray, "B L P"], mask: Mask, collect: tuple[int, ...] = ()
+    ) -> Prediction:
+        """Runs the student: encodes visible patches, predicts hidden ones and their losses.
+
+        Args:
+            patches: `[B, L, P]`.
+            mask: visible and hidden patches.
+            collect: indices of blocks, from 0, whose outputs at visible patches are returned too.
+        """
+        of_decoder = self.decoder.collect(self.depth)
+        every = tuple(sorted({*of_decoder, *collect}))
+        encoded = self._outputs(patches, mask, every)
+        found = dict(zip(every, encoded.blocks, strict=True))
+        encoded = encoded._replace(blocks=tuple(found[number] for number in of_decoder))
+        hide, count = mask.hide, mask.hide.shape[1]
+        tokens = self.decoder.tokens(self.decoder_input, encoded, mask.keep, hide, hide)
         loss = self.predictor(tokens, count) if self.loss_predictor else None
-        return Prediction(features, self.reconstructor(tokens, count), loss)
+        features = self._visible(encoded.tokens, mask.keep)
+        blocks = tuple(self._visible(found[number], mask.keep) for number in collect)
+        return Prediction(features, self.reconstructor(tokens, count), loss, blocks)
+
+    def _outputs(
+        self,
+        patches: Float[AnyArray, "B L P"],
+        mask: Mask | None,
+        collect: tuple[int, ...] = (),
+        attention: bool = False,
+    ) -> Outputs:
+        """Encodes what a mask leaves visible; None leaves everything.
+
+        Returns `[B, 1 + K, D]` in the order of `mask.keep`; `[B, 1 + L, D]` in raster order if the
+        decoder has its mask tokens in the encoder.
+        """
+        encode = self.encoder.outputs
+        if mask is None:
+            return encode(patches, collect=collect, attention=attention)
+        if self.decoder.in_place:
+            token = hidden_places(mask, patches.shape[1]), self.decoder_input()
+            return encode(patches, collect=collect, attention=attention, replaced=token)
+        replaced = None if mask.replaced is None else (mask.replaced, self.replacing_token)
+        return encode(patches, mask.keep, collect=collect, attention=attention, replaced=replaced)
+
+    def _visible(
+        self, features: Float[AnyArray, "B N D"], keep: Int[AnyArray, "B K"]
+    ) -> Float[Array, "B _ D"]:
+        """Returns the features of the cls token and of the visible patches, `[B, 1 + K, D]`."""
+        if not self.decoder.in_place:
+            return features
+        extra = self.layout.extra_tokens
+        return jnp.concatenate([features[:, :extra], gather(features[:, extra:], keep)], axis=1)
 
     def encode(
-        self, patches: Array, collect: tuple[int, ...] = ()
-    ) -> Array | tuple[Array, tuple[Array, ...]]:
-        """Features of everything, `[B, 1 + L, D]`, cls first where the layout has one.
+        self, patches: Float[AnyArray, "B L P"], collect: tuple[int, ...] = ()
+    ) -> Float[Array, "B N D"] | tuple[Float[Array, "B N D"], tuple[Float[Array, "B N D"], ...]]:
+        """Returns features of all patches, `[B, 1 + L, D]`, cls first if the layout has one.
 
-        With `collect`, numbers of blocks from 0, also the outputs of these, as many and as long,
-        before the norm that ends the encoder.
+        With `collect`, indices of blocks from 0, also their outputs, of the same shape, before the
+        encoder's last norm.
         """
         outputs = self.encoder.outputs(patches, collect=collect)
         return (outputs.tokens, outputs.blocks) if collect else outputs.tokens
 
     def encode_with_attention(
-        self, patches: Array, keep: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Features, and how much the cls token attends to each patch in the encoder's last block.
+        self, patches: Float[AnyArray, "B L P"], keep: Int[AnyArray, "B K"] | None = None
+    ) -> tuple[Float[Array, "B N D"], Float32[Array, "B seen"]]:
+        """Returns features, and the attention of the cls token to each patch in the last block.
 
         Args:
             patches: `[B, L, P]`.
-            keep: `[B, K]` the patches that are seen; None for all, K = L.
+            keep: `[B, K]` indices of the patches to encode; None for all, K = L.
 
         Returns:
-            Features `[B, 1 + K, D]`, as of `encode`, and the heads' mean attention `[B, K]`
-            float32. Without a cls token it is that of the mean of all queries.
+            Features `[B, 1 + K, D]`, as from `encode`, and the mean attention of the heads `[B, K]`
+            float32. Without a cls token it is that of the mean of all queries. The attention of the
+            cls token to itself is not part of the sum.
         """
         outputs = self.encoder.outputs(patches, keep, attention=True)
         assert outputs.attention is not None
-        return outputs.tokens, outputs.attention
+        return outputs.tokens, outputs.attention.mean(axis=1)[:, self.layout.extra_tokens :]
 
-    def look(
-        self, patches: Array, reads: tuple[str, ...], mask: Mask | None = None
+    def read(
+        self, patches: Float[AnyArray, "B L P"], reads: tuple[str, ...], mask: Mask | None = None
     ) -> dict[str, Array]:
-        """What is asked about every patch, in one pass; nothing else is computed.
+        """Returns the outputs named by `reads` for every patch, in one pass.
 
         Args:
             patches: `[B, L, P]`.
-            reads: of "predicted_loss" `[B, L]`, "features" `[B, L, D]` of the last block, and
+            reads: some of "predicted_loss" `[B, L]`, "features" `[B, L, D]` of the last block after
+                the norm, "block_N" `[B, L, D]` of block N before it, from 1, or from the end, and
                 "attention" `[B, L]`, float32.
-            mask: what is not seen; None where everything is. The answers are then in the order
-                `[visible, hidden]`, and there are predicted losses alone.
+            mask: patches to hide from the encoder; None for none. With a mask the only output is
+                the predicted loss, in the order `[visible, hidden]`.
 
         Raises:
-            ValueError: for features or attention of patches that are not seen.
+            ValueError: for features or attention of hidden patches.
         """
         if mask is not None and reads != ("predicted_loss",):
             raise ValueError(f"{reads} of patches that are not seen: only predicted_loss is there")
-        keep = None if mask is None else mask.keep
-        found = {}
-        if "attention" in reads:
-            features, found["attention"] = self.encode_with_attention(patches)
-        else:
-            features = self.encoder(patches, keep)
+        extra, found = self.layout.extra_tokens, {}
+        blocks = {name: block_number(name, self.depth) for name in reads if is_block(name)}
+        predicts = "predicted_loss" in reads
+        of_decoder = self.decoder.collect(self.depth) if predicts else ()
+        collect = tuple(sorted({*blocks.values(), *of_decoder}))
+        outputs = self._outputs(patches, mask, collect, attention="attention" in reads)
+        collected = dict(zip(collect, outputs.blocks, strict=True))
+        features = outputs.tokens
+        if outputs.attention is not None:
+            found["attention"] = outputs.attention.mean(axis=1)[:, extra:]
         if "features" in reads:
-            found["features"] = features[:, self.layout.extra_tokens :].astype(jnp.float32)
-        if "predicted_loss" in reads:
-            found["predicted_loss"] = self.predict_loss_from(features, mask)
+            found["features"] = features[:, extra:].astype(jnp.float32)
+        for name, number in blocks.items():
+            found[name] = collected[number][:, extra:].astype(jnp.float32)
+        if predicts:
+            encoded = outputs._replace(blocks=tuple(collected[number] for number in of_decoder))
+            found["predicted_loss"] = self._predicted_loss(encoded, mask)
         return found
 
-    def predict_loss_from(self, features: Array, mask: Mask | None = None) -> Array:
-        """The loss expected at every patch from features of the encoder, `[B, 1 + K, D]`."""
-        keep, hide = (None, None) if mask is None else mask[:2]
-        tokens = self.decoder_input(features, keep, hide)
-        return self.predictor(tokens, tokens.shape[1] - self.layout.extra_tokens)
+    def predict_loss_from(
+        self, features: Float[AnyArray, "B N D"], mask: Mask | None = None
+    ) -> Float32[Array, "B L"]:
+        """Returns the predicted loss of every patch from encoder features `[B, 1 + K, D]`."""
+        return self._predicted_loss(Outputs(features, (), None), mask)
 
-    def predict_loss(self, patches: Array, mask: Mask | None = None) -> Array:
-        """The loss expected at every patch, `[B, L]` float32; arguments as of `look`."""
-        return self.look(patches, ("predicted_loss",), mask)["predicted_loss"]
+    def _predicted_loss(self, encoded: Outputs, mask: Mask | None) -> Float32[Array, "B L"]:
+        """Returns the predicted loss of every patch, in the order `[visible, hidden]`."""
+        keep, hide = (None, None) if mask is None else mask[:2]
+        every = None if mask is None else jnp.concatenate([mask.keep, mask.hide], axis=1)
+        tokens = self.decoder.tokens(self.decoder_input, encoded, keep, hide, every)
+        return self.predictor(tokens, self.decoder_sizes.length)
+
+    def predict_loss(
+        self, patches: Float[AnyArray, "B L P"], mask: Mask | None = None
+    ) -> Float32[Array, "B L"]:
+        """Returns the predicted loss of every patch, `[B, L]` float32; arguments as in `read`."""
+        return self.read(patches, ("predicted_loss",), mask)["predicted_loss"]
+
+
+def hidden_places(mask: Mask, length: int) -> Bool[Array, "B L"]:
+    """Returns which of `length` patches the encoder does not see: not kept, or replaced."""
+    shown = mask.keep[:, :, None] == jnp.arange(length)
+    if mask.replaced is not None:
+        shown &= ~mask.replaced[:, :, None]
+    return ~shown.any(axis=1)

@@ -1,4 +1,4 @@
-"""Positions of patches: frozen sines and cosines, and how learned ones are resized."""
+"""Patch positions: frozen sines and cosines, and the resizing of learned ones."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ def sincos_1d(width: int, positions: np.ndarray) -> np.ndarray:
 
 
 def sincos_2d(width: int, grid: Grid) -> np.ndarray:
-    """Positions of an image's patches (MAE, appendix A.1), float32 `[L, width]`, in raster order.
+    """Returns positions of image patches (MAE, appendix A.1), float32 `[L, width]`, raster order.
 
     The first half of the width encodes the column, the second half the row ("w first"). Computed
     in float64 and rounded once, as the official code does.
 
     Raises:
-        ValueError: where the width is not a multiple of 4, or the grid has several frames.
+        ValueError: if the width is not a multiple of 4, or the grid has several frames.
     """
     if width % 4:
         raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
@@ -37,9 +37,9 @@ def sincos_2d(width: int, grid: Grid) -> np.ndarray:
 
 
 def sinusoid(width: int, grid: Grid) -> np.ndarray:
-    """Positions of a video's patches by their number alone (VideoMAE), float32 `[L, width]`.
+    """Returns positions of video patches by their index (VideoMAE), float32 `[L, width]`.
 
-    `sin` at even, `cos` at odd places of `p / 10000^(2 floor(j / 2) / width)`, where p counts the
+    `sin` at even, `cos` at odd places j of `p / 10000^(2 floor(j / 2) / width)`, where p counts the
     patches in the order (t, h, w).
     """
     place = np.arange(width)
@@ -52,18 +52,19 @@ CONSTANT = {"sincos": sincos_2d, "sinusoid": sinusoid}
 
 
 def resize_positions(table: np.ndarray, before: Grid, after: Grid) -> np.ndarray:
-    """Learned positions `[1, 1 + L, D]` for another grid; the row of the cls token stays.
+    """Resizes learned positions `[1, 1 + L, D]` to another grid; a row of cls is unchanged.
 
-    PyTorch's bicubic interpolation without antialiasing, as MAE resizes them (util/pos_embed.py).
+    Uses PyTorch's bicubic interpolation without antialiasing, as in MAE (util/pos_embed.py).
     """
-    patches = resize_map(table[:, 1:].reshape(*before, -1), after)
-    return np.concatenate([table[:, :1], patches.reshape(1, -1, table.shape[-1])], axis=1)
+    first = table.shape[1] - before[0] * before[1] * before[2]  # 1, or 0 without a cls token
+    patches = resize_map(table[:, first:].reshape(*before, -1), after)
+    return np.concatenate([table[:, :first], patches.reshape(1, -1, table.shape[-1])], axis=1)
 
 
 def encoder_on_grid(params: dict, before: Grid, after: Grid) -> dict:
-    """The parameters of an encoder, its learned positions resized to another grid; a new dict.
+    """Returns the parameters of an encoder with learned positions resized to another grid.
 
-    Constant positions are no parameters, and follow the grid by themselves.
+    Constant positions are not parameters and are computed for the new grid.
     """
     params = dict(params)
     if before == after:
@@ -80,7 +81,7 @@ def encoder_on_grid(params: dict, before: Grid, after: Grid) -> dict:
 
 
 def resize_map(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Positions `[*before, D]` to `[*size, D]`, by PyTorch's bicubic interpolation."""
+    """Resizes positions `[*before, D]` to `[*size, D]`, by PyTorch's bicubic interpolation."""
     method = jax.image.ResizeMethod.CUBIC_PYTORCH
     shape = (*size, values.shape[-1])
     return np.asarray(jax.image.resize(jnp.asarray(values), shape, method, antialias=False))

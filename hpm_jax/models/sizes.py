@@ -5,12 +5,12 @@ _DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
 _SMALL_DECODER = {"decoder_depth": 2, "patch_size": 4}
 
 SIZES: dict[str, dict[str, int]] = {
-    # for images of 32 pixels or so
+    # for images of about 32 pixels
     "micro": {"width": 128, "depth": 6, "heads": 4, "decoder_width": 64, "decoder_heads": 2}
     | _SMALL_DECODER,
     "tiny": {"width": 192, "depth": 12, "heads": 3, "decoder_width": 96, "decoder_heads": 3}
     | _SMALL_DECODER,
-    # for images of 224 pixels or so
+    # for images of about 224 pixels
     "S": {"width": 384, "depth": 12, "heads": 6, "patch_size": 16}
     | _DECODER
     | {"decoder_depth": 2},

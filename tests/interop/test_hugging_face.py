@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     ViTConfig,
     ViTForImageClassification,
@@ -25,6 +26,8 @@ from hpm_jax.convert.weights import (
 from hpm_jax.losses import squared_error
 from hpm_jax.targets import TARGETS, TargetContext
 from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
+from hpm_jax.visualize.attention import cls_attention
+from hpm_jax.visualize.photographs import load_photographs, photograph_parser
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 24, 24, 3)).astype(np.float32)
 SIZES = {
@@ -132,3 +135,24 @@ def test_classifier(tmp_path, way):
     model, patches = classifier(weights), patchify(jnp.asarray(IMAGES), (1, 4, 4))
     logits = jax.jit(model.apply)({"params": weights.params}, patches)
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_attention_of_the_cls_token(tmp_path, block):
+    """The heads of `hpm_jax.visualize.attention`, on a photograph."""
+    config = ViTConfig(**SIZES, attn_implementation="eager")
+    theirs = randomize(ViTModel(config))
+    theirs.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(3).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    options = photograph_parser("", "", "").parse_args(
+        [f"--init_from={tmp_path}", f"--block={block}", str(tmp_path / "photo.png")]
+    )
+    photos = load_photographs(options, cls_token=True)
+    np.testing.assert_array_equal(photos.images, pixels[None])
+    inputs = np.array(photos.tokenizer.normalize(photos.images)).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(inputs), output_attentions=True).attentions
+    found = cls_attention(photos)
+    np.testing.assert_allclose(found, expected[block - 1][:, :, 0].numpy(), rtol=1e-3, atol=1e-6)
+    assert np.ptp(found) > 0.2 * found.mean(), "it is not uniform"

@@ -1,0 +1,135 @@
+"""Blocks whose tokens attend to the output of another stack, and not to each other."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from hpm_jax.models.attention import ATTENTIONS, Linear, to_heads
+from hpm_jax.models.layers import (
+    REMAT_POLICIES,
+    Gather,
+    as_they_are,
+    feed_forward,
+    layer_norm,
+)
+
+
+class CrossAttend(nn.Module):
+    """Attention with queries from the tokens, keys and values from a memory of another width.
+
+    Attributes:
+        key_bias: whether keys have a bias; without it the parameter is that of the values.
+        attention: a name in `ATTENTIONS`.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+    key_bias: bool = True
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, x: Array, memory: Array) -> Array:
+        """Maps tokens `[B, Q, W]` and a memory `[B, N, D]` to `[B, Q, W]`."""
+        width, given = x.shape[-1], memory.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"width {width} does not split into {self.heads} heads")
+        head = width // self.heads
+
+        def project(tokens: Array, kernel: Array, bias: Array) -> Array:
+            kernel = kernel.astype(self.dtype).reshape(-1, self.heads, head)
+            bias = bias.astype(self.dtype).reshape(self.heads, 1, head)
+            return checkpoint_name(to_heads(tokens, kernel, bias), "heads")
+
+        kernel, bias = Linear(width, name="query")(width)
+        assert bias is not None  # requested above
+        query = project(x, kernel, bias)
+        kernel, bias = Linear(2 * width, self.key_bias, name="key_value")(given)
+        if bias is None:
+            of_value = self.param("value_bias", nn.initializers.zeros, (width,))
+            bias = jnp.concatenate([jnp.zeros_like(of_value), of_value])
+        key = project(memory, kernel[:, :width], bias[:width])
+        value = project(memory, kernel[:, width:], bias[width:])
+        out = ATTENTIONS[self.attention](query, key, value)
+        kernel, bias = Linear(width, name="projection")(width)
+        assert bias is not None  # requested above
+        kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
+        return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias.astype(self.dtype)
+
+
+class Mix(nn.Module):
+    """The normalised weighted sum of several feature maps (CrossMAE, inter-block attention)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Array) -> Array:
+        """Maps `[k, B, N, D]` to `[B, N, D]`; the weights start with variance 1 / k."""
+        count = len(maps)
+        kernel = self.param("kernel", nn.initializers.normal(count**-0.5), (count,))
+        mixed = jnp.einsum("k,kbnd->bnd", kernel.astype(self.dtype), maps)
+        return layer_norm(self.dtype, name="norm")(mixed)
+
+
+class CrossBlock(nn.Module):
+    """The pre-norm block: `x += attention(norm(x), memory); x += mlp(norm(x))`."""
+
+    heads: int
+    dtype: Any = jnp.float32
+    key_bias: bool = True
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, x: Array, memory: Array) -> Array:
+        """Maps tokens `[B, Q, W]` to the same shape.
+
+        Args:
+            memory: `[B, N, D]`; or several, `[k, B, N, D]`, which are mixed.
+        """
+        if memory.ndim == 4:
+            memory = Mix(self.dtype, name="mix")(memory)
+        attend = CrossAttend(
+            self.heads, self.dtype, self.key_bias, self.attention, name="attention"
+        )
+        x = x + attend(layer_norm(self.dtype)(x), memory)
+        x = checkpoint_name(x, "middle")
+        return x + feed_forward(x, self.dtype)
+
+
+class CrossStack(nn.Module):
+    """`depth` such blocks with their parameters stacked on a leading axis, then a layer norm.
+
+    The attributes are those of `Stack`.
+    """
+
+    depth: int
+    heads: int
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    unroll: int = 1
+    key_bias: bool = True
+    attention: str = "xla"
+    gather: Gather = as_they_are
+
+    @nn.compact
+    def __call__(self, x: Array, memory: Array) -> Array:
+        """Maps tokens `[B, Q, W]` to the same shape; `memory` is that of `CrossBlock`."""
+        block = CrossBlock(self.heads, self.dtype, self.key_bias, self.attention, parent=None)
+        first = x[:1], memory[..., :1, :, :]
+        start = jax.vmap(lambda key: block.init(key, *first)["params"])
+        params = self.param("blocks", lambda key: start(jax.random.split(key, self.depth)))
+
+        def cast(param: Array) -> Array:
+            return param.astype(self.dtype) if param.ndim > 1 else param
+
+        def step(x: Array, one: Any) -> Any:
+            prepared = self.gather(jax.tree.map(cast, one))
+            return block.apply({"params": prepared}, x, memory), None
+
+        kept = REMAT_POLICIES[self.remat]
+        step = jax.checkpoint(step, prevent_cse=False, policy=kept)
+        x, _ = jax.lax.scan(step, x, params, unroll=self.unroll)
+        return layer_norm(self.dtype, name="norm")(x)

@@ -1,0 +1,10 @@
+"""Decoders: how the target of hidden patches, and their losses, are predicted."""
+
+from hpm_jax.models.decoders.cross_attention import CrossAttention as CrossAttention
+from hpm_jax.models.decoders.decoder import Decoder as Decoder
+from hpm_jax.models.decoders.decoder import Encoded as Encoded
+from hpm_jax.models.decoders.decoder import Sizes as Sizes
+from hpm_jax.models.decoders.linear import Linear as Linear
+from hpm_jax.models.decoders.self_attention import SelfAttention as SelfAttention
+
+DECODERS = Decoder.plugs
