@@ -1,8 +1,8 @@
 """Plugs: parts of the method that a config names by a call, such as `"block(scale=(0.1, 0.3))"`.
 
-A plug is a frozen dataclass. Its fields are its options (`hpm_jax/fields.py`), and it brings what
-it needs: parameters, weights that never learn, a state of its own. A family of plugs is a subclass
-of `Plug` with a `kind`; `register` gives a member of it its name.
+A plug is a frozen dataclass. Its fields are its options (`hpm_jax/fields.py`). It may have trained
+parameters, frozen weights and a state. A family of plugs is a subclass of `Plug` with a `kind`;
+`register` adds a class to its family under a name.
 """
 
 import ast
@@ -20,52 +20,54 @@ from hpm_jax.tokens import Grid, Mask, Tokenizer
 
 
 class Setting(NamedTuple):
-    """What a plug may know of a run before it starts."""
+    """The facts of a run that are available to a plug before training starts."""
 
     tokenizer: Tokenizer
     grid: Grid  # of patches
-    hidden: int  # patches hidden in each image, M
+    hidden: int  # number of hidden patches per image, M
     width: int  # of the encoder, D
+    features_width: int = 0  # of the teacher's features; 0 for that of the encoder
+    target_width: int = 0  # values of the target of one patch; 0 where the target itself is asked
 
 
 class Plug:
-    """What a config can name; a family of them is a subclass with a `kind`.
+    """Base class of all plugs; a family of plugs is a subclass with a `kind`.
 
-    The methods say what a plug brings; each brings nothing unless it is overridden.
+    Every method is optional: the defaults return None and add nothing to a run.
     """
 
-    kind: ClassVar[str] = "plug"  # what the family is called in messages
+    kind: ClassVar[str] = "plug"  # name of the family in messages
     plugs: ClassVar[dict[str, type["Plug"]]] = {}  # the family's members by name
     name: ClassVar[str] = ""
 
     def check(self, config: Any) -> None:
-        """Raises a `ConfigError` where the plug does not go with the rest of a config."""
+        """Raises a `ConfigError` if the plug is incompatible with the rest of a config."""
 
     def load(self, setting: Setting) -> Any:
-        """Weights that never learn, a tree of arrays: `state.frozen[slot]`, in no checkpoint."""
+        """Returns frozen weights, a tree of arrays: `state.frozen[slot]`, not in checkpoints."""
 
     def init(self, key: Array, setting: Setting) -> Any:
-        """Parameters that the optimizer trains, a tree of float32: `state.params["terms"][slot]`.
+        """Returns trained parameters, a tree of float32: `state.params["terms"][slot]`.
 
-        Those named "kernel" decay.
+        Weight decay applies to those named "kernel".
         """
 
     def init_state(self, params: Any, setting: Setting) -> Any:
-        """A state of its own, a tree of arrays: `state.plugs[slot]`, in every checkpoint.
+        """Returns the initial state, a tree of arrays: `state.plugs[slot]`, in every checkpoint.
 
         Args:
-            params: the student's first parameters.
+            params: the student's initial parameters.
         """
 
     def update_state(self, state: Any, params: Any, observed: Any) -> Any:
-        """The state after a step, from the new parameters and what `observe` gave."""
+        """Returns the state after a step, from the new parameters and the result of `observe`."""
         return state
 
     def draw(self, key: Array, mask: Mask) -> Any:
-        """Everything random of a step, a tree of `[B, ...]`, drawn for the whole batch at once."""
+        """Returns the random numbers of a step, a tree of `[B, ...]`, drawn for the whole batch."""
 
     def observe(self, outputs: Any) -> Any:
-        """What `update_state` needs of the student's pass: means over the batch, no gradient.
+        """Returns the input of `update_state`: means over the batch, without gradient.
 
         Args:
             outputs: an `Outputs`; see `hpm_jax/losses/term.py`.
@@ -78,14 +80,14 @@ class Plug:
 
     @classmethod
     def parse_call(cls, call: Any, path: str) -> Self:
-        """The plug that `call` names: `name` or `name(option=value, ...)`, parsed, never executed.
+        """Returns the plug of `name` or `name(option=value, ...)`, parsed, never executed.
 
         Args:
             call: a string, or a plug of this family.
-            path: of the option that names it, for messages.
+            path: name of the option in messages.
 
         Raises:
-            ConfigError: for what is no such call, an unknown name or option, or a bad value.
+            ConfigError: for a malformed call, an unknown name or option, or an invalid value.
         """
         if isinstance(call, cls):
             return call
@@ -98,7 +100,7 @@ class Plug:
 
     @property
     def call(self) -> str:
-        """The call with all its options: `parse_call` gives this plug back."""
+        """The call with all its options; `parse_call` restores the plug from it."""
         fields = dataclasses.fields(typing.cast(Any, self))
         options = [f"{field.name}={getattr(self, field.name)!r}" for field in fields]
         return f"{self.name}({', '.join(options)})" if options else self.name
@@ -116,14 +118,14 @@ P = TypeVar("P", bound=type)
 
 @typing.dataclass_transform(frozen_default=True)
 def register(name: str, *aliases: str) -> Callable[[P], P]:
-    """Makes a class a frozen dataclass and a member of its family, by `name` and `aliases`."""
+    """Makes a class a frozen dataclass and adds it to its family as `name` and `aliases`."""
 
     def add(cls: P) -> P:
         made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
         made.name = name
         for each in (name, *aliases):
             there = made.plugs.get(each)
-            # a module that is imported again, as in a notebook, may replace its own
+            # a module that is imported again, as in a notebook, may replace its own plugs
             if there and (there.__module__, there.__name__) != (cls.__module__, cls.__name__):
                 raise ValueError(f"{each!r} is the {made.kind} {there.__module__}.{there.__name__}")
             made.plugs[each] = made
@@ -133,7 +135,7 @@ def register(name: str, *aliases: str) -> Callable[[P], P]:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports modules of the user's own, in which plugs are registered.
+    """Imports the user's own modules, which register plugs.
 
     Raises:
         ConfigError: for a module that cannot be imported.
@@ -150,7 +152,7 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def _parts(call: Any, path: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of a call, by Python's own parser."""
+    """Returns name and options of a call, by Python's own parser."""
     expected = f"expected a {kind}, as 'name' or 'name(option=value)'"
     if not isinstance(call, str):
         raise ConfigError(f"{path} = {call!r}: {expected}")

@@ -1,14 +1,14 @@
-"""Means over pairs of patches: all of them, or, where they are millions, what memory allows.
+"""Means over pairs of patches: over all pairs, in blocks if there are millions, or over some.
 
-A pair is a patch and the one `d` further round the circle of the M patches, for `d` up to half way:
-slices differentiate into slices, where indexing the upper triangle would give a scatter.
-Every function here takes `terms`, of the differences of the predicted and of the true losses, to
-values and to weights of the same shape, and gives the weighted mean of the values. Where some of
-the patches do not count (`counted [B, M]`), no pair with one of them does.
+The M patches form a circle. A pair is x[i] and x[i+d], for `d` up to M/2. The gradient of a slice
+is a slice, whereas indexing the upper triangle would give a scatter.
+Every function here takes `terms`, which maps the differences of the predicted and of the true
+losses to values and to weights of the same shape, and returns the weighted mean of the values.
+`counted [B, M]` excludes patches, and with them all their pairs.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,38 +18,39 @@ Terms = Callable[[Array, Array], tuple[Array, Array]]
 PAIRS = ("all", "tubes", "sampled")
 
 
+@runtime_checkable
 class Pairs(Protocol):
-    """A choice of pairs."""
+    """A function that averages over a choice of pairs."""
 
     def __call__(
         self, terms: Terms, predicted: Array, loss: Array, counted: Array | None = None
     ) -> Array:
-        """The mean of the terms over the pairs, a scalar; losses are `[B, M]` float32."""
+        """Returns the mean of the terms over the pairs, a scalar; losses are `[B, M]` float32."""
 
 
-FEW = 512  # patches: above, all pairs at once take memory, and minutes to compile
-BLOCK = 16  # distances at once: 22 thousand pairs a clip with 1,408 hidden patches
+FEW = 512  # patches: beyond this, all pairs at once take much memory and minutes to compile
+BLOCK = 16  # distances per block: 22 thousand pairs for a clip with 1,408 hidden patches
 
 
 def every_pair(terms: Terms, predicted: Array, loss: Array, counted: Array | None = None) -> Array:
-    """Over every unordered pair of the M columns of `[B, M]` once."""
+    """Averages over every unordered pair of the M columns of `[B, M]`."""
     values, weights = terms(_of_pairs(predicted, jnp.subtract), _of_pairs(loss, jnp.subtract))
     return _mean(values, weights, counted)
 
 
 def all_pairs(count: int) -> Pairs:
-    """Over every pair of `count` patches: at once, or in blocks where they are many."""
+    """Returns the mean over every pair of `count` patches, computed in blocks if there are many."""
     return every_pair if count <= FEW else pairs_in_blocks
 
 
 def some_pairs(distances: int) -> Pairs:
-    """Over the pairs of each patch with its next ones on the circle.
+    """Returns the mean over the pairs of each patch with the next ones on the circle.
 
-    Of patches in random order these are random pairs, in which every patch is as often as any
-    other, and their mean is that over all pairs in expectation.
+    If the patches are in random order, the pairs are random, every patch occurs equally often, and
+    the expectation is the mean over all pairs.
 
     Args:
-        distances: how many next ones; there are `distances * M` pairs.
+        distances: number of next patches; there are `distances * M` pairs.
     """
 
     def pairs(terms: Terms, predicted: Array, loss: Array, counted: Array | None = None) -> Array:
@@ -63,9 +64,9 @@ def some_pairs(distances: int) -> Pairs:
 def pairs_in_blocks(
     terms: Terms, predicted: Array, loss: Array, counted: Array | None = None
 ) -> Array:
-    """Over every pair, a block of distances at a time: the same mean, with no array of all pairs.
+    """Averages over every pair, one block of distances at a time, without an array of all pairs.
 
-    The backward pass computes each block again.
+    The backward pass recomputes each block.
     """
     count = predicted.shape[1]
     half = count // 2
@@ -80,13 +81,13 @@ def pairs_in_blocks(
             return of(x[:, None], jnp.stack(further, axis=1))
 
         distance = start + jnp.arange(BLOCK)[:, None]
-        # opposite columns meet twice when the count is even: half of the circle is enough
+        # if the count is even, opposite columns occur twice: half of the circle is enough
         once = (2 * distance < count) | ((2 * distance == count) & columns)
         values, weights = terms(apart(predicted), apart(loss))
         weights = weights * once.astype(weights.dtype)
         if counted is not None:
             weights = weights * apart(counted.astype(weights.dtype), jnp.multiply)
-        # clip by clip, so that devices that share a batch sum up once, after the loop
+        # summed per clip, so that devices that share a batch reduce once, after the loop
         of_clips = (jnp.sum(x, axis=(1, 2)) for x in (values * weights, weights))
         return jax.tree.map(jnp.add, sums, tuple(of_clips)), None
 
@@ -96,9 +97,9 @@ def pairs_in_blocks(
 
 
 def pairs_of_tubes(frames: int) -> Pairs:
-    """Over every pair of tubes, whose losses are the means over their `frames` patches each.
+    """Returns the mean over every pair of tubes; a tube's loss is the mean of `frames` patches.
 
-    The patches `[B, M]` are in the order (frame, tube), as those of a mask of tubes are.
+    The patches `[B, M]` are in the order (frame, tube), as in a mask of tubes.
     """
 
     def pairs(terms: Terms, predicted: Array, loss: Array, counted: Array | None = None) -> Array:
@@ -112,12 +113,12 @@ def pairs_of_tubes(frames: int) -> Pairs:
 
 
 def _of_pairs(x: Array, of: Callable[[Array, Array], Array], distances: int | None = None) -> Array:
-    """`of` each column of `[B, M]` and those up to `distances` further: `[B, pairs]`."""
+    """Applies `of` to x[i] and x[i+d], d = 1...`distances`, circular: `[B, M]` to `[B, pairs]`."""
     count = x.shape[1]
     around = jnp.concatenate([x, x], axis=1)
     found = []
     for distance in range(1, 1 + (count // 2 if distances is None else distances)):
-        # opposite columns meet twice when the count is even: half of the circle is enough
+        # if the count is even, opposite columns occur twice: half of the circle is enough
         length = count // 2 if 2 * distance == count else count
         found.append(of(x[:, :length], around[:, distance : distance + length]))
     return jnp.concatenate(found, axis=1)

@@ -1,4 +1,4 @@
-"""Losses that teach a head to predict the reconstruction loss, or only to rank it."""
+"""Losses for training a head to predict the reconstruction loss, or only its ranking."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -6,21 +6,29 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float32, Int
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option, positive
 from hpm_jax.losses.pairs import PAIRS, Pairs, all_pairs, every_pair, pairs_of_tubes, some_pairs
 from hpm_jax.losses.term import Outputs, Term
 from hpm_jax.plugs import register
-from hpm_jax.tokens import Mask
+from hpm_jax.tokens import AnyArray, Mask
+
+Losses = Float32[AnyArray, "B M"]  # of the hidden patches, true or predicted
+Counted = Bool[AnyArray, "B M"] | None  # which patches count; None for all
+Scalar = Float32[Array, ""]
 
 
 def relative(
-    predicted: Array, loss: Array, pairs: Pairs = every_pair, counted: Array | None = None
-) -> Array:
-    """Binary cross entropy on which patch of each pair has the higher loss (HPM, relative loss).
+    predicted: Losses,
+    loss: Losses,
+    pairs: Pairs = every_pair,
+    counted: Counted = None,
+) -> Scalar:
+    """Computes binary cross entropy on which patch of a pair has the higher loss (HPM, relative).
 
-    `-log(sigmoid(d) + 1e-6)` with `d` the predicted loss of the harder patch less that of the
+    `-log(sigmoid(d) + 1e-6)` with `d` the predicted loss of the harder patch minus that of the
     easier one, averaged over all pairs of all images; ties do not count. Equals the official mean
     over ordered pairs.
 
@@ -34,13 +42,17 @@ def relative(
 
 
 def _cost(predicted: Array, loss: Array) -> tuple[Array, Array]:
-    """Of the differences of pairs: what each costs, and whether it counts."""
+    """Returns the cost of each pair and whether it counts, from the differences of pairs."""
     order = jnp.sign(loss)
     return -jnp.log(jax.nn.sigmoid(order * predicted) + 1e-6), jnp.abs(order)
 
 
-def absolute(predicted: Array, loss: Array, counted: Array | None = None) -> Array:
-    """Squared error to the losses standardised within each image (HPM, absolute loss)."""
+def absolute(
+    predicted: Losses,
+    loss: Losses,
+    counted: Counted = None,
+) -> Scalar:
+    """Computes squared error to the losses standardised in each image (HPM, absolute loss)."""
     loss = jax.lax.stop_gradient(loss)
     if counted is None:
         variance = loss.var(axis=1, keepdims=True, ddof=1)
@@ -50,15 +62,18 @@ def absolute(predicted: Array, loss: Array, counted: Array | None = None) -> Arr
     count = weight.sum(axis=1, keepdims=True)
     centred = loss - jnp.sum(weight * loss, axis=1, keepdims=True) / count
     variance = jnp.sum(weight * jnp.square(centred), axis=1, keepdims=True)
-    variance = variance / jnp.maximum(count - 1.0, 1.0)  # of one patch there is none
+    variance = variance / jnp.maximum(count - 1.0, 1.0)  # a single patch has no variance
     error = jnp.square(predicted - centred / jnp.sqrt(variance + 1e-6))
     return jnp.sum(weight * error) / weight.sum()
 
 
 def pairs_ranked_correctly(
-    predicted: Array, loss: Array, pairs: Pairs = every_pair, counted: Array | None = None
-) -> Array:
-    """The share of pairs of patches whose order is predicted right: 0.5 is chance."""
+    predicted: Losses,
+    loss: Losses,
+    pairs: Pairs = every_pair,
+    counted: Counted = None,
+) -> Scalar:
+    """Computes the ranking accuracy: the fraction of pairs in the right order; 0.5 is chance."""
     return pairs(_right, predicted, loss, counted)
 
 
@@ -68,18 +83,20 @@ def _right(predicted: Array, loss: Array) -> tuple[Array, Array]:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LossPrediction(Term):
-    """Teaches the loss predictor, and measures how well it ranks."""
+    """Base class of terms that train the loss predictor; it reports the ranking accuracy."""
 
     pairs: str = option(
-        "all", "which pairs are ranked: all, of tubes in place of patches, or some", choices=PAIRS
+        "all",
+        "pairs to rank: all pairs of patches, pairs of tubes, or sampled pairs",
+        choices=PAIRS,
     )
-    distances: int = positive(8, "sampled: so many pairs for each hidden patch")
+    distances: int = positive(8, "number of pairs per hidden patch, for 'sampled'", high=10**4)
 
     predicts_loss: ClassVar[bool] = True
     reported: ClassVar[str] = "ranking"
 
     def check(self, config: Any) -> None:
-        """Pairs of tubes need tubes, and a ranking needs two."""
+        """Checks that pairs of tubes have a tube mask, and that there are two to rank."""
         if self.pairs == "tubes" and config.mask.unit != "tube":
             raise ConfigError(
                 f"config.losses has {str(self)!r}, which ranks tubes, and config.mask.unit = "
@@ -93,8 +110,8 @@ class LossPrediction(Term):
                 "and a ranking needs two: raise the ratio, or set --config.losses='()'."
             )
 
-    def draw(self, key: Array, mask: Mask) -> Array | None:
-        """The order in which hidden patches are paired, `[B, M]`; None where every pair counts."""
+    def draw(self, key: Array, mask: Mask) -> Int[Array, "B M"] | None:
+        """Returns the order in which patches are paired, `[B, M]`; None if every pair counts."""
         if self.pairs != "sampled":
             return None
         return jnp.argsort(jax.random.uniform(key, mask.hide.shape), axis=1)
@@ -106,8 +123,8 @@ class LossPrediction(Term):
             return some_pairs(self.distances)
         return all_pairs(outputs.losses.shape[1])
 
-    def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
-        """The ranking loss, and the share of pairs ranked correctly."""
+    def __call__(self, outputs: Outputs) -> tuple[Scalar, dict[str, Scalar]]:
+        """Returns the loss and the ranking accuracy."""
         predicted, true, counted = outputs.predicted, outputs.losses, outputs.mask.counted
         assert predicted is not None  # the model has a loss predictor: `predicts_loss`
         order = outputs.own.drawn
@@ -119,24 +136,42 @@ class LossPrediction(Term):
         right = pairs_ranked_correctly(predicted, true, pairs, counted)
         return loss, {"ranked_correctly": right}
 
-    def loss(self, predicted: Array, true: Array, pairs: Pairs, counted: Array | None) -> Array:
-        """Of predicted and true losses `[B, M]`, a scalar."""
+    def loss(
+        self,
+        predicted: Losses,
+        true: Losses,
+        pairs: Pairs,
+        counted: Counted,
+    ) -> Scalar:
+        """Returns the loss of predicted against true losses `[B, M]`, a scalar."""
         raise TypeError(f"{type(self).__name__} has no loss")
 
 
 @register("ranking", "relative")
 class Relative(LossPrediction):
-    """Which of two patches has the higher loss (HPM, the relative loss); see `relative`."""
+    """Predicts which of two patches has the higher loss (HPM, the relative loss)."""
 
-    def loss(self, predicted: Array, true: Array, pairs: Pairs, counted: Array | None) -> Array:
+    def loss(
+        self,
+        predicted: Losses,
+        true: Losses,
+        pairs: Pairs,
+        counted: Counted,
+    ) -> Scalar:
         """See `relative`."""
         return relative(predicted, true, pairs, counted)
 
 
 @register("absolute")
 class Absolute(LossPrediction):
-    """The losses themselves, standardised in each image (HPM, the absolute loss)."""
+    """Predicts the losses, standardised in each image (HPM, the absolute loss)."""
 
-    def loss(self, predicted: Array, true: Array, pairs: Pairs, counted: Array | None) -> Array:
+    def loss(
+        self,
+        predicted: Losses,
+        true: Losses,
+        pairs: Pairs,
+        counted: Counted,
+    ) -> Scalar:
         """See `absolute`."""
         return absolute(predicted, true, counted)

@@ -1,4 +1,4 @@
-"""What a term of the loss is: a number of the student's pass, weighted and added to the others."""
+"""Terms of the loss: scalars computed from the student's pass, weighted and summed."""
 
 import abc
 import dataclasses
@@ -14,43 +14,51 @@ from hpm_jax.tokens import Mask
 
 
 class Own(NamedTuple):
-    """What a plug has brought itself."""
+    """The arrays of one plug."""
 
-    params: Any = None  # from `init`: they learn
-    frozen: Any = None  # from `load`: they do not
+    params: Any = None  # from `init`: trained
+    frozen: Any = None  # from `load`: not trained
     state: Any = None  # from `init_state`
     drawn: Any = None  # from `draw`: the random numbers of this step
+    teacher: Any = None  # the teacher's copy of `params`, as it follows the student
 
 
 class Outputs(NamedTuple):
-    """What the student's pass gives, patch by hidden patch, before anything is averaged."""
+    """The outputs of the student's pass for each hidden patch, before any average."""
 
-    losses: Array  # [B, M] float32: of the objective; their gradient is the reconstruction's
+    losses: Array  # [B, M] float32: values of the objective, differentiable
     predicted: Array | None  # [B, M] float32; None without a loss predictor
     values: Array  # [B, M, D] float32: the prediction of the target
     target: Array  # [B, M, D] float32
     features: Array  # [B, 1 + K, D]: the encoder's output
     patches: Array  # [B, L, P] float32
     mask: Mask
-    unit: Unit  # what the mask hides as one
-    own: Own = Own()  # of the term that is asked
+    unit: Unit  # the unit of masking
+    own: Own = Own()  # arrays of the term itself
+    whole_target: Any = None  # [B, L, D] float32: the target of every patch, without gradient
+    blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
+    readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
+    tokenizer: Any = None  # the `Tokenizer` of the run, for terms
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Term(Plug, kind="loss"):
-    """One term; it is reported under its name, and so are its metrics."""
+    """Base class of loss terms; a term and its metrics are reported under its name."""
 
-    weight: float = option(1.0, "of the term in the loss")
+    weight: float = option(1.0, "weight of the term in the loss", low=-1e6, high=1e6)
 
-    predicts_loss: ClassVar[bool] = False  # whether the model needs a loss predictor for it
+    predicts_loss: ClassVar[bool] = False  # whether it needs a loss predictor
+    student_blocks: ClassVar[tuple[int, ...]] = ()  # blocks of the student's encoder, from 1
+    arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
+    reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
-        """The term before its weight, and other numbers to report: float32 scalars."""
+        """Returns the unweighted term and other metrics to report: float32 scalars."""
 
 
 def mean_of(losses: Array, mask: Mask) -> Array:
-    """The mean of losses `[B, M]` over the hidden patches that count."""
+    """Returns the mean of losses `[B, M]` over the hidden patches that count."""
     if mask.counted is None:
         return jnp.mean(losses)
     counted = mask.counted.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Which patches to hide: strategies give scores, one routine turns them into masks."""
+"""Mask strategies: each returns scores, and one routine converts them to masks."""
 
 from hpm_jax.masking import attention as attention
 from hpm_jax.masking import blocks as blocks

@@ -1,4 +1,4 @@
-"""Masks by what the teacher encodes: its attention, or clusters of its features."""
+"""Masks by the teacher's encoder: its attention, or clusters of its features."""
 
 from typing import ClassVar
 
@@ -14,32 +14,35 @@ from hpm_jax.plugs import register
 
 @register("attention")
 class Attention(Shared):
-    """The units with the highest, or lowest, attention of the teacher's cls token.
+    """Units with the highest, or lowest, attention of the teacher's cls token.
 
-    `attention` hides what the teacher attends to (AttMask, Kakogeorgiou et al. 2022). With
+    `attention` hides the most attended units (AttMask, Kakogeorgiou et al. 2022). With
     `attention(high=False, noise=1.0)` the visible units are drawn without replacement, in
     proportion to the attention (MaskAlign, Xue et al. 2023): Gumbel noise on its logarithm.
     """
 
-    start: float = share(1.0, "the share of the hidden that are chosen, at the start")
-    end: float = share(1.0, "and at the end")
-    high: bool = option(True, "whether high attention is hidden, or low")
+    start: float = share(1.0, "fraction of the hidden units chosen by attention, at the start")
+    end: float = share(1.0, "fraction of the hidden units chosen by attention, at the end")
+    high: bool = option(True, "whether high attention is hidden, rather than low")
     noise: float = option(
-        0.0, "of Gumbel noise on the log attention: 1 draws in proportion, 0 takes the first", low=0
+        0.0,
+        "scale of Gumbel noise on the log attention: 1 draws in proportion, 0 is deterministic",
+        low=0,
+        high=1e6,
     )
 
     reads: ClassVar = ("attention",)
 
     def difficulty(self, context: Context) -> Array:
-        """The log attention, or its negative."""
+        """Returns the log attention, or its negative."""
         return self._signed(self._log_attention(context))
 
     def hard(self, context: Context) -> Array:
-        """The units that are hidden for certain: none where they are drawn with noise."""
+        """Returns the units that are certainly hidden: none if they are drawn with noise."""
         return jnp.zeros(context.shape, bool) if self.noise else super().hard(context)
 
     def scores(self, key: Array, context: Context) -> Array:
-        """Above 1 for the chosen ones, uniform below 1 for the rest."""
+        """Returns scores above 1 for chosen units, uniform scores below 1 for the rest."""
         if not self.noise:
             return super().scores(key, context)
         gumbel_key, rest_key = jax.random.split(key)
@@ -49,7 +52,7 @@ class Attention(Shared):
         return jnp.where(hardest(difficulty, context.n_hard), 1.0 + rest, rest)
 
     def _log_attention(self, context: Context) -> Array:
-        attention = context.seen["teacher"]["attention"].astype(jnp.float32)
+        attention = context.readings["teacher"]["attention"].astype(jnp.float32)
         return jnp.log(jnp.maximum(attention, 1e-12))
 
     def _signed(self, values: Array) -> Array:
@@ -58,22 +61,22 @@ class Attention(Shared):
 
 @register("self_guided")
 class SelfGuided(Shared):
-    """The units that resemble the object, by clustering the teacher's features.
+    """Units that resemble the object, by clustering the teacher's features.
 
     Self-Guided MAE (Shin et al. 2024) cuts the graph of similar units in two and hides the side of
-    the object. The share grows from `start` to `end`, as HPM's; the paper changes from random to
-    guided masks once, early in training.
+    the object. The fraction of chosen units grows from `start` to `end`, as in HPM; the paper
+    changes from random to guided masks once, early in training.
     """
 
-    start: float = share(0.0, "the share of the hidden that are chosen, at the start")
-    end: float = share(1.0, "and at the end")
-    iterations: int = option(50, "of the power iteration", low=1, high=1000)
+    start: float = share(0.0, "fraction of the hidden units chosen by similarity, at the start")
+    end: float = share(1.0, "fraction of the hidden units chosen by similarity, at the end")
+    iterations: int = option(50, "number of power iterations", low=1, high=1000)
 
     reads: ClassVar = ("features",)
 
     def difficulty(self, context: Context) -> Array:
-        """The mean cosine similarity to the units of the object, `[B, U]`."""
-        features = context.seen["teacher"]["features"].astype(jnp.float32)
+        """Returns the mean cosine similarity to the units of the object, `[B, U]`."""
+        features = context.readings["teacher"]["features"].astype(jnp.float32)
         length = jnp.linalg.norm(features, axis=-1, keepdims=True)
         features = features / jnp.maximum(length, 1e-6)
         member = object_side(normalized_cut(features, self.iterations)).astype(jnp.float32)
@@ -83,7 +86,7 @@ class SelfGuided(Shared):
 
 
 def normalized_cut(features: Array, iterations: int) -> Array:
-    """The relaxed normalised cut (Shi and Malik 2000) of unit vectors `[B, U, D]`, as `[B, U]`.
+    """Computes the relaxed normalised cut (Shi and Malik 2000) of unit vectors: `[B, U]`.
 
     This is the second generalised eigenvector of `(D - W) x = lambda D x`, with the affinity
     `W = relu(F F^T)` and its row sums D; its sign is arbitrary. `y = D^(1/2) x` is the second
@@ -106,7 +109,7 @@ def normalized_cut(features: Array, iterations: int) -> Array:
 
 
 def object_side(cut: Array) -> Array:
-    """True for the units of the object, `[B, U]`: the side with the largest absolute entry.
+    """Returns the units of the object, `[B, U]` bool: the side with the largest absolute entry.
 
     The sides are those above and below the mean (TokenCut, Wang et al. 2022).
     """

@@ -1,4 +1,4 @@
-"""Masks of squares, rectangles and cells. They are drawn for each frame of a clip by itself."""
+"""Masks of squares, rectangles and cells, drawn independently for each frame of a clip."""
 
 import math
 from typing import Any
@@ -9,6 +9,7 @@ from jax import Array
 
 from hpm_jax.fields import option, share
 from hpm_jax.masking.frames import Frames, Spatial, in_order, ranks
+from hpm_jax.masking.strategy import chosen_first
 from hpm_jax.plugs import register
 
 
@@ -22,7 +23,7 @@ class Grid(Spatial):
     """
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The random rank in the cell, from 0 to 3, and noise below 1."""
+        """Returns the random rank in the cell, from 0 to 3, plus noise below 1."""
         rank_key, noise_key = jax.random.split(key)
         batch, height, width = frames[:3]
         rows, columns = -(-height // 2), -(-width // 2)
@@ -34,16 +35,16 @@ class Grid(Spatial):
 
 @register("block")
 class Block(Spatial):
-    """All is hidden but one square (the block mask of the official HPM code).
+    """Everything except one square is hidden (the block mask of the official HPM code).
 
-    Its side is `int(sqrt(kept))`, at most that of the grid. Where the number of kept units is not
-    a square, the remainder is visible around it, nearest rings first. Every offset is equally
+    Its side is `int(sqrt(kept))`, at most that of the grid. If the number of kept units is not a
+    square, the remainder is visible around it, nearest rings first. Every offset is equally
     likely. The official code draws offsets from 0 to 6 on a grid of 14 x 14 with a square of 7 x 7,
-    and hence never shows the last row and column; this one draws offsets from 0 to 7.
+    so it never shows the last row and column; this one draws offsets from 0 to 7.
     """
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The distance to the square (Chebyshev, 0 inside), and noise below 1."""
+        """Returns the distance to the square (Chebyshev, 0 inside), plus noise below 1."""
         offset_key, noise_key = jax.random.split(key)
         batch, height, width = frames[:3]
         side = min(math.isqrt(frames.kept), height, width)
@@ -58,39 +59,39 @@ class Block(Spatial):
 class BeitBlock(Spatial):
     """Rectangles of random place, area and aspect are hidden (BEiT, Bao et al. 2021, algorithm 1).
 
-    An area is uniform from `smallest` to what remains to be hidden, an aspect log-uniform. A
-    rectangle is accepted if it is smaller than the grid in both sides and adds at least one unit
-    and at most what remains; ten rejections in a row end the algorithm, as in the official code.
-    Here the number of attempts is fixed, and what is left uncovered is hidden at random, so that
-    the count is exact; BEiT's own masks may hide less.
+    The area is uniform from `smallest` to the number of units that remain to be hidden; the aspect
+    is log-uniform. A rectangle is accepted if it is smaller than the grid in both sides and adds at
+    least one unit and at most those that remain. Ten consecutive rejections end the algorithm, as
+    in the official code. Here the number of attempts is fixed, and the units still missing are
+    hidden at random, so that the count is exact; BEiT's own masks may hide less.
     """
 
-    smallest: float = share(16 / 196, "the least area, as a share of the grid (BEiT: 16 of 196)")
+    smallest: float = share(16 / 196, "smallest area, as a fraction of the grid (BEiT: 16 of 196)")
     aspect: tuple[float, float] = option(
-        (0.3, 1 / 0.3), "the least and greatest aspect, height over width", low=0.01, high=100
+        (0.3, 1 / 0.3), "smallest and largest aspect ratio, height over width", low=0.01, high=100
     )
-    attempts: int = option(64, "rectangles that are tried for each frame", low=1, high=1000)
+    attempts: int = option(64, "number of candidate rectangles per frame", low=1, high=1000)
 
     def check(self, config: Any) -> None:
-        """The aspects are in order."""
+        """Checks that the aspects are in order."""
         in_order(config, "aspect", *self.aspect)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """Above 1 where a rectangle covers, uniform below 1 elsewhere."""
+        """Returns scores above 1 inside the rectangles, uniform scores below 1 elsewhere."""
         cover_key, noise_key = jax.random.split(key)
         covered = self.cover(cover_key, frames)
         noise = jax.random.uniform(noise_key, covered.shape)
-        return jnp.where(covered, 1.0 + noise, noise)
+        return chosen_first(covered, noise)
 
     def cover(self, key: Array, frames: Frames) -> Array:
-        """What the rectangles cover, `[N, h, w]` bool: at most `frames.hidden` of each frame."""
+        """Returns the covered units, `[N, h, w]` bool: at most `frames.hidden` per frame."""
         batch, height, width, _, hidden = frames
         draws = jax.random.uniform(key, (batch, self.attempts, 4)).transpose(1, 2, 0)
         least = self.smallest * height * width
         low, high = (math.log(bound) for bound in self.aspect)
 
         def attempt(state, draw):
-            covered, rejected = state  # [N, h, w] bool; [N] int32, in a row
+            covered, rejected = state  # [N, h, w] bool; [N] int32, consecutive
             area, aspect, top, left = draw  # [N] each, uniform
             remaining = hidden - jnp.sum(covered, axis=(1, 2), dtype=jnp.int32)
             area = least + area * (remaining.astype(jnp.float32) - least)
@@ -116,10 +117,10 @@ class Simmim(Spatial):
     Here the count of units is exact, so that one cell may be hidden in part.
     """
 
-    cell: int = option(2, "units along each side of a cell", low=1, high=64)
+    cell: int = option(2, "side of a cell, in units", low=1, high=64)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The random rank of the cell, and noise below 1."""
+        """Returns the random rank of the cell, plus noise below 1."""
         cells_key, noise_key = jax.random.split(key)
         cells = _cells(cells_key, frames.batch, frames.height, frames.width, self.cell)
         cells = cells[:, : frames.height, : frames.width]
@@ -130,17 +131,17 @@ class Simmim(Spatial):
 class LargeBlock(Spatial):
     """Random blocks of `size` x `size` units are hidden (Pixio), on a grid of random offset.
 
-    As `simmim`, but the borders of the blocks are not at the same place in every frame. Blocks at
-    the border of the grid are cut off.
+    As `simmim`, but the borders of the blocks differ from frame to frame. Blocks at the border of
+    the grid are cut off.
     """
 
-    size: int = option(2, "units along each side of a block", low=1, high=64)
+    size: int = option(2, "side of a block, in units", low=1, high=64)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The random rank of the block, and noise below 1."""
+        """Returns the random rank of the block, plus noise below 1."""
         cells_key, offset_key, noise_key = jax.random.split(key, 3)
         batch, height, width = frames[:3]
-        more = self.size - 1  # the furthest offset
+        more = self.size - 1  # the largest offset
         cells = _cells(cells_key, batch, height + more, width + more, self.size)
         offsets = _offsets(offset_key, batch, self.size, self.size)
         cut = jax.vmap(lambda frame, *offset: jax.lax.dynamic_slice(frame, offset, (height, width)))
@@ -149,23 +150,23 @@ class LargeBlock(Spatial):
 
 @register("inverse_block")
 class InverseBlock(Spatial):
-    """All is hidden but one rectangle, rolled circularly (CAPI, Darcet et al. 2025).
+    """Everything except one circularly rolled rectangle is hidden (CAPI, Darcet et al. 2025).
 
-    The aspect is log-uniform, within what fits in the grid; the sides are rounded up, and the last
-    units in raster order are hidden until the count is exact. The roll is uniform, so every unit
-    is equally likely to be visible.
+    The aspect is log-uniform among those that fit in the grid. The sides are rounded up, and the
+    last units in raster order are hidden until the count is exact. The roll is uniform, so every
+    unit is equally likely to be visible.
     """
 
     aspect: tuple[float, float] = option(
-        (0.5, 2.0), "the least and greatest aspect, height over width", low=0.01, high=100
+        (0.5, 2.0), "smallest and largest aspect ratio, height over width", low=0.01, high=100
     )
 
     def check(self, config: Any) -> None:
-        """The aspects are in order."""
+        """Checks that the aspects are in order."""
         in_order(config, "aspect", *self.aspect)
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The raster index in the rectangle; outside of it h * w, and noise below 1."""
+        """Returns the raster index inside the rectangle; outside, h * w plus noise below 1."""
         aspect_key, roll_key, noise_key = jax.random.split(key, 3)
         batch, height, width, kept, _ = frames
         fits = math.log(kept / width**2), math.log(height**2 / kept)
@@ -181,27 +182,27 @@ class InverseBlock(Spatial):
 
 
 def _offsets(key: Array, batch: int, rows: int, columns: int) -> tuple[Array, Array]:
-    """Uniform whole numbers below `rows` and below `columns`, int32 `[batch]` each."""
+    """Returns uniform integers below `rows` and below `columns`, int32 `[batch]` each."""
     offsets = jax.random.uniform(key, (batch, 2)) * jnp.asarray([rows, columns], jnp.float32)
     offsets = offsets.astype(jnp.int32)
     return offsets[:, 0], offsets[:, 1]
 
 
 def _distance(index: Array, start: Array, side: int) -> Array:
-    """From each index `[n]` to the interval of length `side` at `start` `[N]`: `[N, n]`."""
+    """Returns distances of indices `[n]` to the intervals of length `side` at `start`: `[N, n]`."""
     before = start[:, None] - index
     return jnp.maximum(jnp.maximum(before, 1 - side - before), 0)
 
 
 def _span(place: Array, length: Array, total: int) -> Array:
-    """True on an interval of `length` within `total`, at a uniform `place` in [0, 1): `[N, n]`."""
+    """Returns `[N, n]` bool: an interval of `length` in `total`, at a `place` in [0, 1)."""
     start = jnp.floor(place * (total - length + 1).astype(jnp.float32)).astype(jnp.int32)
     index = jnp.arange(total, dtype=jnp.int32) - start[:, None]
     return (index >= 0) & (index < length[:, None])
 
 
 def _cells(key: Array, batch: int, height: int, width: int, size: int) -> Array:
-    """Random ranks of cells, repeated for each unit: `[N, h, w]`, rounded up to whole cells."""
+    """Returns random ranks of cells, repeated per unit: `[N, h, w]`, rounded up to whole cells."""
     rows, columns = -(-height // size), -(-width // size)
     rank = ranks(jax.random.uniform(key, (batch, rows * columns)))
     rank = rank.reshape(batch, rows, columns)

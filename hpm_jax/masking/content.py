@@ -1,6 +1,6 @@
-"""Masks by the pixels: units with much to see are hidden first, by two cheap priors.
+"""Masks by image content: units with much detail are hidden first, by two cheap measures.
 
-The units of a clip are compared with each other over all frames.
+The units of a clip are compared over all frames.
 """
 
 import abc
@@ -18,20 +18,22 @@ from hpm_jax.plugs import register
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Content(Strategy):
-    """A measure of the pixels, standardised in each image, and noise.
+    """Scores by a measure of the pixels, standardised in each image, plus Gumbel noise.
 
-    With Gumbel noise the order is a draw without replacement, with weights `exp(score / noise)`;
-    without noise the mask is a function of the image.
+    With noise, units are drawn without replacement with weights `exp(score / noise)`. Without
+    noise, the mask is a function of the image.
     """
 
-    noise: float = option(1.0, "of Gumbel noise, per standard deviation of the measure", low=0)
+    noise: float = option(
+        1.0, "scale of the Gumbel noise, per standard deviation of the measure", low=0, high=1e6
+    )
 
     @abc.abstractmethod
     def measure(self, luminance: Array) -> Array:
-        """`[B, U]` of the luminance `[B, U, frames, rows, columns]`."""
+        """Returns `[B, U]` for the luminance `[B, U, frames, rows, columns]`."""
 
     def scores(self, key: Array, context: Context) -> Array:
-        """The standardised measure and noise."""
+        """Returns the standardised measure plus noise, `[B, U]`."""
         measure = self.measure(luminance(context))
         centred = measure - measure.mean(axis=1, keepdims=True)
         deviation = jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True))
@@ -40,12 +42,12 @@ class Content(Strategy):
 
 @register("entropy")
 class Entropy(Content):
-    """The entropy of the histogram of luminance, `-sum_i p_i log p_i`."""
+    """Highest entropy of the luminance histogram, `-sum_i p_i log p_i`."""
 
-    bins: int = option(32, "of the histogram, over [0, 1]", low=2, high=256)
+    bins: int = option(32, "number of bins of the histogram, over [0, 1]", low=2, high=256)
 
     def measure(self, luminance: Array) -> Array:
-        """In nats; one pass for each bin, so that memory does not grow with the bins."""
+        """Returns the entropy in nats; one pass per bin keeps memory constant."""
         values = luminance.reshape(*luminance.shape[:2], -1)
         values = jnp.clip(jnp.floor(values * self.bins), 0, self.bins - 1).astype(jnp.uint8)
 
@@ -59,10 +61,10 @@ class Entropy(Content):
 
 @register("gradient")
 class Gradient(Content):
-    """The mean absolute difference of luminance between neighbouring pixels of a unit."""
+    """Highest mean absolute difference of luminance between neighbouring pixels of a unit."""
 
     def measure(self, luminance: Array) -> Array:
-        """Over rows and over columns, both directions summed; no difference crosses a border."""
+        """Returns the sum over both directions; no difference crosses the border of a unit."""
         total = jnp.zeros(luminance.shape[:2], jnp.float32)
         for axis in (-2, -1):
             if luminance.shape[axis] > 1:
@@ -71,7 +73,7 @@ class Gradient(Content):
 
 
 def luminance(context: Context) -> Array:
-    """`[B, U, frames, rows, columns]` in [0, 1]: Rec. 601 of RGB, else the mean over channels."""
+    """Returns `[B, U, frames, rows, columns]` in [0, 1]: Rec. 601 of RGB, else the channel mean."""
     tokenizer = context.tokenizer
     channels = tokenizer.channels
     weight = np.array([0.299, 0.587, 0.114]) if channels == 3 else np.full(channels, 1 / channels)

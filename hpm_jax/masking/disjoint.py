@@ -1,4 +1,4 @@
-"""Views of one image that show what the others hide."""
+"""Masks whose views of one image show disjoint parts of it."""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,16 @@ from hpm_jax.plugs import register
 
 @register("disjoint")
 class Disjoint(Strategy):
-    """The views of one image show disjoint sets of units (DMJD, Ma et al. 2022).
+    """Views of one image show disjoint sets of units (DMJD, Ma et al. 2022).
 
     Each image has one uniform order of its U units. With K visible units, view v shows the ranks
-    from `v * K` to `(v + 1) * K`, modulo U: where the views together show more than U units, the
-    order starts again. One view alone is a random mask. DMJD draws blocks of 2 x 2 patches and
-    shares a permutation in the batch; here each image has an order of its own, of single units.
+    from `v * K` to `(v + 1) * K`, modulo U: if the views together show more than U units, the
+    order starts again. A single view is a random mask. DMJD draws blocks of 2 x 2 patches and
+    shares a permutation in the batch; here each image has its own order of single units.
     """
 
     def scores(self, key: Array, context: Context) -> Array:
-        """The rank, counted from the first that the view shows; `views` rows for each image."""
+        """Returns ranks counted from the first unit that a view shows; `views` rows per image."""
         batch, units = context.shape
         shown = units - context.hidden
         order = ranks(jax.random.uniform(key, (batch // context.views, units)))

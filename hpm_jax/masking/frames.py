@@ -1,4 +1,4 @@
-"""Strategies that draw a pattern on the grid of one frame."""
+"""Base class of strategies that draw a pattern on the grid of one frame."""
 
 import abc
 from typing import Any, NamedTuple
@@ -12,28 +12,28 @@ from hpm_jax.masking.strategy import Context, Strategy
 
 
 class Frames(NamedTuple):
-    """The frames of a batch: one for an image or for tubes, t for the free tokens of a clip."""
+    """The frames of a batch: one per image or per clip of tubes, t per clip of patches."""
 
     batch: int  # frames of all images together, N
     height: int
     width: int
-    kept: int  # units that every frame keeps, at least 1
-    hidden: int  # units that every frame hides, at least 1
+    kept: int  # number of units that every frame keeps, at least 1
+    hidden: int  # number of units that every frame hides, at least 1
 
 
 class Spatial(Strategy):
-    """A pattern in space. On a grid with t > 1 each frame is drawn by itself.
+    """A spatial pattern. On a grid with t > 1 each frame is drawn independently.
 
-    The frames of a clip hide equally many units. Where the count does not divide by t, some frames
-    chosen at random hide one more.
+    All frames of a clip hide the same number of units. If the count is not divisible by t, some
+    frames chosen at random hide one more.
     """
 
     @abc.abstractmethod
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """`[N, h, w]` float32 of frames that are independent; the highest are hidden."""
+        """Returns `[N, h, w]` float32 for independent frames; the highest are hidden."""
 
     def scores(self, key: Array, context: Context) -> Array:
-        """Those of the frames; of a clip the ranks in each frame, so that frames are comparable."""
+        """Returns the frames' scores; for a clip their ranks in each frame, which compare."""
         t, h, w = context.grid
         batch, units = context.shape
         kept, hidden = max((units - context.hidden) // t, 1), max(context.hidden // t, 1)
@@ -56,5 +56,5 @@ def in_order(config: Any, name: str, low: float, high: float, equal: bool = True
 
 
 def ranks(scores: Array) -> Array:
-    """The rank of each score along the last axis, from 0 for the lowest, float32."""
+    """Returns the rank of each score along the last axis, from 0 for the lowest, float32."""
     return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1).astype(jnp.float32)

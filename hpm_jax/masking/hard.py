@@ -1,4 +1,4 @@
-"""Masks by predicted losses: HPM's, and its relatives."""
+"""Masks by predicted losses: HPM, its ablations and variants; and random masks."""
 
 from typing import Any, ClassVar
 
@@ -18,103 +18,102 @@ class Random(Strategy):
     """Every subset of units is equally likely (MAE, He et al. 2021)."""
 
     def scores(self, key: Array, context: Context) -> Array:
-        """Uniform."""
+        """Returns uniform scores `[B, U]`."""
         return uniform(key, context)
 
 
 @register("hard")
 class Hard(Shared):
-    """The highest predicted losses of the teacher, the rest at random (HPM, section 3.3).
+    """Highest losses predicted by the teacher, the rest at random (HPM, section 3.3).
 
-    Always hard is `hard(start=0.5)`, hard to easy `hard(start=0.5, end=0.0)`.
+    `hard(start=0.5)` is "always hard"; `hard(start=0.5, end=0.0)` is "hard to easy".
     """
 
     reads: ClassVar = ("predicted_loss",)
 
     def difficulty(self, context: Context) -> Array:
-        """What the teacher predicts."""
-        return context.seen["teacher"]["predicted_loss"]
+        """Returns the losses predicted by the teacher."""
+        return context.readings["teacher"]["predicted_loss"]
 
 
 @register("easy")
 class Easy(Hard):
-    """The lowest predicted losses of the teacher, the rest at random (an ablation of HPM)."""
+    """Lowest losses predicted by the teacher, the rest at random (an ablation of HPM)."""
 
     def difficulty(self, context: Context) -> Array:
-        """The less the teacher predicts, the sooner hidden."""
+        """Returns the negative losses predicted by the teacher."""
         return -super().difficulty(context)
 
 
 @register("self_hard")
 class SelfHard(Shared):
-    """The highest losses that the student itself predicts: HPM without a moving average."""
+    """Highest losses predicted by the student itself: HPM without a moving average."""
 
     reads: ClassVar = ("predicted_loss",)
-    onlookers: ClassVar = ("student",)
+    networks: ClassVar = ("student",)
 
     def difficulty(self, context: Context) -> Array:
-        """What the student predicts."""
-        return context.seen["student"]["predicted_loss"]
+        """Returns the losses predicted by the student."""
+        return context.readings["student"]["predicted_loss"]
 
 
 @register("reducible")
 class Reducible(Shared):
-    """What a slow teacher expects less what a fast one expects: what has lately been learnt.
+    """Loss predicted by a slow teacher minus that by a fast one: patches with recent progress.
 
-    Patches that nobody can learn have a high loss for both, and the difference cancels (after
+    Patches that cannot be learned have a high loss for both, and the difference cancels (after
     reducible holdout loss, Mindermann et al. 2022, with averages in place of a holdout model).
     """
 
-    decay: float = share(0.9999, "of the slow teacher, a moving average of the student")
+    decay: float = share(0.9999, "decay of the slow teacher, a moving average of the student")
 
     reads: ClassVar = ("predicted_loss",)
-    onlookers: ClassVar = ("teacher", "own")
+    networks: ClassVar = ("teacher", "own")
 
     def difficulty(self, context: Context) -> Array:
-        """Slow less fast."""
-        slow, fast = context.seen["own"], context.seen["teacher"]
+        """Returns the slow teacher's predictions minus the fast teacher's."""
+        slow, fast = context.readings["own"], context.readings["teacher"]
         return slow["predicted_loss"] - fast["predicted_loss"]
 
     def init_state(self, params: Any, setting: Setting) -> Any:
-        """The slow teacher starts as the student does."""
+        """Returns the slow teacher's initial parameters: a copy of the student's."""
         return jax.tree.map(jnp.copy, params)
 
     def update_state(self, state: Any, params: Any, observed: Any) -> Any:
-        """The slow teacher moves."""
+        """Returns the slow teacher after one step of its moving average."""
         return jax.tree.map(lambda old, new: old + (1 - self.decay) * (new - old), state, params)
 
 
 @register("group_hard")
 class GroupHard(Shared):
-    """The running loss of the group that a unit belongs to: HPM without a loss predictor.
+    """Highest running losses of groups of similar units: HPM without a loss predictor.
 
-    Groups are the signs of some fixed random projections of the unit's pixels, each image's mean
-    taken off (a table of losses by content, after masking rates by part of speech, Yang et al.
-    2022).
+    A unit's group is given by the signs of fixed random projections of its pixels minus the image
+    mean (a table of losses by content, after masking rates by part of speech, Yang et al. 2022).
     """
 
-    bits: int = option(6, "there are 2 ** bits groups", low=1, high=12)
-    decay: float = share(0.99, "of the running loss of a group")
+    bits: int = option(6, "number of projections; there are 2 ** bits groups", low=1, high=12)
+    decay: float = share(0.99, "decay of the running loss of a group")
 
     def groups(self, patches: Array) -> Array:
-        """The group of each unit: `[B, U, P]` to int32 `[B, U]`."""
+        """Returns the group of each unit: `[B, U, P]` to int32 `[B, U]`."""
         rows = np.random.default_rng(0).standard_normal((patches.shape[-1], self.bits))
         values = patches - patches.mean(axis=(1, 2), keepdims=True)
         signs = (values @ jnp.asarray(rows, jnp.float32) > 0).astype(jnp.int32)
         return jnp.sum(signs << jnp.arange(self.bits, dtype=jnp.int32), axis=-1, dtype=jnp.int32)
 
     def difficulty(self, context: Context) -> Array:
-        """The group's running loss; a group not met yet counts as hard."""
+        """Returns the running loss of each unit's group; a group without data counts as hard."""
         loss = jnp.where(context.state["weight"] > 0, context.state["loss"], jnp.inf)
         return loss[self.groups(context.patches)]
 
     def init_state(self, params: Any, setting: Setting) -> Any:
-        """No group has been met."""
+        """Returns a table without data."""
         nothing = jnp.zeros((2**self.bits,), jnp.float32)
         return {"loss": nothing, "weight": nothing}
 
     def observe(self, outputs: Any) -> Any:
-        """Sums by group of losses and counts of the hidden units, over the batch's size."""
+        """Returns losses and counts of hidden units by group, summed, divided by batch size."""
         unit, mask = outputs.unit, outputs.mask
         groups = self.groups(unit.merge(outputs.patches))
         groups = jnp.tile(groups, unit.size)  # of every patch of a unit
@@ -126,7 +125,7 @@ class GroupHard(Shared):
         return {"loss": loss / len(member), "weight": member.sum(axis=(0, 1)) / len(member)}
 
     def update_state(self, state: Any, params: Any, observed: Any) -> Any:
-        """A running mean for each group, weighted by how often it was hidden."""
+        """Returns the running mean of each group, weighted by how often it was hidden."""
         weight = self.decay * state["weight"] + observed["weight"]
         total = self.decay * state["weight"] * state["loss"] + observed["loss"]
         return {"loss": total / jnp.maximum(weight, 1e-12), "weight": weight}

@@ -22,19 +22,19 @@ from hpm_jax.plugs import register
 
 
 def width(default: float, help: str) -> float:
-    """An option: the standard deviation of a Gaussian, in units."""
+    """Returns an option for the standard deviation of a Gaussian, in units."""
     return option(default, help, low=0.1, high=4.0)
 
 
 class Coloured(Spatial):
-    """A linear filter of white noise."""
+    """Base class of masks by linearly filtered white noise."""
 
     @abc.abstractmethod
     def colour(self, noise: Array) -> Array:
         """Filters white noise `[N, h, w]`."""
 
     def frame_scores(self, key: Array, frames: Frames) -> Array:
-        """The negative noise: the largest values stay visible."""
+        """Returns the negative filtered noise: the largest values stay visible."""
         return -self.colour(jax.random.normal(key, frames[:3]))
 
 
@@ -42,10 +42,10 @@ class Coloured(Spatial):
 class Red(Coloured):
     """Low frequencies, G*W: large visible areas."""
 
-    width: float = width(2.0, "of the Gaussian")
+    width: float = width(2.0, "width of the Gaussian, in units")
 
     def colour(self, noise: Array) -> Array:
-        """Low-pass."""
+        """Returns low-pass filtered noise."""
         return blur(noise, self.width)
 
 
@@ -53,44 +53,44 @@ class Red(Coloured):
 class Blue(Coloured):
     """High frequencies, W - G*W: visible units keep apart."""
 
-    width: float = width(1.0, "of the Gaussian")
+    width: float = width(1.0, "width of the Gaussian, in units")
 
     def colour(self, noise: Array) -> Array:
-        """High-pass."""
+        """Returns high-pass filtered noise."""
         return noise - blur(noise, self.width)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Band(Coloured):
-    """What lies between two Gaussians."""
+    """Base class of masks by the band between two Gaussians."""
 
-    narrow: float = width(0.5, "of the Gaussian that limits the high frequencies")
-    wide: float = width(2.0, "of the Gaussian that limits the low frequencies")
+    narrow: float = width(0.5, "width of the Gaussian that limits the high frequencies, in units")
+    wide: float = width(2.0, "width of the Gaussian that limits the low frequencies, in units")
 
     def check(self, config: Any) -> None:
-        """There is something between the two."""
+        """Checks that the two widths are in order."""
         in_order(config, "narrow, wide", self.narrow, self.wide, equal=False)
 
     def band(self, noise: Array) -> Array:
-        """G1*W - G2*W, the frequencies in the middle."""
+        """Returns G1*W - G2*W, the middle frequencies."""
         return blur(noise, self.narrow) - blur(noise, self.wide)
 
 
 @register("green")
 class Green(Band):
-    """Frequencies in the middle, G1*W - G2*W: small visible areas, evenly spread."""
+    """Middle frequencies, G1*W - G2*W: small visible areas, evenly spread."""
 
     def colour(self, noise: Array) -> Array:
-        """Band-pass."""
+        """Returns band-pass filtered noise."""
         return self.band(noise)
 
 
 @register("purple")
 class Purple(Band):
-    """Low and high frequencies, W less green noise."""
+    """Low and high frequencies, W minus green noise."""
 
     def colour(self, noise: Array) -> Array:
-        """Band-stop."""
+        """Returns band-stop filtered noise."""
         return noise - self.band(noise)
 
 
@@ -101,7 +101,7 @@ def blur(noise: Array, width: float) -> Array:
 
 
 def circulant(side: int, width: float) -> np.ndarray:
-    """The circular convolution with a Gaussian on `side` units, float32 `[side, side]`."""
+    """Returns the matrix of circular convolution with a Gaussian, float32 `[side, side]`."""
     reach = side * int(np.ceil(8 * width / side))  # a multiple of the side, at least 8 widths
     distance = np.arange(-reach, reach + side)
     kernel = np.exp(-(distance**2) / (2 * width**2)).reshape(-1, side).sum(axis=0)  # wrapped

@@ -1,19 +1,19 @@
-"""From scores to masks: one routine for every strategy."""
+"""Converts scores to masks, in the same way for every strategy."""
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Float, Int
 
-from hpm_jax.tokens import Mask
+from hpm_jax.tokens import AnyArray, Mask
 
 
 def hidden_count(patches: int, ratio: float, name: str = "patches") -> int:
-    """How many of `patches` a mask ratio hides: `L - int(L * (1 - ratio))`, as HPM and MAE count.
+    """Returns the number of hidden patches, `L - int(L * (1 - ratio))`, as in HPM and MAE.
 
     Args:
-        name: what they are called in the error.
+        name: what the patches are called in the error.
 
     Raises:
-        ValueError: where nothing would be hidden, or nothing kept.
+        ValueError: if nothing would be hidden, or nothing kept.
     """
     count = patches - int(patches * (1 - ratio))
     if not 0 < count < patches:
@@ -24,22 +24,24 @@ def hidden_count(patches: int, ratio: float, name: str = "patches") -> int:
     return count
 
 
-def select(scores: Array, count: int) -> Mask:
+def select(scores: Float[AnyArray, "B L"], count: int) -> Mask:
     """Hides the `count` patches of each image with the highest scores `[B, L]`.
 
     The count is static, so every mask of a run has one shape.
     """
-    order = jnp.argsort(scores, axis=1)  # a sort on jax.lax, NaN last: what is not a number is hard
+    order = jnp.argsort(scores, axis=1)  # a sort by jax.lax puts NaN last, so NaN counts as hard
     split = scores.shape[1] - count
     return Mask(jnp.sort(order[:, :split], axis=1), jnp.sort(order[:, split:], axis=1))
 
 
-def select_some(scores: Array, least: int, most: int, count: Array) -> Mask:
-    """Hides the highest `count` of each image, a traced number from `least` to `most`.
+def select_some(
+    scores: Float[AnyArray, "B L"], least: int, most: int, count: Int[AnyArray, ""]
+) -> Mask:
+    """Hides the highest `count` patches of each image, a traced number from `least` to `most`.
 
-    The shapes are those of the extremes: `keep` has all but `least` patches, and those that are
-    hidden now are marked in `replaced`; `hide` has `most`, and only those hidden now are `counted`.
-    (MAGE, Li et al. 2022, masks the surplus in place likewise.)
+    The shapes are static: `keep` has all patches except `least`, and `replaced` marks those that
+    are hidden in this step; `hide` has `most` patches, and `counted` marks those that are hidden in
+    this step. (MAGE, Li et al. 2022, masks the surplus in place in the same way.)
     """
     length = scores.shape[1]
     order = jnp.argsort(scores, axis=1)
@@ -50,12 +52,12 @@ def select_some(scores: Array, least: int, most: int, count: Array) -> Mask:
     return Mask(keep, hide, replaced, counted)
 
 
-def count_some(mask: Mask, noise: Array, share: Array) -> Mask:
-    """Lets a random share of the hidden patches into the loss, at least two.
+def count_some(mask: Mask, noise: Float[AnyArray, "B M"], share: Float[AnyArray, ""]) -> Mask:
+    """Selects a random fraction of the hidden patches for the loss, at least two.
 
     Args:
         noise: `[B, M]`, uniform.
-        share: traced, of the patches that are hidden now.
+        share: traced fraction of the patches that are hidden in this step.
     """
     within = jnp.ones(mask.hide.shape, bool) if mask.counted is None else mask.counted
     hidden = within.sum(axis=1, keepdims=True)
@@ -64,11 +66,32 @@ def count_some(mask: Mask, noise: Array, share: Array) -> Mask:
     return mask._replace(counted=within & (rank.astype(jnp.float32) < wanted))
 
 
-def replace_some(mask: Mask, noise: Array, ratio: float) -> Mask:
-    """Marks a random share of the visible patches, which the student sees a learned token for.
+def ask_some(mask: Mask, noise: Float[AnyArray, "B M"], count: int) -> Mask:
+    """Keeps a random, static number of the hidden patches in `hide`: only those are predicted.
 
-    HPM's secondary masking: of V visible patches `int(V * (1 - ratio))` stay (spec of the official
-    `vis_mask_ratio`).
+    The rest stays hidden. Patches that enter the loss come first. (CrossMAE, Fu et al. 2024,
+    section 3.3: the prediction ratio.)
+
+    Args:
+        noise: `[B, M]`, uniform.
+        count: number of patches to predict, Q.
+
+    Returns:
+        A mask with `hide` and `counted` `[B, Q]`, in raster order.
+    """
+    order = noise if mask.counted is None else jnp.where(mask.counted, noise, 1.0 + noise)
+    asked = jnp.sort(jnp.argsort(order, axis=1)[:, :count], axis=1)
+    mask = mask._replace(hide=jnp.take_along_axis(mask.hide, asked, axis=1))
+    if mask.counted is None:
+        return mask
+    return mask._replace(counted=jnp.take_along_axis(mask.counted, asked, axis=1))
+
+
+def replace_some(mask: Mask, noise: Float[AnyArray, "B K"], ratio: float) -> Mask:
+    """Marks a random fraction of the visible patches to be replaced by a learned token.
+
+    HPM's secondary masking: of V visible patches `int(V * (1 - ratio))` stay (specification of the
+    official `vis_mask_ratio`).
 
     Args:
         noise: `[B, K]`, uniform.

@@ -1,53 +1,54 @@
-"""What a mask hides as one: a patch, or a tube, the same place in every frame of a clip."""
+"""Units of masking: a patch, or a tube (one place in every frame of a clip)."""
 
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Shaped
 
 from hpm_jax.masking.selection import hidden_count
-from hpm_jax.tokens import Grid, Mask
+from hpm_jax.tokens import AnyArray, Grid, Mask
 
 UNITS = ("patch", "tube")
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Patches or tubes of a grid; strategies score units and know nothing of the difference."""
+    """The patches or tubes of a grid; strategies treat both in the same way."""
 
     grid: Grid  # of the patches
     tube: bool = False
 
     @property
-    def of_units(self) -> Grid:
-        """The grid of units: that of the patches, or one frame of it."""
+    def unit_grid(self) -> Grid:
+        """The grid of units: the patch grid, or one frame of it."""
         return (1, *self.grid[1:]) if self.tube else self.grid
 
     @property
     def count(self) -> int:
-        """Units of a clip, U."""
-        t, h, w = self.of_units
+        """Number of units of a clip, U."""
+        t, h, w = self.unit_grid
         return t * h * w
 
     @property
     def size(self) -> int:
-        """Patches of one unit."""
+        """Number of patches of one unit."""
         return self.grid[0] if self.tube else 1
 
     def hidden(self, ratio: float) -> int:
-        """How many units a mask ratio hides: of patches as MAE counts, of tubes as VideoMAE.
+        """Returns the number of hidden units: patches as in MAE, tubes as in VideoMAE.
 
-        MAE rounds the number that it keeps down, VideoMAE the number that it hides.
+        MAE rounds down the number of visible units, VideoMAE the number of hidden units.
 
         Raises:
-            ValueError: where nothing would be hidden, or nothing kept.
+            ValueError: if nothing would be hidden, or nothing kept.
         """
         count = hidden_count(self.count, ratio, "tubes" if self.tube else "patches")
         return max(int(self.count * ratio), 1) if self.tube else count
 
-    def merge(self, patches: Array) -> Array:
-        """Patches `[B, L, P]` as units `[B, U, size * P]`."""
+    def merge(self, patches: Float[AnyArray, "B L P"]) -> Float[Array, "B U _"]:
+        """Merges patches `[B, L, P]` to units `[B, U, size * P]`."""
         if not self.tube:
             return patches
         batch, _, values = patches.shape
@@ -55,7 +56,7 @@ class Unit:
         return tubes.reshape(batch, self.count, self.size * values)
 
     def spread(self, mask: Mask) -> Mask:
-        """A mask of units as one of patches, in raster order."""
+        """Converts a mask of units to a mask of patches, in raster order."""
         if not self.tube:
             return mask
 
@@ -66,10 +67,10 @@ class Unit:
         marks = (None if x is None else jnp.tile(x, self.size) for x in mask[2:])
         return Mask(in_every_frame(mask.keep), in_every_frame(mask.hide), *marks)
 
-    def pool(self, losses: Array) -> Array:
-        """Losses, or vectors, of patches `[B, L, ...]` as those of units `[B, U, ...]`.
+    def pool(self, losses: Shaped[AnyArray, "B L *D"]) -> Shaped[Array, "B U *D"]:
+        """Averages losses or vectors of patches `[B, L, ...]` per unit: `[B, U, ...]`.
 
-        Those of a tube are the means over time.
+        The value of a tube is the mean over time.
         """
         if not self.tube:
             return losses
@@ -77,7 +78,7 @@ class Unit:
 
 
 def every_frame_of(grid: Grid, stride: int) -> Mask:
-    """A mask `[L / stride]`, `[L - L / stride]` that keeps every `stride`-th frame of a grid."""
+    """Returns a mask that keeps every `stride`-th frame: `[L / stride]`, `[L - L / stride]`."""
     t, h, w = grid
     patches = np.arange(t * h * w, dtype=np.int32).reshape(t, h * w)
     kept = np.arange(t) % stride == 0

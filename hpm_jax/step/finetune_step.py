@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from hpm_jax.config import Augment
 from hpm_jax.masking import hidden_count, select
 from hpm_jax.models import Classifier
 from hpm_jax.models.layers import drop_paths, dropout
+from hpm_jax.regularizers import Inputs, Regularizer
 from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import Params, TrainState
@@ -34,6 +35,7 @@ class Recipe:
     head_dropout: float = 0.0
     mask_sub: float = 0.0  # the share of patches hidden from the second pass; 0 makes none
     max_sup: bool = False
+    regularizers: tuple[Regularizer, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
     drop_again: Float[Array, "B depth 2"] | None  # for MaskSub's second pass
     head_drop: Float[Array, "B D"] | None = None  # for the first pass
     head_drop_again: Float[Array, "B D"] | None = None  # for MaskSub's second pass
+    drawn: dict[str, Any] | None = None  # by name, the random arrays of the regularizers
 
 
 def prepare(
@@ -99,14 +102,18 @@ def prepare(
         key_of_step = random.stream(key, name, step)
         return dropout(key_of_step, (count, model.width), recipe.head_dropout)
 
+    drawn = {
+        regularizer.name: regularizer.draw_for(random.stream(key, regularizer.name, step), patches)
+        for regularizer in recipe.regularizers
+    }
     first = head_drop("head_dropout")
     if not recipe.mask_sub:
-        return Batch(patches, targets, drop("drop_path"), None, None, first)
+        return Batch(patches, targets, drop("drop_path"), None, None, first, drawn=drawn)
     length = patches.shape[1]
     scores = jax.random.uniform(random.stream(key, "mask_sub", step), (count, length))
     keep = select(scores, hidden_count(length, recipe.mask_sub)).keep
     again = drop("drop_path_again"), first, head_drop("head_dropout_again")
-    return Batch(patches, targets, drop("drop_path"), keep, *again)
+    return Batch(patches, targets, drop("drop_path"), keep, *again, drawn)
 
 
 def cross_entropy(
@@ -122,12 +129,15 @@ def max_suppression(logits: Float[Array, "B classes"]) -> Float[Array, ""]:
 
 
 def classification_loss(
-    model: Classifier, recipe: Recipe
+    model: Classifier, recipe: Recipe, frozen: dict[str, Any] | None = None
 ) -> Callable[[Params, Batch, FinetuneSchedule], tuple[Array, tuple[Metrics, None]]]:
     """Builds `(params, batch, schedule) -> (loss, (metrics, None))` with the terms asked for.
 
     MaskSub (Heo et al. 2023) makes a second pass over some of the patches that learns from the
     first pass's softmax: half the loss each.
+
+    Args:
+        frozen: by name, the frozen weights of the regularizers.
     """
 
     def loss_of(params, batch, schedule):
@@ -144,6 +154,11 @@ def classification_loss(
             suppressed = max_suppression(logits)
             loss = loss + schedule.max_sup * suppressed
             metrics["max_sup"] = suppressed
+        for regularizer in recipe.regularizers:
+            name = regularizer.name
+            inputs = Inputs(batch.patches, logits, batch.drawn[name], (frozen or {}).get(name))
+            metrics[name] = regularizer(model, params, inputs)
+            loss = loss + regularizer.weight * metrics[name]
         return loss, ({"loss": loss} | metrics, None)
 
     return loss_of
@@ -164,9 +179,10 @@ def make_finetune_step(
     Args:
         descend: the learning rates of the layers; see `layerwise`.
     """
-    update = make_update(classification_loss(model, recipe), optimizer, accumulation, descend)
 
     def finetune_step(state, images, labels, key, schedule):
+        loss_of = classification_loss(model, recipe, state.frozen)
+        update = make_update(loss_of, optimizer, accumulation, descend)
         batch = prepare(model, recipe, images, labels, key, state.step)
         state, (metrics, _) = update(state, batch, schedule)
         return state, metrics

@@ -1,6 +1,8 @@
 """How a model is pre-trained: the plugs that every step is built from."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from jax import Array
@@ -10,7 +12,7 @@ from hpm_jax.losses.ranking import Relative
 from hpm_jax.losses.reconstruction import Objective, Reconstruction, SquaredError
 from hpm_jax.losses.term import Own, Term
 from hpm_jax.masking.hard import Hard, Random
-from hpm_jax.masking.strategy import Strategy
+from hpm_jax.masking.strategy import Readings, Strategy
 from hpm_jax.masking.units import Unit
 from hpm_jax.plugs import Plug, Setting
 from hpm_jax.step.state import TrainState
@@ -19,6 +21,7 @@ from hpm_jax.teachers import MovingAverage, Teacher
 from hpm_jax.tokens import AnyArray, Tokenizer
 
 NOTHING = Own()
+NO_READINGS: Readings = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,9 @@ class Method:
     width: int  # of the encoder
     least_hidden: int = 0  # and the least; 0 where the ratio stays
     some_count: bool = False  # whether a share of the hidden enters the loss
+    queried: int = 0  # hidden units that the decoder predicts in a step; 0 for all
     replaced: float = 0.0  # the share of visible patches that the student sees a token for
-    views: int = 1  # masks of each clip, by one look of the teacher
+    views: int = 1  # masks of each clip, from one pass of the teacher
     strategy: Strategy = Hard()
     target: Target = NormalizedPixels()
     objective: Objective = SquaredError()
@@ -53,19 +57,26 @@ class Method:
     def setting(self) -> Setting:
         """What the plugs may know before the run starts."""
         hidden = self.hidden * self.unit.size
-        return Setting(self.tokenizer, self.unit.grid, hidden, self.width)
+        setting = Setting(self.tokenizer, self.unit.grid, hidden, self.width)
+        setting = setting._replace(features_width=self.teacher.features_width(setting))
+        return setting._replace(target_width=self.target.width(setting))
 
     @property
     def at_random(self) -> "Method":
         """The same under one random mask of each image, all of which counts."""
         return dataclasses.replace(
-            self, strategy=Random(), views=1, some_count=False, least_hidden=0, replaced=0.0
+            self.in_full, strategy=Random(), some_count=False, least_hidden=0, replaced=0.0
         )
+
+    @property
+    def in_full(self) -> "Method":
+        """The same with one mask of each image, all of which is predicted."""
+        return dataclasses.replace(self, views=1, queried=0)
 
     @property
     def target_width(self) -> int:
         """Values of the target of one patch, D."""
-        return self.target.width(self.setting)
+        return self.setting.target_width
 
     @property
     def predicts_loss(self) -> bool:
@@ -73,18 +84,45 @@ class Method:
         return any(term.predicts_loss for term in self.terms)
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether the teacher looks at all."""
-        return bool(self.strategy.reads) and "teacher" in self.strategy.onlookers
+    def uses_teacher(self) -> bool:
+        """Whether the strategy reads outputs of the teacher."""
+        return bool(self.strategy.reads) and "teacher" in self.strategy.networks
 
     @property
-    def looks(self) -> int:
-        """How many passes over the whole image the strategy asks for."""
-        return len(self.strategy.onlookers) if self.strategy.reads else 0
+    def network_passes(self) -> int:
+        """Passes over the whole image, one for each model that the strategy reads."""
+        return len(self.models(self.strategy.networks)) if self.strategy.reads else 0
+
+    def models(self, networks: Iterable[str]) -> list[str]:
+        """The networks that are models as the student is, unlike a frozen teacher."""
+        return [name for name in networks if name != "teacher" or self.teacher.in_state]
+
+    def networks(self, hard: bool = True) -> dict[str, tuple[str, ...]]:
+        """By network, the outputs that a step reads of it, in one pass of each.
+
+        Args:
+            hard: whether the strategy reads too; the target and the terms always do.
+        """
+        of_strategy = self.strategy.reads if hard else ()
+        found = {name: of_strategy for name in self.strategy.networks if of_strategy}
+        if self.always_read:
+            found["teacher"] = tuple(dict.fromkeys(found.get("teacher", ()) + self.always_read))
+        return found
+
+    @property
+    def always_read(self) -> tuple[str, ...]:
+        """Outputs of the teacher that the target and the terms read, in every step."""
+        reads = itertools.chain(self.target.reads, *(term.reads for term in self.terms))
+        return tuple(dict.fromkeys(reads))
+
+    @property
+    def student_blocks(self) -> tuple[int, ...]:
+        """Blocks of the student's encoder, from 1, whose outputs the terms take."""
+        return tuple(sorted({block for term in self.terms for block in term.student_blocks}))
 
     @property
     def parts(self) -> int:
-        """Into how many views a look of the teacher is divided: as large as the student's."""
+        """Number of parts that the teacher sees one by one; see `losses_by_parts`."""
         if self.teacher.view == "whole":
             return 1
         return max(2, round(self.unit.count / (self.unit.count - self.hidden)))
@@ -94,14 +132,20 @@ class Method:
         return self.tokenizer(images)
 
     def target_of(
-        self, patches: Float[AnyArray, "B L P"], own: Own = NOTHING
+        self,
+        patches: Float[AnyArray, "B L P"],
+        own: Own = NOTHING,
+        readings: Readings = NO_READINGS,
     ) -> Float[AnyArray, "B L D"]:
         """What each patch `[B, L, P]` is to become, `[B, L, D]`."""
-        return self.target(self.target_context(patches, own))
+        return self.target(self.target_context(patches, own, readings))
 
-    def target_context(self, patches: Array, own: Own = NOTHING) -> TargetContext:
-        """What the target may look at."""
-        return TargetContext(patches, self.unit.grid, self.tokenizer, own.frozen, own.state)
+    def target_context(
+        self, patches: Array, own: Own = NOTHING, readings: Readings = NO_READINGS
+    ) -> TargetContext:
+        """The input of the target; `readings` is what it reads of the teacher."""
+        own_parts = own.frozen, own.state, own.params
+        return TargetContext(patches, self.unit.grid, self.tokenizer, *own_parts, readings)
 
 
 def own(
@@ -113,9 +157,11 @@ def own(
         params: of the student, where they are others than the state's.
     """
     trained = (state.params if params is None else params).get("terms", {})
+    averaged = (state.teacher or {}).get("terms", {})
     return Own(
         params=trained.get(slot),
         frozen=(state.frozen or {}).get(slot),
         state=(state.plugs or {}).get(slot),
         drawn=(drawn or {}).get(slot),
+        teacher=averaged.get(slot),
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpm_jax.config import Config, Finetune, Optimizer, ProbeOptimizer
+from hpm_jax.config import Config, Finetune, Optimizer, ProbeOptimizer, Segment
 
 
 class Schedule(NamedTuple):
@@ -31,6 +31,12 @@ class FinetuneSchedule(NamedTuple):
     teacher_rate: np.float32 = np.float32(0)  # 1 - decay of the moving average, where it is kept
 
 
+class SegmentSchedule(NamedTuple):
+    """The scalars of one step of segmentation."""
+
+    learning_rate: np.float32
+
+
 class ProbeSchedule(NamedTuple):
     """The scalars of one step of a probe."""
 
@@ -45,6 +51,15 @@ def warmup_cosine(epoch: float, peak: float, floor: float, warmup: float, epochs
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def warmup_linear(epoch: float, peak: float, floor: float, warmup: float, epochs: float) -> float:
+    """Linear from 0 at epoch 0 to `peak`, then from there to `floor` (polynomial of power 1).
+
+    As in MMSegmentation's recipes the decay counts from epoch 0, and the warm-up multiplies it.
+    """
+    decayed = floor + (peak - floor) * (1 - epoch / epochs)
+    return decayed * min(1.0, epoch / warmup) if warmup else decayed
+
+
 class Timetable(abc.ABC):
     """Epochs and steps of a run over `images` training images, and its learning rate.
 
@@ -56,6 +71,7 @@ class Timetable(abc.ABC):
         self.optimizer, self.images = optimizer, images
         self.batch_size = optimizer.batch_size
         self.steps = optimizer.epochs * images // self.batch_size
+        self.stages: dict[int, int] = {}  # by step before which it begins, the number of a stage
 
     def epoch(self, step: int) -> float:
         """How many epochs have been seen before `step`."""
@@ -96,6 +112,9 @@ class PretrainTimetable(Timetable):
         """`hidden` is the number of units hidden in each image, at most."""
         super().__init__(config.optimizer, images)
         self.config, self.hidden = config, hidden
+        self.stages = {
+            self.step_of(epoch): number for number, epoch in enumerate(config.teacher.stages, 1)
+        }
 
     def at(self, step: int) -> Schedule:
         """The scalars of `step`."""
@@ -156,3 +175,25 @@ class ProbeTimetable(Timetable):
     def at(self, step: int) -> ProbeSchedule:
         """The scalars of `step`."""
         return ProbeSchedule(self.learning_rate(step))
+
+
+class SegmentTimetable(Timetable):
+    """The learning rate alone, which falls by half a cosine or linearly."""
+
+    def __init__(self, config: Segment, images: int):
+        super().__init__(config.optimizer, images)
+        self.decay = config.optimizer.decay
+
+    def learning_rate(self, step: int) -> np.float32:
+        """Warm-up and decay at `step`."""
+        if self.decay == "cosine":
+            return super().learning_rate(step)
+        o = self.optimizer
+        rate = warmup_linear(
+            self.epoch(step), o.learning_rate, o.floor, o.warmup_epochs, float(o.epochs)
+        )
+        return np.float32(rate)
+
+    def at(self, step: int) -> SegmentSchedule:
+        """The scalars of `step`."""
+        return SegmentSchedule(self.learning_rate(step))

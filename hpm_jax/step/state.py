@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
 from hpm_jax.tokens import Mask
 
 Params = Any
@@ -23,9 +23,10 @@ class TrainState(flax.struct.PyTreeNode):
     params: Params  # float32: the student, both heads
     teacher: Params | None  # float32: its moving average, of the same shape; None where not kept
     optimizer: optax.OptState
-    scores: Array | None = None  # [B, U]: what a teacher that looks rarely said of this batch
+    scores: Array | None = None  # [B, U]: cached predictions of a teacher with every_steps > 1
     plugs: Any = None  # by slot, the states that plugs keep; None where none does
     frozen: Any = None  # by slot, weights that never learn; in no checkpoint
+    history: Any = None  # of gradients, see hpm_jax/step/guard.py; None where nothing asks for it
 
 
 class Start(TypedDict, total=False):
@@ -35,11 +36,11 @@ class Start(TypedDict, total=False):
     frozen: dict[str, Any]  # by slot; see `Plug.load`
 
 
-def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
+def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -> Params:
     """Fresh parameters of `model`."""
     length = model.grid[0] * model.grid[1] * model.grid[2]
     patches = jnp.zeros((1, length, model.values))
-    if isinstance(model, Classifier):
+    if not isinstance(model, MaskedAutoencoder):
         return model.init(key, patches)["params"]
     everything_but_one = Mask(
         keep=jnp.zeros((1, 1), jnp.int32), hide=jnp.arange(1, length, dtype=jnp.int32)[None]
@@ -47,7 +48,7 @@ def init_params(model: MaskedAutoencoder | Classifier, key: Array) -> Params:
     return model.init(key, patches, everything_but_one)["params"]
 
 
-def param_shapes(model: MaskedAutoencoder | Classifier) -> Params:
+def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter) -> Params:
     """Shapes and dtypes of the parameters of `model`, without computing them."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
@@ -63,7 +64,7 @@ def fresh_state(
     To be jitted with the shardings wanted, so that no device holds more than its own.
 
     Args:
-        scores: clips and units of a batch, where what the teacher says is kept from step to step.
+        scores: clips and units of a batch, for cached predictions of the teacher.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),

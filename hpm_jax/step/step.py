@@ -13,7 +13,7 @@ from hpm_jax import random
 from hpm_jax.losses.reconstruction import compared
 from hpm_jax.losses.term import Outputs
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.choose import mask_units, readings, remembered_readings
+from hpm_jax.step.mask import cached_readings, make_mask, read_networks, run_networks
 from hpm_jax.step.method import Method, own
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import Params, TrainState
@@ -27,6 +27,7 @@ class Masked(NamedTuple):
     patches: Float32[Array, "B L P"]
     mask: Mask
     drawn: dict[str, Any] | None = None  # by slot, the random numbers of the plugs that draw
+    readings: dict[str, Array] | None = None  # for target and terms; None where nothing has run
 
 
 def draw_all(method: Method, mask: Mask, key: Array, step: Array | int) -> dict[str, Any]:
@@ -43,13 +44,19 @@ def student_pass(
     """Hides, rebuilds, and measures each hidden patch.
 
     Args:
-        state: whose frozen weights and whose plugs' states are used.
+        state: whose frozen weights and whose plugs' states are used; its teacher where the target
+            reads one and `masked` has no readings.
         params: the student.
     """
-    patches, mask = masked.patches, masked.mask
-    prediction: Any = model.apply({"params": params}, patches, mask)
-    target = method.target_of(patches, own(state, "target", params))
-    target = gather(jax.lax.stop_gradient(target), mask.hide)
+    patches, mask, readings = masked.patches, masked.mask, masked.readings
+    if readings is None:
+        readings = run_networks(model, method, state, patches, hard=False).target
+    collect = tuple(number - 1 for number in method.student_blocks)
+    inputs: Any = (patches, mask, collect) if collect else (patches, mask)
+    prediction: Any = model.apply({"params": params}, *inputs)
+    whole = method.target_of(patches, own(state, "target", params), readings)
+    whole = jax.lax.stop_gradient(whole)
+    target = gather(whole, mask.hide)
     return Outputs(
         losses=compared(method.objective, prediction.values, target),
         predicted=prediction.loss,
@@ -59,6 +66,9 @@ def student_pass(
         patches=patches,
         mask=mask,
         unit=method.unit,
+        whole_target=whole,
+        blocks=dict(zip(method.student_blocks, prediction.blocks, strict=True)) if collect else {},
+        readings=readings,
     )
 
 
@@ -69,8 +79,8 @@ def total_loss(
     total: Array = jnp.zeros((), jnp.float32)
     metrics: Metrics = {}
     for term in method.terms:
-        its_own = own(state, term.name, params, masked.drawn)
-        value, others = term(outputs._replace(own=its_own))
+        its_own = own(state, term.arrays_of or term.name, params, masked.drawn)
+        value, others = term(outputs._replace(own=its_own, tokenizer=method.tokenizer))
         total = total + term.weight * value
         metrics |= {getattr(term, "reported", term.name): value} | others
     return total, {"loss": total} | metrics
@@ -120,26 +130,29 @@ def make_train_step(
     The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Tokenizer`), the
     root key of the run and the scalars of this step; its metrics are float32 scalars.
     """
-    remembers = method.teacher.every_steps > 1 and method.strategy.reads
-    ask = remembered_readings if remembers else readings
+    cached = method.teacher.every_steps > 1 and method.strategy.reads
+    read = cached_readings if cached else read_networks
 
     def train_step(
         state: TrainState, images: Array, key: Array, schedule: Schedule
     ) -> tuple[TrainState, Any]:
         patches = method.patches(images)
-        seen = ask(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
+        readings = read(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
         if state.scores is not None:
-            state = state.replace(scores=seen["teacher"]["predicted_loss"])
+            state = state.replace(scores=readings.units["teacher"]["predicted_loss"])
         if method.views > 1:
-            patches, seen = jax.tree.map(
-                lambda x: jnp.repeat(x, method.views, axis=0), (patches, seen)
+            patches, readings = jax.tree.map(
+                lambda x: jnp.repeat(x, method.views, axis=0), (patches, readings)
             )
         mask_key = random.stream(key, "mask", state.step)
-        mask = mask_units(method, state, patches, mask_key, schedule, seen)
-        masked = Masked(patches, mask, draw_all(method, mask, key, state.step))
+        mask = make_mask(method, state, patches, mask_key, schedule, readings.units)
+        drawn = draw_all(method, mask, key, state.step)
+        masked = Masked(patches, mask, drawn, readings.target)
         update = make_update(masked_loss(model, method, state), optimizer, accumulation)
         before = state
         state, (metrics, observed) = update(state, masked, schedule)
+        if not method.teacher.averages:
+            state = state.replace(teacher=before.teacher)
         return update_plugs(method, before, state, observed), metrics
 
     return train_step

@@ -1,17 +1,19 @@
 """What a hidden patch should become: its pixels, raw or normalised patch by patch."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from hpm_jax.fields import option
 from hpm_jax.plugs import Setting, register
 from hpm_jax.targets.target import Target, TargetContext
-from hpm_jax.tokens import Grid, gather
+from hpm_jax.tokens import AnyArray, Grid, gather
 
-PASTED = "rebuilt: visible patches are pasted, hidden ones are as the model says"
+PASTED = "rebuilt: visible patches are pasted, hidden ones are predictions"
 NORMALIZED = (
     "rebuilt: visible patches are pasted; hidden ones get their contrast and brightness back from "
     "the true patch, since the target is normalised patch by patch"
@@ -22,6 +24,8 @@ ONE_FRAME = "; one frame of each patch is rebuilt, and stands in all its frames"
 @dataclasses.dataclass(frozen=True, repr=False)
 class Pixels(Target):
     """Patches, less a mean, over a deviation, both of the patch itself."""
+
+    picture_like: ClassVar[bool] = True
 
     frames: str = option(
         "all",
@@ -48,19 +52,21 @@ class Pixels(Target):
         values = setting.tokenizer.values
         return values if self.frames == "all" else values // setting.tokenizer.patch_size[0]
 
-    def _rebuilt(self, context: TargetContext) -> Array:
+    def _rebuilt(self, context: TargetContext) -> Float[Array, "B L D"]:
         """What of each patch is rebuilt, `[B, L, D]`."""
         if self.frames == "all":
             return context.patches
         return one_frame(context.patches, context.grid, context.tokenizer.patch_size)
 
-    def __call__(self, context: TargetContext) -> Array:
+    def __call__(self, context: TargetContext) -> Float[Array, "B L D"]:
         """`[B, L, P]`, or one frame of each patch."""
         patches = self._rebuilt(context)
         mean, deviation = self.statistics(patches, context.tokenizer.std)
         return (patches - mean) / deviation
 
-    def picture(self, values: Array, context: TargetContext, hide: Array) -> Array:
+    def picture(
+        self, values: Float[AnyArray, "B M D"], context: TargetContext, hide: Int[AnyArray, "B M"]
+    ) -> Float[Array, "B M P"]:
         """With the mean and deviation of the true patch; one frame stands in all of them."""
         patches = self._rebuilt(context)
         of_patches = self.statistics(patches, context.tokenizer.std)
@@ -91,14 +97,18 @@ class ChannelNormalizedPixels(Pixels):
         return channel_statistics(patches, std)
 
 
-def patch_statistics(patches: Array, std: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
+def patch_statistics(
+    patches: Float[AnyArray, "B L P"], std: tuple[float, ...] = (1.0,)
+) -> tuple[Float[Array, "B L 1"], Float[Array, "B L 1"]]:
     """Mean and `sqrt(var + 1e-6)` of all P values of each patch, `[B, L, 1]`, unbiased (MAE)."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return mean, jnp.sqrt(variance + 1e-6)
 
 
-def channel_statistics(patches: Array, std: tuple[float, ...]) -> tuple[Array, Array]:
+def channel_statistics(
+    patches: Float[AnyArray, "B L P"], std: tuple[float, ...]
+) -> tuple[Float[Array, "B L P"], Float[Array, "B L P"]]:
     """Mean and `sqrt(var) + 1e-6` of each channel of each patch, `[B, L, P]`, unbiased.
 
     VideoMAE (engine_for_pretraining.py) takes them of pixels in [0, 1], so that the 1e-6 is one of
@@ -114,7 +124,9 @@ def channel_statistics(patches: Array, std: tuple[float, ...]) -> tuple[Array, A
     return mean, deviation
 
 
-def one_frame(patches: Array, grid: Grid, patch_size: Grid) -> Array:
+def one_frame(
+    patches: Float[AnyArray, "B L P"], grid: Grid, patch_size: Grid
+) -> Float[Array, "B L D"]:
     """One frame of each patch, `[B, L, P / frames]`: of a clip of 16, number 0, 2, ... 12 and 15.
 
     That is `linspace(0, T - 1, t)` of the T frames, cut to whole numbers, one in each of the t

@@ -1,17 +1,20 @@
-"""The teacher of a run: a moving average of the student, or none."""
+"""What a teacher is; an exponential moving average of the student, and none."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hpm_jax.fields import option, positive, share
-from hpm_jax.plugs import Plug, register
+from hpm_jax.plugs import Plug, Setting, register
 
 VIEWS = ("whole", "parts")
 
 
 class Teacher(Plug, kind="teacher"):
-    """Parameters that are asked what they see of the whole image, before anything is hidden."""
+    """A network that sees the whole image and computes what mask strategies and targets read."""
 
-    kept: ClassVar[bool] = True  # whether there are such parameters in the state
+    kept: ClassVar[bool] = True  # whether there is one
+    in_state: ClassVar[bool] = True  # whether it is a model as the student is, in the state
+    averages: ClassVar[bool] = True  # whether they follow the student in every step
+    stages: ClassVar[tuple[int, ...]] = ()  # epochs at which the student replaces them
     frame_stride: int = 1
     every_steps: int = 1
     view: str = "whole"
@@ -20,26 +23,41 @@ class Teacher(Plug, kind="teacher"):
         """Of the moving average, in `epoch`."""
         return 1.0
 
+    def gives(self, output: str) -> bool:
+        """Whether an output can be read of it; see `MaskedAutoencoder.read`."""
+        return True
+
+    def features_width(self, setting: Setting) -> int:
+        """Number of values of its features; by default those of the student's encoder."""
+        return setting.width
+
+    def depth(self, config: Any) -> int:
+        """Number of blocks of its encoder."""
+        return config.model.depth
+
 
 @register("none")
 class NoTeacher(Teacher):
-    """Nothing is kept: MAE's."""
+    """No teacher, as in MAE."""
 
     kept: ClassVar[bool] = False
+    in_state: ClassVar[bool] = False
 
 
 @register("moving_average")
 class MovingAverage(Teacher):
-    """A moving average of the student (HPM, section 3.3): the decay grows linearly, then stays."""
+    """An exponential moving average of the student, whose decay grows (HPM, section 3.3)."""
 
     start: float = share(0.999, "the decay in the first epoch")
     end: float = share(0.9999, "and after ramp_epochs")
-    ramp_epochs: int = option(100, "epochs over which the decay grows", low=0)
-    frame_stride: int = positive(1, "it sees one in so many frames of the grid")
-    every_steps: int = positive(1, "it looks once in so many steps, over which the batch stays")
+    ramp_epochs: int = option(100, "epochs over which the decay grows", low=0, high=10**6)
+    frame_stride: int = positive(1, "the teacher sees every n-th frame of the grid", high=2**15)
+    every_steps: int = positive(
+        1, "run the teacher every n steps; each batch is used n times with new masks", high=10**6
+    )
     view: str = option(
         "whole",
-        "what it sees: the whole image, or parts of it, each patch predicted while it is hidden",
+        "its input: the whole image, or parts of it, so that each patch is predicted while hidden",
         choices=VIEWS,
     )
 

@@ -1,0 +1,129 @@
+"""The segmentation step: cross-entropy at every pixel that has a class."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Float32, Int, Int16, UInt8
+
+from hpm_jax import random
+from hpm_jax.models import Segmenter
+from hpm_jax.models.layers import drop_paths
+from hpm_jax.models.segmenter import enlarge_logits
+from hpm_jax.step.optimizer import Descend, descend, layer_scales, layerwise
+from hpm_jax.step.schedules import SegmentSchedule
+from hpm_jax.step.state import Params, TrainState
+from hpm_jax.step.update import Metrics, make_update
+from hpm_jax.tokens import AnyArray, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentRecipe:
+    """How a segmenter is trained."""
+
+    tokenizer: Tokenizer
+    drop_path: float = 0.0
+    accumulation: int = 1
+
+
+class SegmentBatch(NamedTuple):
+    """What the segmenter sees of a batch, after everything random has been drawn."""
+
+    patches: Float32[Array, "B L P"]
+    labels: Int16[AnyArray, "B H W"]  # class indices; negative where a pixel is left out
+    share: Float32[Array, " B"]  # weight of one pixel in the loss, the same everywhere
+    drop: Float[Array, "B depth 2"] | None
+
+
+def prepare(
+    model: Segmenter,
+    recipe: SegmentRecipe,
+    images: UInt8[AnyArray, "B H W C"] | Float32[AnyArray, "B H W C"],
+    labels: Int16[AnyArray, "B H W"],
+    key: Array,
+    step: Array | int,
+) -> SegmentBatch:
+    """Images and class indices to a `SegmentBatch`, drawn by `(key, step)`.
+
+    The weight of a pixel is one over the number of labelled pixels of the whole batch, over all
+    devices, times the number of accumulation parts, whose losses are averaged: so the loss is the
+    mean over the labelled pixels for any number of parts and devices.
+    """
+    count = jnp.sum(labels >= 0).astype(jnp.float32)
+    share = recipe.accumulation / jnp.maximum(count, 1.0)
+    drop = None
+    if recipe.drop_path and not model.raw_pixels:
+        key = random.stream(key, "drop_path", step)
+        drop = drop_paths(key, len(images), model.depth, recipe.drop_path)
+    weights = jnp.full(len(images), share, jnp.float32)
+    return SegmentBatch(recipe.tokenizer(images), labels, weights, drop)
+
+
+def pixel_losses(
+    logits: Float[Array, "B H W classes"], labels: Int[AnyArray, "B H W"]
+) -> Float[Array, "B H W"]:
+    """Cross-entropy of each pixel; 0 where the label is negative."""
+    known = jnp.maximum(labels, 0).astype(jnp.int32)
+    own = jnp.take_along_axis(logits, known[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - own
+    return jnp.where(labels >= 0, losses, 0.0)
+
+
+def segmentation_loss(
+    model: Segmenter, recipe: SegmentRecipe
+) -> Callable[[Params, SegmentBatch, SegmentSchedule], tuple[Array, tuple[Metrics, None]]]:
+    """Builds `(params, batch, schedule) -> (loss, (metrics, None))`."""
+
+    @jax.checkpoint  # the backward pass enlarges the logits again: they are 256 times as many
+    def enlarged_loss(logits, labels, share):
+        enlarged = enlarge_logits(logits, labels.shape[1:])
+        return jnp.sum(pixel_losses(enlarged, labels) * share[:, None, None])
+
+    def loss_of(params, batch, schedule):
+        logits = model.apply({"params": params}, batch.patches, batch.drop)
+        loss = enlarged_loss(logits, batch.labels, batch.share)
+        labelled = jnp.mean((batch.labels >= 0).astype(jnp.float32))
+        return loss, ({"loss": loss, "cross_entropy": loss, "labelled": labelled}, None)
+
+    return loss_of
+
+
+def learning_rates(params: Params, model: Segmenter, layer_decay: float) -> Descend:
+    """Returns the rule of the learning rates: layer by layer, and 0 for a frozen encoder."""
+    if model.raw_pixels:
+        return descend
+    if not model.frozen:
+        return layerwise(layer_scales(params, layer_decay))
+    return layerwise(
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: jnp.float32(path[0].key != "encoder"), params
+        )
+    )
+
+
+def make_segment_step(
+    model: Segmenter,
+    recipe: SegmentRecipe,
+    optimizer: optax.GradientTransformation,
+    descend: Descend = descend,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds the step: `(state, images, labels, key, schedule) -> (state, metrics)`.
+
+    It is pure, and everything random is drawn for the whole batch by `(key, step)`.
+
+    Args:
+        descend: the learning rates of the layers; see `learning_rates`.
+    """
+    loss = segmentation_loss(model, recipe)
+    update = make_update(loss, optimizer, recipe.accumulation, descend)
+
+    def segment_step(state, images, labels, key, schedule):
+        batch = prepare(model, recipe, images, labels, key, state.step)
+        state, (metrics, _) = update(state, batch, schedule)
+        return state, metrics
+
+    return segment_step
