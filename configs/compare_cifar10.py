@@ -1,4 +1,4 @@
-"""Nine ways to pre-train on CIFAR-10, compared: does it pay to predict losses, and to hide by them?
+"""Compares nine pre-training methods on CIFAR-10: effects of loss prediction and of hard masks.
 
     python -m hpm_jax.compare --config configs/compare_cifar10.py --workdir runs/compare \
         --config.base.data.source=folder --config.base.data.path=/data/cifar10
@@ -8,8 +8,8 @@ results/compare_cifar10; --config.results= keeps them in the workdir instead. A 
 is not run again, so several machines can share the work: --config.seeds="(3, 4)" on one of them,
 or --config.only="('hpm',)".
 
-The setting is small: on two CPU cores a cell takes minutes. docs/results.md has what came out, and
-what was tried before this setting was chosen.
+The setting is small: on two CPU cores a cell takes minutes. docs/results.md has the results, and
+the settings that were tried before this one was chosen.
 
 Papers: HPM (CVPR 2023), MAE (CVPR 2022), ColorMAE (ECCV 2024).
 """
@@ -19,9 +19,9 @@ import ml_collections
 from hpm_jax.config import defaults
 
 STUDENT_ALONE = "none"
-TEACHER = "moving_average(start=0.99, end=0.99)"  # it looks back over a hundred of these steps
+TEACHER = "moving_average(start=0.99, end=0.99)"  # averages over about a hundred of these steps
 
-# masks, losses beside reconstruction, who is asked for predicted losses
+# masks, losses beside reconstruction, and the network that predicts losses
 ARMS = {
     "mae": ("random", (), STUDENT_ALONE),
     "random": ("random", ("ranking",), STUDENT_ALONE),
@@ -45,7 +45,7 @@ CONTRASTS = (
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The comparison; it has no variants."""
+    """Returns the comparison; it has no variants."""
     del variant
     config = defaults("compare")
     base = config.base

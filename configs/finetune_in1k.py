@@ -11,7 +11,7 @@ image_size: above 224 both codes test on whole short sides, below on crops of 0.
 Papers: HPM (CVPR 2023; scripts/finetune_*.sh) and MAE (CVPR 2022; FINETUNE.md).
 Hardware: HPM's scripts took 8 GPUs. Use --config.optimizer.accumulation=4 on fewer.
 Expected top-1: HPM B 83.0 after 200 epochs of pre-training and 84.2 after 800, L 85.8 after 800
-(official README); MAE B 83.6 and L 85.9 after 1600. Nobody has run this config here to its end.
+(official README); MAE B 83.6 and L 85.9 after 1600. This config has not been run here to its end.
 """
 
 import ml_collections
@@ -21,7 +21,7 @@ from hpm_jax.config.recipes import mae_test_crop
 
 SIZES = ("B", "L", "H")
 RECIPES = {
-    # base learning rate, layer decay, drop path, batch size, devices (each mixes by itself)
+    # base learning rate, layer decay, drop path, batch size, devices (each mixes its own batch)
     "hpm": {
         "B": (5e-4, 0.8, 0.1, 384, 8),
         "L": (5e-4, 0.8, 0.1, 512, 8),
@@ -36,7 +36,7 @@ RECIPES = {
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(variant, SIZES, size="B", recipe="hpm", epochs=0, pixels=224)
     recipe = RECIPES[check_choice("recipe", chosen["recipe"], RECIPES)]
     rate, layer_decay, drop_path, batch_size, devices = recipe[chosen["size"]]

@@ -17,8 +17,8 @@ recipes are in hpm_jax/config/video_recipes.py.
 Hardware: VideoMAE's ViT-B took 64 GPUs. Use --config.optimizer.accumulation on fewer.
 Expected top-1, from the official READMEs, after pre-training for 1600 epochs on k400: S 79.0,
 B 81.5 (80.0 after 800), L 85.2, H 86.6; for 2400 on ssv2: S 66.8, B 70.8 (69.6 after 800); for
-3200 on ucf101: B 91.3; mae_st L 84.35 after 400 epochs of 4 clips of each video. Nobody has run
-this config here to its end.
+3200 on ucf101: B 91.3; mae_st L 84.35 after 400 epochs of 4 clips of each video. This config has
+not been run here to its end.
 """
 
 import ml_collections
@@ -31,7 +31,7 @@ DATA = ("k400", "ssv2", "ucf101")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(
         variant, DATA, data="k400", size="", pretraining=0, recipe="videomae", epochs=0
     )

@@ -3,16 +3,21 @@
     python -m hpm_jax.main --config configs/hpm_folder.py --workdir runs/mine \
         --config.data.path=/data/my_images
 
-The folder holds train/<class>/* and test/<class>/*, or <class>/*, or just images. What is missing
-is made up for: without a test folder a tenth of the images is held out, without classes there is no
-kNN accuracy and the rest of the evaluation stays.
+The folder holds train/<class>/* and test/<class>/*, or <class>/*, or only images. Without a test
+folder, a tenth of the images is held out. Without classes, there is no kNN accuracy; the rest of
+the evaluation is unchanged.
 
-Variants: the size S (the default), B, L or H for images of about 224 pixels, tiny or micro for
-images of about 32; epochs=400; pixels=224, the side that images are resized to (tiny, micro: 32).
+At its start, the run inspects the data and the machine, and chooses the size of images, patches
+and model, batch, epochs, workers and dtype (hpm_jax/data/suggest.py). It prints its choice as
+command-line options, and keeps it when it resumes, on any machine.
 
-Paper: HPM (CVPR 2023). For data sets of some thousands to some hundred thousands of images; the
-recipe is ImageNet's with smaller batches, a shorter warm-up and a teacher that forgets sooner.
-Nobody has tuned it on a benchmark.
+Variants, which take precedence: the size S, B, L or H for images of about 224 pixels, tiny or micro
+for images of about 32; epochs=400; pixels=224, the side that images are resized to. Other sources
+of images work as well, such as --config.data.source=webdataset (docs/data.md).
+
+Paper: HPM (CVPR 2023). For data sets of thousands to hundreds of thousands of images; the recipe is
+ImageNet's with smaller batches, a shorter warm-up and a teacher with a lower decay. It has not been
+tuned on a benchmark.
 """
 
 import ml_collections
@@ -20,12 +25,38 @@ import ml_collections
 from hpm_jax.config import defaults, parse_variant
 from hpm_jax.models.sizes import SIZES, SMALL_IMAGE_SIZES
 
+# Chosen at the start of the run, for every variant.
+FOUND = (
+    "data.channels",
+    "data.mean",
+    "data.std",
+    "data.value_range",
+    "model.dtype",
+    "optimizer.batch_size",
+    "optimizer.accumulation",
+    "optimizer.warmup_epochs",
+    "teacher",
+    "evaluation.every_epochs",
+    "run.workers",
+)
+
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """`variant` is what stands behind the colon."""
-    chosen = parse_variant(variant, SIZES, size="S", epochs=400, pixels=0)
-    small = chosen["size"] in SMALL_IMAGE_SIZES
+    """Returns the config; `variant` is the text after the colon."""
+    chosen = parse_variant(variant, SIZES, size="", epochs=0, pixels=0)
     config = defaults()
+    config.automatic = FOUND
+    if not chosen["size"]:
+        config.automatic += tuple(f"model.{name}" for name in SIZES["S"])
+        config.automatic += ("optimizer.base_learning_rate",)
+        if not chosen["pixels"]:
+            config.automatic += ("data.image_size",)
+    if not chosen["epochs"]:
+        config.automatic += ("optimizer.epochs",)
+
+    # used if nothing is chosen, as in python -m hpm_jax.plan, which has no data
+    chosen["size"], chosen["epochs"] = chosen["size"] or "S", chosen["epochs"] or 400
+    small = chosen["size"] in SMALL_IMAGE_SIZES
     config.data.source = "folder"
     pixels = chosen["pixels"] or (32 if small else 224)
     config.data.image_size = (pixels, pixels)

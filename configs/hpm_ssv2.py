@@ -9,7 +9,7 @@ method=videomae, the baseline with random tubes.
 
 Papers: VideoMAE (NeurIPS 2022), scripts/ssv2; HPM (TPAMI 2024), see configs/hpm_k400.py.
 Expected top-1 of the baseline after fine-tuning, from VideoMAE's README: B 69.6 at 800 epochs and
-70.8 at 2400, S 66.8 at 2400. Nobody has run this config here to its end.
+70.8 at 2400, S 66.8 at 2400. This config has not been run here to its end.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ from hpm_jax.models.sizes import LARGE_IMAGE_SIZES
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", epochs=801, method="hpm")
     check_choice("method", chosen["method"], ("hpm", "videomae"))
     config = videomae(chosen["size"], chosen["epochs"], "ssv2")

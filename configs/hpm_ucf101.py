@@ -9,8 +9,8 @@ The model is ViT-B.
 
 Papers: VideoMAE (NeurIPS 2022), scripts/ucf101; HPM (TPAMI 2024), see configs/hpm_k400.py.
 Hardware: VideoMAE's script is for 8 GPUs.
-Expected top-1 of the baseline after fine-tuning, from VideoMAE's README: 91.3. Nobody has run this
-config here to its end.
+Expected top-1 of the baseline after fine-tuning, from VideoMAE's README: 91.3. This config has not
+been run here to its end.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ from hpm_jax.config.recipes import hpm_on_video, videomae
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(variant, ("hpm", "videomae"), method="hpm", epochs=3201)
     config = videomae("B", chosen["epochs"], "ucf101")
     return hpm_on_video(config) if chosen["method"] == "hpm" else config

@@ -8,25 +8,22 @@ Variants: the size S, B (the default), L or H, and epochs=200, 400, 800 or 1600.
 Paper: Masked Autoencoders Are Scalable Vision Learners (CVPR 2022, arXiv 2111.06377).
 Hardware: the official README's ViT-L took 64 V100 about 42 hours for 800 epochs.
 Expected, after fine-tuning: B 83.3 at 800 epochs (mmpretrain's re-run) and 83.6 at 1600, L 85.9 at
-1600 (official README). Nobody has run this config here to its end.
+1600 (official README). This config has not been run here to its end.
 To compare with HPM, give both the same target, batch size and clipping: the official HPM rebuilds
 raw pixels, in batches of 2048, clipped at 5.
 """
 
 import ml_collections
 
-from hpm_jax.config import defaults, parse_variant
-from hpm_jax.models.sizes import LARGE_IMAGE_SIZES, SIZES
+from hpm_jax.config import parse_variant
+from hpm_jax.config.recipes import imagenet
+from hpm_jax.models.sizes import LARGE_IMAGE_SIZES
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", epochs=800)
-    config = defaults()
-    config.data.source = "tfds"
-    config.data.name = "imagenet2012"
-    config.data.test_split = "validation"
-    config.model.update(SIZES[chosen["size"]], dtype="bfloat16")
+    config = imagenet(chosen["size"])
     config.target = "normalized_pixels"
     config.mask.update(strategy="random", ratio=0.75)
     config.losses = ()
@@ -40,6 +37,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         b2=0.95,
         clip_norm=0.0,
     )
-    config.evaluation.update(every_epochs=10.0, bank_images=10000, test_images=5000)
-    config.run.update(workers=16, log_every_steps=50)
     return config

@@ -5,7 +5,7 @@
         --config.data.path=/data/imagenet
 
 Variants: the protocol hpm (the default: SGD, batches of 2048), mae (LARS, batches of 16384) or
-attentive (AdamW, batches of 1024); size=B (the default), L or H, which changes mae's epochs alone;
+attentive (AdamW, batches of 1024); size=B (the default), L or H, which only changes mae's epochs;
 epochs=; and sweep=0. Each trains a sweep of learning rates at once, the published one in its
 middle, on the same features: the encoder dominates the cost. The setting is chosen on training
 images held out for it, and then scored on the validation images. sweep=0 trains the published
@@ -13,7 +13,7 @@ setting alone, on all training images. Images are cropped as BYOL's: once, witho
 
 Papers: HPM (CVPR 2023; scripts/linprob.sh), MAE (CVPR 2022, appendix A), attentive probing: CAE.
 Expected top-1: MAE B 67.8, L 76.0 and H 77.2 after 1600 epochs (official README), attentive MAE B
-74.2 (CAE's README). Nobody has run this config here to its end.
+74.2 (CAE's README). This config has not been run here to its end.
 """
 
 import ml_collections
@@ -27,11 +27,11 @@ PROTOCOLS = {
     "attentive": ("adamw", "attentive", 1024, 50, (3e-5, 1e-4, 3e-4, 1e-3), (0.0, 1e-2, 1e-1)),
 }
 PUBLISHED = {"hpm": 1e-3, "mae": 1e-1}  # base learning rates, without weight decay
-EPOCHS = {("mae", "L"): 50, ("mae", "H"): 50}  # where a larger model is trained shorter
+EPOCHS = {("mae", "L"): 50, ("mae", "H"): 50}  # larger models are trained shorter
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The protocol in full; `variant` is what stands behind the colon."""
+    """Returns the full protocol; `variant` is the text after the colon."""
     chosen = parse_variant(variant, PROTOCOLS, protocol="hpm", size="B", epochs=0, sweep=1)
     protocol, size = chosen["protocol"], check_choice("size", chosen["size"], ("B", "L", "H"))
     kind, head, batch_size, epochs, rates, decays = PROTOCOLS[protocol]

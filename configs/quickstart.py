@@ -1,8 +1,8 @@
-"""HPM on the handwritten digits of scikit-learn: the method at work, in minutes, on a laptop.
+"""HPM on the handwritten digits of scikit-learn: the whole method in minutes on a laptop.
 
     python -m hpm_jax.main --config configs/quickstart.py --workdir runs/quickstart
 
-Paper: Hard Patches Mining for Masked Image Modeling (CVPR 2023), on a toy.
+Paper: Hard Patches Mining for Masked Image Modeling (CVPR 2023), on toy data.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from hpm_jax.config import defaults
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """1,497 images of 28 x 28 in 49 patches, a transformer of 4 blocks."""
+    """Returns the config: 1,497 images of 28 x 28 in 49 patches, a transformer of 4 blocks."""
     config = defaults()
     config.data.source = "digits"
     config.data.holdout = 1 / 6
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.channels = 1
     config.data.mean, config.data.std = (0.5,), (0.5,)
     config.data.crop_scale = (0.5, 1.0)
-    config.data.flip = 0.0  # digits do not survive it
+    config.data.flip = 0.0  # mirrored digits are not digits
     config.data.test_crop = 1.0
 
     config.model.patch_size = 4
@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.batch_size = 64
     config.optimizer.base_learning_rate = 8e-3
     config.optimizer.warmup_epochs = 4.0
-    # a short run needs a teacher that forgets sooner than ImageNet's
+    # a short run needs a teacher with a lower decay than ImageNet's
     config.teacher = "moving_average(start=0.95, end=0.99, ramp_epochs=30)"
 
     config.evaluation.every_epochs = 5.0

@@ -1,13 +1,13 @@
-"""HPM on moving digits: hard tubes at work, in minutes, on a laptop.
+"""HPM on moving digits: hard tubes in minutes on a laptop.
 
     python -m hpm_jax.main --config configs/quickstart_video.py --workdir runs/quickstart_video
 
-scikit-learn's digits move left, right, up or down, and no single frame tells where
-to. Variants: the method hpm (the default), random (loss prediction with random tubes) or mae
-(neither); label=direction (the default), digit, or both (40 classes), which kNN is asked for and
-the training does not see; epochs=14; seed=0.
+scikit-learn's digits move left, right, up or down; a single frame does not reveal the direction.
+Variants: the method hpm (the default), random (loss prediction with random tubes) or mae
+(neither); label=direction (the default), digit, or both (40 classes), which only kNN uses, not
+the training; epochs=14; seed=0.
 
-Papers: Hard Patches Mining (CVPR 2023) and VideoMAE (NeurIPS 2022), on a toy.
+Papers: Hard Patches Mining (CVPR 2023) and VideoMAE (NeurIPS 2022), on toy data.
 Expected: kNN of directions rises from 79 to 93 %, in three and a half minutes on two CPU cores
 (seed 0; docs/results.md).
 """
@@ -21,7 +21,7 @@ METHODS = ("hpm", "random", "mae")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Clips of 8 x 32 x 32 in 64 tubelets, a transformer of 4 blocks."""
+    """Returns the config: clips of 8 x 32 x 32 in 64 tubelets, a transformer of 4 blocks."""
     chosen = parse_variant(variant, METHODS, method="hpm", label="direction", epochs=14, seed=0)
     config = defaults()
     config.seed = chosen["seed"]
@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.update(decoder_width=48, decoder_depth=1, decoder_heads=4)
     config.target = "normalized_pixels"
     config.mask.update(unit="tube", ratio=0.75)
-    # a short run needs a teacher that forgets sooner than Kinetics'
+    # a short run needs a teacher with a lower decay than Kinetics'
     ramp = chosen["epochs"] // 2
     set_method(
         config, chosen["method"], f"moving_average(start=0.95, end=0.99, ramp_epochs={ramp})"

@@ -1,12 +1,12 @@
-"""What a pre-trained encoder is worth, as one table: kNN, few-shot, linear, logistic, fine-tuning.
+"""Evaluates a pre-trained encoder in one table: kNN, few-shot, linear, logistic, fine-tuning.
 
     python -m hpm_jax.main --config configs/report.py --config.init_from=runs/quickstart \
         --workdir runs/quickstart_report
 
-`init_from` is the workdir of a run, or a file of weights (docs/weights.md); the data is what it was
-pre-trained on, unless `config.data.source` and what belongs to it are given. Leaves `report.md`
-and `report.json`, with a command for each row. Variants: finetune=10 also fine-tunes for so many
-epochs; attentive=1 also trains an attentive probe, whose features are all tokens of all images.
+`init_from` is the workdir of a run, or a weights file (docs/weights.md). The data is that of the
+pre-training, unless `config.data.source` and its options are given. Writes `report.md` and
+`report.json`, with a command for each row. Variants: finetune=10 also fine-tunes for 10 epochs;
+attentive=1 also trains an attentive probe, whose features are all tokens of all images.
 Other encoders: --config.weights=teacher or random; --config.features.block=6,
 --config.features.pool=mean, --config.data.image_size="(64,64)".
 
@@ -20,7 +20,7 @@ from hpm_jax.config import defaults, parse_variant
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """All that is quick; `variant` is what stands behind the colon."""
+    """Returns the quick probes; `variant` is the text after the colon."""
     chosen = parse_variant(variant, (), finetune=0, attentive=0)
     config = defaults("report")
     config.finetune.epochs = chosen["finetune"]

@@ -12,8 +12,8 @@ Papers: VideoMAE (NeurIPS 2022), scripts/kinetics; Masked Autoencoders As Spatio
 (NeurIPS 2022), mae_st.
 Hardware: VideoMAE's scripts are for 64 GPUs.
 Expected top-1 after fine-tuning, from the official READMEs: B 80.0 at 800 epochs and 81.5 at 1600,
-L 85.2, H 86.6 and S 79.0 at 1600; mae_st L 84.35 at 400 epochs of four clips. Nobody has run this
-config here to its end.
+L 85.2, H 86.6 and S 79.0 at 1600; mae_st L 84.35 at 400 epochs of four clips. This config has not
+been run here to its end.
 """
 
 import ml_collections
@@ -26,7 +26,7 @@ EPOCHS = {"videomae": 801, "mae_st": 400}
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The recipe in full; `variant` is what stands behind the colon."""
+    """Returns the full recipe; `variant` is the text after the colon."""
     chosen = parse_variant(variant, LARGE_IMAGE_SIZES, size="B", recipe="videomae", epochs=0)
     recipe = check_choice("recipe", chosen["recipe"], EPOCHS)
     config = videomae(chosen["size"], chosen["epochs"] or EPOCHS[recipe])
@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
 
 def mae_st(config: ml_collections.ConfigDict, size: str) -> ml_collections.ConfigDict:
-    """Tokens hidden freely, one frame of two rebuilt, four clips of each video that is decoded."""
+    """Applies mae_st's recipe: free tokens, one of two frames predicted, four clips per video."""
     config.data.update(mean=(0.45,) * 3, std=(0.225,) * 3, flip=0.5, clips=4)
     config.data.update(sampling="mae_st", repeats="times")
     config.data.update(crop="resized", crop_scale=(0.5, 1.0))

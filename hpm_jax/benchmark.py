@@ -1,4 +1,4 @@
-"""How fast a config trains here: `python -m hpm_jax.benchmark --config configs/x.py`."""
+"""Measures training speed of a config: `python -m hpm_jax.benchmark --config configs/x.py`."""
 
 import json
 import statistics
@@ -9,44 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
+
+from hpm_jax.main import parse
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table, and writes the numbers where `--json` says."""
+    """Prints a table and writes the numbers to the file of `--json`."""
     from hpm_jax.config import freeze
-    from hpm_jax.errors import UserError
+    from hpm_jax.errors import one_sentence
 
     if flags.FLAGS.config is None:
         sys.exit("error: --config is missing, as in --config configs/quickstart.py")
-    try:
+    with one_sentence():
         numbers = benchmark(freeze(flags.FLAGS.config), flags.FLAGS.steps, flags.FLAGS.pipeline)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(table(numbers))
     if flags.FLAGS.json:
         Path(flags.FLAGS.json).write_text(json.dumps(numbers, indent=2) + "\n")
 
 
 def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str, Any]:
-    """Times the training step of a pre-training config, and its parts.
+    """Times the training step of a pre-training config and its parts.
 
     Args:
         config: from `hpm_jax.config.freeze`.
-        steps: how many are timed; the median counts.
-        pipeline: whether the config's own data is also loaded and trained on.
+        steps: number of timed steps; the median is reported.
+        pipeline: whether to train on the config's own data as well.
 
     Returns:
-        Numbers by name: seconds, images a second, bytes, and shares from 0 to 1. `share/*` are of
-        the step, each part compiled by itself: `teacher` (with the mask), `forward`, `backward`
-        and `update`, which is the rest.
+        Numbers by name: seconds, images per second, bytes, and fractions from 0 to 1. `share/*` are
+        fractions of the step, with each part compiled separately: `teacher` (with the mask),
+        `forward`, `backward` and `update`, which is the rest.
     """
     from hpm_jax.run.build import build_flops, build_sharded_step
     from hpm_jax.run.devices import all_devices
     from hpm_jax.run.throughput import peak_flops
-    from hpm_jax.step.choose import choose_mask
+    from hpm_jax.step.mask import make_mask, read_networks
     from hpm_jax.step.schedules import PretrainTimetable
     from hpm_jax.step.step import Masked, masked_loss
 
@@ -59,7 +59,7 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
     placement = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(init, out_shardings=placement)(key, start)
-    noise = np.random.default_rng(0).integers(0, 256, shape.shape, dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, shape.shape).astype(shape.dtype)
     images = devices.put(noise[devices.rows(batch)])
 
     # --- the whole step
@@ -89,9 +89,14 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         "temporary_bytes": memory.temp_size_in_bytes,
     }
 
-    # --- its parts, over one part of the batch where gradients are accumulated
+    # --- its parts, over one accumulation part of the batch
     patches = method.patches(noise[: batch // parts])
-    mask = jax.jit(lambda s, p: choose_mask(model, method, s, p, key, schedule))
+
+    @jax.jit
+    def mask(state, patches):
+        readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard))
+        mask = make_mask(method, state, patches, key, schedule, readings.units)
+        return Masked(patches, mask, readings=readings.target)
 
     def loss(state, masked, params):
         return masked_loss(model, method, state)(params, masked, schedule)[0]
@@ -100,8 +105,8 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
     gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(s, b, p))(s.params))
     chosen = mask(state, patches)
     teacher = parts * median_time(lambda: mask(state, patches), steps)
-    ahead = parts * median_time(lambda: forward(state, Masked(patches, chosen)), steps)
-    both = parts * median_time(lambda: gradient(state, Masked(patches, chosen)), steps)
+    ahead = parts * median_time(lambda: forward(state, chosen), steps)
+    both = parts * median_time(lambda: gradient(state, chosen), steps)
     shares = {"teacher": teacher, "forward": ahead, "backward": both - ahead}
     shares["update"] = max(seconds - teacher - both, 0.0)
     total = sum(shares.values())
@@ -113,7 +118,7 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
 
 def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float]:
-    """The same step fed by the config's own data: rate, and the share of time spent waiting."""
+    """Times the same step on the config's own data: rate, and fraction of time spent waiting."""
     from hpm_jax.data.pipeline import train_batches
     from hpm_jax.data.sources import SOURCES
     from hpm_jax.step.schedules import PretrainTimetable
@@ -138,7 +143,7 @@ def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float
 
 
 def median_time(call: Callable[[], Any], steps: int) -> float:
-    """Seconds of one call, whose result is waited for."""
+    """Returns the median seconds of one call, including the wait for its result."""
     times = []
     for _ in range(steps + 2):
         began = time.perf_counter()
@@ -148,7 +153,7 @@ def median_time(call: Callable[[], Any], steps: int) -> float:
 
 
 def table(numbers: dict[str, Any]) -> str:
-    """The numbers for a person."""
+    """Formats the numbers as a table."""
     lines = []
     for name, value in numbers.items():
         if isinstance(value, float):
@@ -161,8 +166,7 @@ def table(numbers: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "A pre-training config")
-    flags.DEFINE_integer("steps", 10, "Steps that are timed, after two to warm up")
-    flags.DEFINE_bool("pipeline", False, "Also with the config's own data")
-    flags.DEFINE_string("json", None, "A file for the numbers")
-    app.run(main)
+    flags.DEFINE_integer("steps", 10, "Number of timed steps, after two to warm up")
+    flags.DEFINE_bool("pipeline", False, "Whether to train on the config's own data as well")
+    flags.DEFINE_string("json", None, "JSON file for the numbers")
+    app.run(main, flags_parser=parse)

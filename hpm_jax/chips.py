@@ -1,23 +1,23 @@
-"""TPUs and GPUs: their memory and their peaks, for the rate of a run and for a plan before it."""
+"""TPUs and GPUs: memory and peak rates, for measuring MFU and for planning runs."""
 
 import re
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """A device as programs see it; data sheets, but for the memory, which is what programs get."""
+    """A device; figures are from data sheets, except memory, which is what a program can use."""
 
-    memory: float  # GiB: of TPUs as libtpu says that is free, of GPUs as nvidia-smi says in all
+    memory: float  # GiB: for TPUs the free memory by libtpu, for GPUs the total by nvidia-smi
     bandwidth: float  # bytes/s of that memory
     peak: float  # FLOP/s, dense, bfloat16
-    single: float  # FLOP/s in float32 as XLA multiplies it by default
-    kinds: tuple[str, ...]  # what JAX calls the device, without vendor, size and form
+    single: float  # FLOP/s in float32 at XLA's default precision
+    kinds: tuple[str, ...]  # JAX's names of the device, without vendor, size and form factor
     tpu: bool = False
-    cores: int = 1  # devices of one chip
+    cores: int = 1  # number of devices per chip
 
 
-# A float32 product is bfloat16 on the MXU unless a precision is asked for. v2 and v3 show each of
-# the two cores of a chip as a device, with half of all that the chip has.
+# A float32 product is bfloat16 on the MXU unless a precision is requested. On v2 and v3 each of the
+# two cores of a chip is a device, with half of the chip's resources.
 TPUS = {
     "v2": Chip(7.48, 700e9 / 2, 45e12 / 2, 45e12 / 2, ("TPU v2",), tpu=True, cores=2),
     "v3": Chip(15.48, 900e9 / 2, 123e12 / 2, 123e12 / 2, ("TPU v3",), tpu=True, cores=2),
@@ -52,9 +52,9 @@ _SIZE_AND_FORM = re.compile(r"\d+gb|hbm\d\w?|sxm\d?|pcie")
 
 
 def peak_of(kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of what JAX calls `kind`; None for a device that is not in the table.
+    """Returns dense bfloat16 FLOP/s of the device that JAX calls `kind`; None if unknown.
 
-    Whole words count, so that an L40S is no L4, nor a laptop's chip the one of the same number.
+    Whole words are compared: an L40S is not an L4, and a laptop chip is not its desktop namesake.
     """
     words = [word for word in re.split(r"[\s-]+", kind.lower()) if word not in _VENDOR]
     best, peak = 0, None

@@ -1,10 +1,10 @@
-"""A workdir that goes on from an official pre-training checkpoint, made once by a command.
+"""Makes a workdir that resumes from an official pre-training checkpoint.
 
     python -m hpm_jax.continue_official --checkpoint hpm_temp.pth --config configs/hpm_in1k.py:B \
         --workdir runs/hpm_b200
 
-The same config and workdir then go on by `python -m hpm_jax.main`, from the epoch of the file, with
-its student, teacher and moments of AdamW.
+`python -m hpm_jax.main` with the same config and workdir then resumes from the epoch of the file,
+with its student, teacher and moments of AdamW.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from hpm_jax.convert.sizes import Hints
 from hpm_jax.convert.weights import WeightsError
 from hpm_jax.convert.whole import Moments, Whole, read_whole
 from hpm_jax.errors import UserError
+from hpm_jax.models.decoders import SelfAttention
 from hpm_jax.run.build import (
     Start,
     build_init,
@@ -39,11 +40,11 @@ from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.state import Params, TrainState, param_shapes
 from hpm_jax.tasks.data import load_data
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "An official .pth of HPM or MAE")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Official checkpoint (.pth) of HPM or MAE")
 
 
 def main(argv: list[str]) -> None:
-    """The command; what is wrong comes out as one sentence."""
+    """Runs the command; an error is printed as one sentence."""
     values = flags.FLAGS
     for name in ("checkpoint", "config", "workdir"):
         if values[name].value is None:
@@ -61,14 +62,19 @@ def continue_official(
     """Makes the workdir.
 
     Args:
-        config: of the run that goes on; its images and batch size give an epoch its steps.
+        config: config of the run; its images and batch size determine the steps per epoch.
 
     Raises:
-        ConfigError: for another task, a run that is over by then, or a workdir that has begun.
+        ConfigError: for another task, a run that would be over, or a workdir that is in use.
         WeightsError: for a checkpoint that does not fit the config.
     """
     if config.task != "pretrain":
         raise ConfigError(f"config.task = {config.task!r}: a pre-training run goes on")
+    if not isinstance(config.decoder, SelfAttention):
+        raise ConfigError(
+            f"config.decoder = {str(config.decoder)!r}: official checkpoints have MAE's decoder, "
+            "--config.decoder=self_attention"
+        )
     sizes = config.model
     whole = read_whole(Path(checkpoint), Hints(sizes.heads, sizes.decoder_heads, config.grid[1:]))
     if whole.epoch >= config.optimizer.epochs:
@@ -89,8 +95,8 @@ def continue_official(
 
 
 def state_of(config: Config, whole: Whole, step: int, source: str) -> TrainState:
-    """The state before `step`, with what the checkpoint has."""
-    if config.teacher.kept and whole.teacher is None:
+    """Returns the state before `step`, with the arrays of the checkpoint."""
+    if config.teacher.in_state and whole.teacher is None:
         raise WeightsError(
             f"{source} has no teacher (ema_state_dict), and config.teacher = "
             f"{str(config.teacher)!r} asks for one"
@@ -102,7 +108,7 @@ def state_of(config: Config, whole: Whole, step: int, source: str) -> TrainState
     start = Start(params=params, frozen=load_frozen(method))
     state = jax.jit(init)(jax.random.key(config.seed), start)
     found: dict[str, Any] = {"step": jnp.int32(step)}
-    if config.teacher.kept:
+    if config.teacher.in_state:
         found["teacher"] = _fitting(shapes, whole.teacher)
     if whole.moments is not None:
         found["optimizer"] = with_moments(state.optimizer, whole.moments)
@@ -110,7 +116,7 @@ def state_of(config: Config, whole: Whole, step: int, source: str) -> TrainState
 
 
 def with_moments(state: optax.OptState, moments: Moments) -> optax.OptState:
-    """The optimizer's state with Adam's part replaced."""
+    """Returns the optimizer's state with Adam's moments replaced."""
     adam = optax.ScaleByAdamState(
         count=jnp.int32(moments.steps),
         mu=jax.tree.map(jnp.asarray, moments.first),
@@ -120,7 +126,7 @@ def with_moments(state: optax.OptState, moments: Moments) -> optax.OptState:
 
 
 def notes(config: Config, whole: Whole) -> list[str]:
-    """One line for a missing optimizer, and one for each option that differs from the file's."""
+    """Returns a line for a missing optimizer, and one per option that differs from the file's."""
     found = []
     if whole.moments is None:
         found.append("no optimizer in this file: AdamW starts afresh, with moments of zero")
@@ -137,9 +143,10 @@ def notes(config: Config, whole: Whole) -> list[str]:
 
 
 def _fitting(shapes: Params, params: Params) -> Params:
-    """The parameters of a checkpoint, which must be those of the model."""
+    """Returns the parameters of a checkpoint after checking that they fit the model."""
     return jax.tree.map(jnp.asarray, assign(shapes, params)[0])
 
 
 if __name__ == "__main__":
+    command.signals.listen()
     app.run(main, flags_parser=command.parse)

@@ -1,6 +1,6 @@
-"""An option: a field of a frozen dataclass with its default, a line of help and its bounds.
+"""Options: fields of frozen dataclasses with a default, a line of help and bounds.
 
-Options of tasks (`hpm_jax/config`) and of plugs (`hpm_jax/plugs.py`) are declared alike.
+Tasks (`hpm_jax/config`) and plugs (`hpm_jax/plugs.py`) declare their options in the same way.
 """
 
 import dataclasses
@@ -13,27 +13,27 @@ from hpm_jax.errors import ConfigError, check_choice, nearest
 
 
 class Bounds(NamedTuple):
-    """What a value, or each value of a tuple, may be."""
+    """The bounds of a value, or of each value of a tuple."""
 
-    low: float | None = None  # the least
-    high: float | None = None  # the greatest
-    above: float | None = None  # less than every value
-    below: float | None = None  # greater than every value
+    low: float | None = None  # inclusive
+    high: float | None = None  # inclusive
+    above: float | None = None  # exclusive lower bound
+    below: float | None = None  # exclusive upper bound
     choices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As a person reads it: "from 0 to 1", "above 0", "pixel or tube"; "" for anything."""
+        """The bounds in words: "from 0 to 1", "above 0", "pixel or tube"; "" for no bounds."""
         if self.choices:
             return " or ".join(choice or "''" for choice in self.choices)
         parts = []
         for word, bound in zip(("from", "to", "above", "below"), self[:4], strict=True):
             if bound is not None:
-                parts.append(f"{word} {bound:g}")
+                parts.append(f"{word} {bound if isinstance(bound, int) else f'{bound:g}'}")
         order = {"from": 0, "above": 0, "to": 1, "below": 1}
         return " ".join(sorted(parts, key=lambda part: order[part.split()[0]]))
 
     def holds(self, value: float) -> bool:
-        """Whether a number is inside."""
+        """Whether a number is within the bounds."""
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -53,15 +53,15 @@ def option(
     choices: Iterable[str] = (),
     changes_result: bool = True,
 ) -> Any:
-    """A dataclass field that says what it is and what it may be.
+    """Returns a dataclass field with a help text and bounds.
 
     Args:
-        default: its value where none is given.
-        help: one line for a person.
-        low, high: the least and the greatest value.
-        above, below: bounds that are not values themselves.
-        choices: the strings that there are; none allows any.
-        changes_result: whether what a run computes depends on it. Where it does not, a run may be
+        default: the value if none is given.
+        help: one line of help.
+        low, high: inclusive bounds.
+        above, below: exclusive bounds.
+        choices: the allowed strings; () allows any.
+        changes_result: whether the result of a run depends on the option. If not, a run may be
             resumed with another value.
     """
     metadata = {
@@ -75,30 +75,30 @@ def option(
 
 
 def share(default: Any, help: str) -> Any:
-    """An option from 0 to 1."""
+    """Returns an option from 0 to 1."""
     return option(default, help, low=0, high=1)
 
 
-def positive(default: Any, help: str) -> Any:
-    """An option above 0: of whole numbers, from 1."""
-    return option(default, help, above=0)
+def positive(default: Any, help: str, high: float = 10**9) -> Any:
+    """Returns an option above 0 (an integer option: from 1), up to `high`."""
+    return option(default, help, above=0, high=high)
 
 
 def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
-    """An instance of the dataclass `kind` from names and values, each converted and checked.
+    """Returns an instance of the dataclass `kind` from names and values, converted and checked.
 
     Args:
-        path: what the options are called in messages, such as "config.mask".
+        path: name of the options in messages, such as "config.mask".
 
     Raises:
-        ConfigError: for an unknown name, or a value of the wrong type or beyond its bounds.
+        ConfigError: for an unknown name, or a value of the wrong type or outside its bounds.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     built = {}
     for key, value in values.items():
         if key not in fields:
             raise ConfigError(f"{path}.{key} does not exist{nearest(key, fields)}")
-        if value is None:  # to be inherited, and nothing there to inherit from: the default
+        if value is None:  # an inherited option with nothing to inherit from: the default
             continue
         bounds = fields[key].metadata.get("bounds", ANY)
         built[key] = convert(fields[key].type, value, f"{path}.{key}", bounds)
@@ -106,10 +106,11 @@ def build(kind: type, values: Mapping[str, Any], path: str) -> Any:
 
 
 ANY = Bounds()
+LARGEST_WHOLE = 2**64
 
 
 def convert(kind: Any, value: Any, path: str, bounds: Bounds = ANY) -> Any:
-    """`value` as a `kind`, or an error that names what was expected.
+    """Returns `value` converted to `kind`.
 
     Raises:
         ConfigError: see `build`.
@@ -127,7 +128,10 @@ def convert(kind: Any, value: Any, path: str, bounds: Bounds = ANY) -> Any:
         if not hasattr(value, "items"):
             raise ConfigError(f"{path} = {value!r}: expected options by name")
         return as_dict(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and kind in (int, float) and abs(value) > LARGEST_WHOLE:
+        bits = value.bit_length()  # its digits would fill the screen, and it may exceed a float
+        raise ConfigError(f"{path} = a number of {bits} bits: expected a number {bounds}".rstrip())
+    if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"{path} = {value!r}: expected {kind.__name__}")
@@ -153,7 +157,7 @@ def _tuple(items: tuple[Any, ...], value: Any, path: str, bounds: Bounds) -> tup
 
 
 def as_dict(options: Any) -> Any:
-    """Options as dicts of what JSON can hold; the inverse of `build`. Plugs become their calls."""
+    """Returns options as dicts that JSON can hold; the inverse of `build`. Plugs become calls."""
     if hasattr(options, "call"):
         return options.call
     if dataclasses.is_dataclass(options):
@@ -167,7 +171,7 @@ def as_dict(options: Any) -> Any:
 
 
 def short(options: Any) -> Any:
-    """As `as_dict`, with the calls of plugs as short as they can be."""
+    """Returns the same as `as_dict`, with plug calls shortened to options that are not defaults."""
     if hasattr(options, "call"):
         return str(options)
     if dataclasses.is_dataclass(options):
@@ -178,7 +182,7 @@ def short(options: Any) -> Any:
 
 
 def result_options(options: Any, prefix: str = "") -> dict[str, Any]:
-    """The options that a result depends on, as `as_dict` gives them, by name with dots."""
+    """Returns the options that a result depends on, as in `as_dict`, by dotted name."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         if not field.metadata.get("changes_result", True):
@@ -192,9 +196,9 @@ def result_options(options: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Described(NamedTuple):
-    """One option as a person reads it."""
+    """One option, formatted for a table."""
 
-    name: str  # with dots, such as "mask.ratio"
+    name: str  # dotted, such as "mask.ratio"
     kind: str
     default: str
     bounds: str
@@ -202,11 +206,11 @@ class Described(NamedTuple):
 
 
 def describe(kind: type, prefix: str = "") -> Iterator[Described]:
-    """Every option of a dataclass, those of its sections included, in order."""
+    """Yields every option of a dataclass in order, including those of its sections."""
     for field in dataclasses.fields(kind):
         name = prefix + field.name
         if dataclasses.is_dataclass(field.type) and not hasattr(field.type, "parse_call"):
-            # the section's own class, whose defaults its owner may have changed
+            # the section's own class; its owner may override the defaults
             default = field.default
             for one in describe(typing.cast(type, field.type), f"{name}."):
                 leaf = default

@@ -1,8 +1,8 @@
-"""Every option and every plug, with defaults, bounds and help.
+"""Lists options and plugs with defaults, bounds and help.
 
-    python -m hpm_jax.options            # of pre-training, and the plugs that it can name
-    python -m hpm_jax.options finetune   # of another task: finetune, probe, report, evaluate
-    python -m hpm_jax.options hard       # of one plug
+    python -m hpm_jax.options            # options of pre-training, and its plugs
+    python -m hpm_jax.options finetune   # another task: finetune, probe, report, evaluate
+    python -m hpm_jax.options hard       # one plug
     python -m hpm_jax.options pretrain --modules my_masks,my_targets,my_tasks
 
 `python -m hpm_jax.main --help` shows the same.
@@ -11,29 +11,33 @@
 import argparse
 import dataclasses
 import inspect
-import sys
 import typing
 from collections.abc import Iterator
 
 from hpm_jax.config import TASKS
-from hpm_jax.errors import UserError, check_choice
+from hpm_jax.errors import check_choice, one_sentence
 from hpm_jax.fields import Described, describe
 from hpm_jax.losses import Objective, Term
 from hpm_jax.masking import Strategy
+from hpm_jax.models.decoders import Decoder
 from hpm_jax.plugs import Plug, import_modules
+from hpm_jax.regularizers import Regularizer
 from hpm_jax.targets import Target
 from hpm_jax.teachers import Teacher
 
-FAMILIES: tuple[type[Plug], ...] = (Strategy, Target, Objective, Term, Teacher)
+FAMILIES: tuple[type[Plug], ...] = (
+    *(Strategy, Target, Objective, Decoder, Term, Teacher),
+    Regularizer,
+)
 
 
 def plugs() -> dict[str, type[Plug]]:
-    """Every plug by its name, aliases left out."""
+    """Every plug by its name, without aliases."""
     return {plug.name: plug for family in FAMILIES for plug in family.plugs.values()}
 
 
 def of_task(task: str) -> Iterator[str]:
-    """The lines that describe a task, and the plugs where it names some."""
+    """The lines that describe a task and the plugs that its options can name."""
     yield f"Options of {task}, as --config.NAME=VALUE:"
     options = TASKS[task].options
     yield from _table(describe(options))
@@ -71,17 +75,17 @@ def _table(rows: Iterator[Described]) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints what is asked for."""
+    """Prints the options of a task or of a plug."""
     parser = argparse.ArgumentParser(prog="python -m hpm_jax.options", description=__doc__)
-    parser.add_argument("what", nargs="?", default="pretrain", help="a task or a plug")
-    parser.add_argument("--modules", default="", help="modules of your own, with commas between")
+    parser.add_argument("what", nargs="?", default="pretrain", help="name of a task or a plug")
+    parser.add_argument(
+        "--modules", default="", help="your own modules to import, separated by commas"
+    )
     options = parser.parse_args(argv)
-    try:
+    with one_sentence():
         import_modules(filter(None, options.modules.split(",")))
         if options.what not in TASKS:
             check_choice("what", options.what, (*TASKS, *plugs()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     lines = of_task(options.what) if options.what in TASKS else of_plug(options.what)
     print("\n".join(lines))
 

@@ -23,7 +23,13 @@ from hpm_jax.config.parse import parse_variant as parse_variant
 from hpm_jax.config.pretrain import Config as Config
 from hpm_jax.config.pretrain import Evaluation as Evaluation
 from hpm_jax.config.pretrain import MaskOptions as MaskOptions
+from hpm_jax.config.segment import Segment as Segment
+from hpm_jax.config.segment import SegmentAugment as SegmentAugment
+from hpm_jax.config.segment import SegmentData as SegmentData
+from hpm_jax.config.segment import SegmentEvaluate as SegmentEvaluate
+from hpm_jax.config.segment import SegmentProbe as SegmentProbe
 from hpm_jax.config.shared import Data as Data
+from hpm_jax.config.shared import Guard as Guard
 from hpm_jax.config.shared import OnGrid as OnGrid
 from hpm_jax.config.shared import Optimizer as Optimizer
 from hpm_jax.config.shared import Run as Run

@@ -1,7 +1,6 @@
-"""What a config leaves open is as it was in the pre-training that it starts from."""
+"""Options that a config leaves unset are inherited from the pre-training that it starts from."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import ml_collections
 from hpm_jax.config import Finetune, Report, freeze
 from hpm_jax.config.recipes import finetune_small
 from hpm_jax.config.tasks import find_task, resolve
+from hpm_jax.errors import ConfigError
 from hpm_jax.storage import as_path
+from hpm_jax.text_files import read_json
 
-# Where the images are: given by name or not at all, never half from one run and half from another.
+# Options that locate the images. They are inherited all together or not at all.
 DATA_LOCATION = (
     "source",
     "path",
@@ -25,11 +26,11 @@ DATA_LOCATION = (
 
 
 def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` in which what its task inherits, and is None, is from `config.init_from`.
+    """Returns a copy of `config` whose unset options are inherited from `config.init_from`.
 
-    Where that is a workdir, or its `best` folder, `config.json` has the data and the sizes of the
-    model; else the weights themselves tell the sizes. What neither knows stays None, which
-    `freeze` makes the default.
+    For a workdir or its `best` folder, data and model sizes come from `config.json`; for a weights
+    file, the sizes come from the weights. Other unset options stay None, and `freeze` sets them to
+    their defaults.
     """
     given, config = config, config.copy_and_resolve_references()
     task = find_task(config)
@@ -52,11 +53,11 @@ def inherit(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def complete_evaluation(
     config: ml_collections.ConfigDict, given: ml_collections.ConfigDict, found: dict[str, Any]
 ) -> None:
-    """What is scored by default: a run on its own test split, a file as its authors cropped.
+    """Sets what is scored by default: a run's own test split, or a file with its authors' crop.
 
     Args:
         config: changed in place.
-        given: as it was before anything was inherited.
+        given: the config before anything was inherited.
         found: the options of `init_from`, by section.
     """
     if given.data.source is None and found["data"].get("source"):
@@ -69,12 +70,13 @@ def complete_evaluation(
 
 
 def _of_workdir(path: Path) -> dict[str, Any]:
-    """The options of a run of this package; {} for a file, and for a folder of others."""
+    """Returns the options of a run of this package; {} for a file or any other folder."""
     there = (path.parent if path.name == "best" else path) / "config.json"
-    options = json.loads(there.read_text()) if path.is_dir() and there.exists() else {}
+    advice = "put a copy of it back, or name a file of weights"
+    options = read_json(there, ConfigError, advice) if path.is_dir() and there.exists() else {}
     if "task" not in options:
         return {}
-    # the feature that the run itself was judged by: of kNN, or of its head
+    # the feature that the run itself was evaluated with: that of kNN, or that of its head
     pools = [options.get(section, {}).get("pool") for section in ("model", "evaluation")]
     return options | {"features": {"pool": pools[0] or pools[1]}}
 
@@ -94,12 +96,12 @@ def _of_weights(path: Path) -> dict[str, Any]:
             "channels": a.channels,
             **normalization(path, a),
         },
-        "features": {"pool": "both" if a.of_layout.cls_token else "mean"},
+        "features": {"pool": "both" if a.token_layout.cls_token else "mean"},
     }
 
 
 def finetune_config(report: Report) -> Finetune:
-    """The fine-tuning run of a report: its encoder and data, by the recipe for small data."""
+    """Returns the fine-tuning config of a report: its encoder and data, the small-data recipe."""
     config = finetune_small(**dataclasses.asdict(report.finetune))
     config.update(init_from=report.init_from, weights=report.weights, seed=report.seed)
     config.data.update(dataclasses.asdict(report.data) | {"crop_scale": config.data.crop_scale})

@@ -1,4 +1,4 @@
-"""HPM, its baselines and its ablations, each by one word; a config decides everything else."""
+"""HPM, its baselines and its ablations by name; they set masks, losses and teacher of a config."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from hpm_jax.errors import check_choice
 
 
 class MethodRecipe(NamedTuple):
-    """What a method is: its masks, and how it predicts losses."""
+    """The masks of a method, and how it predicts losses."""
 
     strategy: str
     losses: tuple[str, ...] = ("ranking",)
@@ -29,18 +29,37 @@ METHODS = {
 }
 
 
+TARGETS = ("pixels", "features")
+
+
 def set_method(config: ConfigDict, method: str, average: str = "moving_average") -> None:
     """Sets masks, losses and teacher of a pre-training config.
 
     Args:
         config: changed in place.
         method: a name in `METHODS`.
-        average: the teacher, for those that ask one.
+        average: the teacher, for methods that use one.
 
     Raises:
-        ConfigError: for another name.
+        ConfigError: for an unknown name.
     """
     recipe = METHODS[check_choice("method", method, METHODS)]
     config.mask.strategy = recipe.strategy
     config.losses = recipe.losses
     config.teacher = average if recipe.teacher else "none"
+
+
+def set_target(config: ConfigDict, target: str, average: str = "moving_average") -> None:
+    """Replaces the target of a pre-training config by features of the teacher, if asked to.
+
+    Args:
+        config: changed in place, after `set_method`.
+        target: a name in `TARGETS`; with "pixels" nothing changes.
+        average: the teacher, which every method has then.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    if check_choice("target", target, TARGETS) == "features":
+        config.target, config.objective = "teacher_features", "cosine"
+        config.teacher = average

@@ -1,10 +1,10 @@
-"""Options of earlier versions: runs that have them go on, and who types one learns its new name."""
+"""Options of earlier versions: old runs can resume, and an error gives an option's new name."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-# what an option is now, as it is typed
+# old option: its replacement on the command line
 MOVED = {
     "mask.hard_start": "--config.mask.strategy='hard(start={})'",
     "mask.hard_end": "--config.mask.strategy='hard(end={})'",
@@ -24,10 +24,10 @@ MOVED = {
 
 
 def moved(words: list[str]) -> str | None:
-    """What to type in place of an option of an earlier version; None where there is none.
+    """Returns the replacement of an option of an earlier version; None if there is none.
 
     Args:
-        words: of a command line.
+        words: the arguments of a command line.
     """
     for word in words:
         found = re.match(r"--config\.([\w.]+)(?:=(.*))?$", word)
@@ -37,7 +37,7 @@ def moved(words: list[str]) -> str | None:
 
 
 def renewed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a pre-training run, with those of earlier versions as they are called now."""
+    """Returns the options of a pre-training run, with old options under their present names."""
     new = dict(options)
     if new.get("task", "pretrain") != "pretrain" or not is_old(new):
         return new
@@ -71,7 +71,7 @@ def renewed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_old(options: Mapping[str, Any]) -> bool:
-    """Whether the options are of a version in which strategies had none of their own."""
+    """Whether the options are of a version in which strategies had no options of their own."""
     mask = options.get("mask", {})
     return (
         "ranking" in options

@@ -1,7 +1,7 @@
-"""From an ml_collections config to checked options, or to an error that says what to change.
+"""Converts an ml_collections config to checked options, or raises an error with the remedy.
 
-A config file starts from `defaults()` and changes what it wants; `freeze` turns the result into the
-dataclasses of `hpm_jax/config`, or names the nearest right key or value.
+A config file starts from `defaults()` and changes some options. `freeze` converts the result to the
+dataclasses of `hpm_jax/config`; its errors name the nearest valid key or value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ from hpm_jax.fields import build, short
 
 
 def defaults(task: str = "pretrain", modules: tuple[str, ...] = ()) -> ml_collections.ConfigDict:
-    """Every option at its default, as the ConfigDict that config files start from.
+    """Returns every option at its default, as the ConfigDict that config files start from.
 
     Args:
-        task: a name in `TASKS`. What the task inherits from a pre-trained encoder is None here, and
-            stays so unless a config sets it.
-        modules: modules of your own, such as the one that registers the task.
+        task: a name in `TASKS`. Options that the task inherits from a pre-trained encoder are None
+            unless a config sets them.
+        modules: your own modules, such as the one that registers the task.
 
     Raises:
         ConfigError: for a module that cannot be imported, and for an unknown task.
@@ -37,12 +37,12 @@ def defaults(task: str = "pretrain", modules: tuple[str, ...] = ()) -> ml_collec
 
 
 def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> dict[str, Any]:
-    """What stands behind the colon of `--config configs/x.py:L,epochs=800`.
+    """Parses the text after the colon of `--config configs/x.py:L,epochs=800`.
 
     Args:
-        text: bare words and `key=value` pairs, with commas between.
-        choices: the bare words that there are, values of the first option; none is fine too.
-        options: the keys there are, with their defaults, whose types the values take.
+        text: bare words and `key=value` pairs, separated by commas.
+        choices: the allowed bare words, which are values of the first option; may be empty.
+        options: the allowed keys with their defaults; values are converted to the defaults' types.
     """
     chosen, choices = dict(options), list(choices)
     first = next(iter(options)) if choices else ""
@@ -61,10 +61,10 @@ def parse_variant(text: str | None, choices: Iterable[str], **options: Any) -> d
 
 
 def freeze(config: Mapping[str, Any]) -> Any:
-    """From a ConfigDict (or a dict read from config.json) to the checked options of its task.
+    """Converts a ConfigDict (or a dict read from config.json) to the checked options of its task.
 
     Raises:
-        ConfigError: for an unknown key, a value of the wrong type, or one that cannot run.
+        ConfigError: for an unknown key, a value of the wrong type, or an invalid value.
     """
     task = find_task(config)
     frozen = build(task.options, renewed(config), "config")

@@ -4,9 +4,9 @@ from ml_collections import ConfigDict
 
 from hpm_jax.config import defaults
 from hpm_jax.config.video_recipes import PRETRAINING
-from hpm_jax.models.sizes import VIDEO_SIZES
+from hpm_jax.models.sizes import SIZES, VIDEO_SIZES
 
-MIXING_PAYS = 30  # epochs: a shorter run learns more from images as they are
+MIXING_PAYS = 30  # epochs: shorter runs learn more from unmixed images
 
 
 def finetune_small(epochs: int, batch_size: int, base_learning_rate: float) -> ConfigDict:
@@ -15,10 +15,26 @@ def finetune_small(epochs: int, batch_size: int, base_learning_rate: float) -> C
     config.data.crop_scale = (0.3, 1.0)  # small images do not survive crops of 8 %
     config.optimizer.update(epochs=epochs, batch_size=batch_size, warmup_epochs=0.1 * epochs)
     config.optimizer.base_learning_rate = base_learning_rate
+    peak = base_learning_rate * batch_size / 256
+    config.optimizer.floor = min(config.optimizer.floor, peak)
     config.model.unroll = 0
     if epochs < MIXING_PAYS:
         config.augment.update(policy="", erase=0.0, mixup=0.0, cutmix=0.0)
         config.model.drop_path = 0.0
+    return config
+
+
+def imagenet(size: str) -> ConfigDict:
+    """Pre-training on ImageNet-1k in bfloat16; a config adds the method and its optimizer.
+
+    Args:
+        size: of the model, a name in `SIZES`.
+    """
+    config = defaults()
+    config.data.update(source="tfds", name="imagenet2012", test_split="validation")
+    config.model.update(SIZES[size], dtype="bfloat16")
+    config.evaluation.update(every_epochs=10.0, bank_images=10000, test_images=5000)
+    config.run.update(workers=16, log_every_steps=50)
     return config
 
 
@@ -32,8 +48,8 @@ def videomae(size: str, epochs: int, data: str = "k400") -> ConfigDict:
 
     Args:
         size: S, B, L or H.
-        epochs: that the schedule spans.
-        data: k400, ssv2 or ucf101, the data whose recipe it is.
+        epochs: number of epochs of the schedule.
+        data: the recipe's data set: k400, ssv2 or ucf101.
     """
     recipe = PRETRAINING[data, size]
     config = defaults()
@@ -57,7 +73,7 @@ def videomae(size: str, epochs: int, data: str = "k400") -> ConfigDict:
         b2=0.95,
         clip_norm=0.0,
     )
-    # every video of these is decoded again for each evaluation's bank: few will do
+    # each evaluation decodes these videos again, so their number is small
     config.evaluation.update(every_epochs=20.0, bank_images=4000, test_images=1000, pool="mean")
     config.evaluation.update(batch_size=64, pictures=3)
     config.run.update(workers=16, log_every_steps=50)
@@ -67,7 +83,7 @@ def videomae(size: str, epochs: int, data: str = "k400") -> ConfigDict:
 def hpm_on_video(config: ConfigDict) -> ConfigDict:
     """Hard tubes instead of random ones, with a teacher that sees every second frame of the grid.
 
-    The image recipe's teacher, schedule and clipping; the rest is as in `config`, which changes.
+    Teacher, schedule and clipping are those of the image recipe. `config` is changed in place.
     """
     config.mask.strategy = "hard(start=0.0, end=0.5)"
     config.losses = ("ranking(pairs='tubes')",)

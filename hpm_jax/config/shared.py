@@ -1,10 +1,11 @@
-"""What every run has: data, an optimizer, and how it is run."""
+"""The options that every run has: data, optimizer, guard and execution."""
 
 import dataclasses
 import math
 from typing import Any
 
-from hpm_jax.fields import option
+from hpm_jax.data.decoding import MOST_PIXELS
+from hpm_jax.fields import option, positive
 from hpm_jax.tokens import Grid, grid_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -12,98 +13,157 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class TaskOptions:
-    """What the options of every task have; a task is an entry of `hpm_jax/config/tasks.py`."""
+    """Options that every task has; a task is an entry of `hpm_jax/config/tasks.py`."""
 
-    task: str = option("", "what the run does")
-    modules: tuple[str, ...] = option((), "modules of your own that register plugs or tasks")
+    task: str = option("", "name of the task")
+    modules: tuple[str, ...] = option(
+        (), "your own Python modules to import; they register plugs or tasks"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions(TaskOptions):
+    """Options of every task that starts from a pre-trained encoder."""
+
+    seed: int = option(0, "random seed", low=0, high=2**32 - 1)
+    init_from: str = option("", "workdir of a run, or a weights file; see docs/weights.md")
+    weights: str = option(
+        "student",
+        "which weights to use: student, teacher, or 'random' (untrained)",
+        choices=("student", "teacher", "random"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where the images come from and what is done to them before the device sees them."""
+    """Where the images come from, and how they are prepared on the host."""
 
-    source: str = option("digits", "see hpm_jax/data/sources.py")
+    source: str = option("digits", "name of the data source; see hpm_jax/data/sources.py")
     path: str = option(
         "",
-        "folder: the folder; tfds: its data_dir, or '' for the usual one",
+        "folder or file of the data; for tfds its data_dir, where '' is the default one",
         changes_result=False,
     )
-    name: str = option("", "tfds: the dataset, such as 'imagenet2012'")
-    train_split: str = option("train", "the folder, list or split of training images")
-    test_split: str = option("test", "and of test images")
+    name: str = option("", "name of the data set for tfds and hugging_face, such as 'imagenet2012'")
+    train_split: str = option("train", "folder, list or split of the training images")
+    test_split: str = option("test", "folder, list or split of the test images")
     holdout: float = option(
         0.1,
-        "the share of the training images held out where there is no test split",
+        "fraction of the training images to hold out if there is no test split",
         low=0,
         below=1,
     )
-    image_size: tuple[int, int] = option((224, 224), "height, width", low=1, high=2**15)
-    channels: int = option(3, "of an image", low=1, high=1024)
+    image_key: str = option(
+        "", "column or array of the images (hugging_face, webdataset, parquet, numpy); '' finds it"
+    )
+    label_key: str = option("", "column or array of the labels; '' finds it, 'none' for no labels")
+    channels_first: bool = option(
+        False, "whether numpy and tiff arrays are [N, C, H, W] rather than [N, H, W, C]"
+    )
+    value_range: tuple[float, ...] = option(
+        (),
+        "(low, high): values that are mapped to 0 and 1 in float32, for 16-bit and float data; () "
+        "for 8-bit images",
+        low=-1e12,
+        high=1e12,
+    )
+    image_size: tuple[int, int] = option(
+        (224, 224), "height and width of an image in pixels", low=1, high=2**15
+    )
+    channels: int = option(3, "number of channels of an image", low=1, high=1024)
     mean: tuple[float, ...] = option(
-        IMAGENET_MEAN, "of each channel, for pixels in [0, 1]", low=-1e6, high=1e6
+        IMAGENET_MEAN, "mean of each channel, for pixels in [0, 1]", low=-1e6, high=1e6
     )
     std: tuple[float, ...] = option(
-        IMAGENET_STD, "of each channel, for pixels in [0, 1]", above=0, high=1e6
+        IMAGENET_STD, "standard deviation of each channel, for pixels in [0, 1]", low=1e-6, high=1e6
     )
     crop: str = option(
-        "resized", "RandomResizedCrop; 'byol' for linear probes; 'multi_scale' for videos"
+        "resized",
+        "training crop: 'resized' (RandomResizedCrop), 'byol' for linear probes, or 'multi_scale' "
+        "for videos",
     )
     crop_scale: tuple[float, float] = option(
-        (0.2, 1.0), "resized, byol: share of the area", above=0, high=1
+        (0.2, 1.0), "lowest and highest fraction of the area (resized, byol)", above=0, high=1
     )
     crop_ratio: tuple[float, float] = option(
-        (3 / 4, 4 / 3), "and width over height", low=1e-3, high=1e3
+        (3 / 4, 4 / 3), "lowest and highest width over height (resized, byol)", low=1e-3, high=1e3
     )
-    flip: float = option(0.5, "how often an image is mirrored", low=0, high=1)
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     test_crop: float = option(
         0.875,
-        "centre crop for evaluation, after the short side is 1 / this larger",
+        "centre crop for evaluation, as a fraction of the resized short side",
         low=0.1,
         high=1,
     )
     max_broken: float = option(
         0.01,
-        "the share of unreadable images at which a run stops",
+        "fraction of unreadable images above which the run stops",
         low=0,
         high=1,
         changes_result=False,
     )
-    synthetic_images: int = option(4096, "synthetic: how many", low=1)
-    frames: int = option(1, "of a clip; an image is a video of one frame", low=1)
-    sampling: str = option("dense", "or linspace, mae_st, segments: see hpm_jax/data/clips.py")
-    frame_stride: int = option(4, "every how many frames of the video; segments have none", low=1)
+    max_pixels: int = option(
+        2**26,
+        "largest number of pixels of an image or frame; a larger one counts as unreadable, because "
+        "decoding takes up to 20 bytes per pixel",
+        low=1,
+        high=MOST_PIXELS,
+    )
+    synthetic_images: int = option(
+        4096, "number of images of the source 'synthetic'", low=1, high=10**8
+    )
+    frames: int = option(
+        1, "number of frames per clip; an image is a video of one frame", low=1, high=2**15
+    )
+    sampling: str = option(
+        "dense", "frame sampling: dense, linspace, mae_st or segments; see hpm_jax/data/clips.py"
+    )
+    frame_stride: int = option(
+        4, "use every n-th frame of the video; ignored by 'segments'", low=1, high=10**6
+    )
     clips: int = option(
         1,
-        "clips of each video that is decoded for training, each with its own crop",
+        "number of training clips per decoded video, each with its own crop",
         low=1,
         high=1000,
     )
     repeats: str = option(
         "times",
-        "several clips are of new 'times', or the same 'frames' again",
+        "whether several clips of a video have different 'times' or the same 'frames'",
         choices=("times", "frames"),
     )
     interpolation: str = option(
         "auto",
-        "bilinear for videos, bicubic for images; or one of the two",
+        "interpolation when resizing; auto is bilinear for videos and bicubic for images",
         choices=("auto", "bilinear", "bicubic"),
     )
     test_clips: int = option(
-        1, "clips of a video, spread over its length, whose scores are averaged", low=1, high=1000
+        1,
+        "number of test clips per video, spread over its length; scores are averaged",
+        low=1,
+        high=1000,
     )
     test_crops: int = option(
-        1, "crops of each, spread along its longer side: 1, or usually 3", low=1, high=1000
+        1,
+        "number of test crops per clip, spread along the longer side, usually 1 or 3",
+        low=1,
+        high=1000,
     )
 
     @property
+    def pixel_dtype(self) -> str:
+        """The dtype of the images in a batch."""
+        return "float32" if self.value_range else "uint8"
+
+    @property
     def view_shape(self) -> tuple[int, ...]:
-        """Of one view of an image or a video: `(H, W, C)`, or `(T, H, W, C)`."""
+        """The shape of one view of an image or a video: `(H, W, C)`, or `(T, H, W, C)`."""
         frames = (self.frames,) if self.frames > 1 else ()
         return (*frames, *self.image_size, self.channels)
 
     @property
     def train_shape(self) -> tuple[int, ...]:
-        """Of what a batch of training holds of each: one view, or several `(R, T, H, W, C)`."""
+        """The shape of one example of a training batch: one view, or several `(R, T, H, W, C)`."""
         if self.clips == 1:
             return self.view_shape
         return (self.clips, self.frames, *self.image_size, self.channels)
@@ -111,61 +171,127 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW, its schedule, and how long a run is."""
+    """AdamW, its schedule, and the length of a run."""
 
-    epochs: int = option(200, "of the run", low=1, high=10**6)
-    batch_size: int = option(2048, "images a step, over all devices and accumulation parts", low=1)
+    epochs: int = option(200, "number of epochs", low=1, high=10**6)
+    batch_size: int = option(
+        2048,
+        "number of images per step, over all devices and accumulation parts",
+        low=1,
+        high=10**7,
+    )
     base_learning_rate: float = option(
-        1.5e-4, "for 256 images; times batch_size / 256", low=0, high=1e3
+        1.5e-4,
+        "peak learning rate per 256 images; it is scaled by batch_size / 256",
+        low=0,
+        high=1e3,
     )
     absolute_learning_rate: float = option(
-        0.0, "the peak itself; 0 for the one by the base rate", low=0, high=1e3
+        0.0, "peak learning rate, not scaled; 0 uses base_learning_rate", low=0, high=1e3
     )
-    floor: float = option(0.0, "the learning rate at the end", low=0, high=1e3)
-    warmup_epochs: float = option(40.0, "over which the learning rate rises from 0", low=0)
-    weight_decay: float = option(0.05, "of matrices and learned tokens", low=0, high=1e3)
-    b1: float = option(0.9, "decay of the first moment", low=0, below=1)
-    b2: float = option(0.95, "decay of the second moment", low=0, below=1)
-    eps: float = option(1e-8, "added to the root of the second moment", above=0, high=1)
-    clip_norm: float = option(5.0, "global norm of the gradient; 0 does not clip", low=0)
-    accumulation: int = option(1, "parts of a batch, one after the other", low=1)
+    floor: float = option(0.0, "learning rate at the end of the run", low=0, high=1e3)
+    warmup_epochs: float = option(
+        40.0, "number of epochs in which the learning rate rises from 0", low=0, high=10**6
+    )
+    weight_decay: float = option(
+        0.05, "weight decay of matrices and learned tokens", low=0, high=1e3
+    )
+    b1: float = option(0.9, "decay rate of Adam's first moment", low=0, below=1)
+    b2: float = option(0.95, "decay rate of Adam's second moment", low=0, below=1)
+    eps: float = option(
+        1e-8, "Adam's epsilon, added to the root of the second moment", low=1e-20, high=1
+    )
+    clip_norm: float = option(
+        5.0, "largest global norm of the gradient; 0 does not clip", low=0, high=1e9
+    )
+    accumulation: int = option(
+        1, "number of gradient accumulation parts per batch", low=1, high=10**7
+    )
 
     @property
     def learning_rate(self) -> float:
-        """The peak: the absolute one, or the linear scaling rule."""
+        """The peak learning rate: the absolute one, or by the linear scaling rule."""
         return self.absolute_learning_rate or self.base_learning_rate * self.batch_size / 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How the run is run; none of it changes a result."""
+    """How the run is executed; these options do not change a result."""
 
-    log_every_steps: int = option(10, "between lines in metrics.jsonl", low=1)
-    checkpoint_every_epochs: float = option(1.0, "between checkpoints", above=0)
-    keep_checkpoints: int = option(2, "how many of the newest stay", low=1)
-    workers: int = option(
-        0, "processes that decode images; 0 decodes in threads of this one", low=0, high=1024
+    log_every_steps: int = option(
+        10, "number of steps between lines in metrics.jsonl", low=1, high=10**9
     )
-    threads: int = option(4, "where there are no workers", low=1, high=1024)
-    prefetch: int = option(4, "batches held ready, for each worker", low=1, high=1024)
-    wandb: str = option("", "a project of Weights & Biases that gets all numbers too; '' for none")
+    checkpoint_every_epochs: float = option(
+        1.0, "number of epochs between checkpoints", above=0, high=10**6
+    )
+    keep_checkpoints: int = option(
+        2, "number of checkpoints to keep, the newest ones", low=1, high=10**6
+    )
+    workers: int = option(
+        0, "number of processes that decode images; 0 decodes in threads", low=0, high=1024
+    )
+    threads: int = option(4, "number of decoding threads if there are no workers", low=1, high=1024)
+    prefetch: int = option(4, "number of prefetched batches per worker", low=1, high=1024)
+    wandb: str = option("", "Weights & Biases project to which all metrics are logged; '' for none")
     accept_new_data: bool = option(
-        False, "whether a run goes on with data that is not what it began with"
+        False, "whether a run may resume with data that differs from its start"
+    )
+    accept_new_options: bool = option(
+        False,
+        "whether a run may resume with another optimizer or dtype; see docs/launching.md",
+    )
+    grace_seconds: float = option(
+        90.0,
+        "seconds after a signal until a stuck run exits without another checkpoint",
+        low=1,
+        high=86400,
     )
     fsdp: int = option(
-        1, "over how many devices parameters, teacher and optimizer are split", low=1
+        1,
+        "number of devices over which parameters, teacher and optimizer are sharded",
+        low=1,
+        high=10**6,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What a run does about a diverging update; see docs/reliability.md."""
+
+    policy: str = option(
+        "stop",
+        "what to do about a bad update: stop the run, skip the update, or go_back to the last "
+        "checkpoint and leave out the batch",
+        choices=("stop", "skip", "go_back"),
+    )
+    spike: float = option(
+        0.0,
+        "multiple of the running mean above which a gradient norm counts as bad; 0 for no limit",
+        low=0,
+        high=1e6,
+    )
+    batches: int = positive(
+        1, "number of batches that go_back leaves out, up to and including the bad one"
+    )
+    most: int = positive(
+        10, "number of skipped updates, or of returns to a checkpoint, before the run ends"
+    )
+
+    @property
+    def watches(self) -> bool:
+        """Whether the step checks each update."""
+        return self.policy != "stop" or self.spike > 0
 
 
 class OnGrid:
-    """What follows for a run whose images are cut into patches."""
+    """The patch grid of a run, derived from its data and model options."""
 
     data: Data
     model: Any
 
     @property
     def patch_size(self) -> Grid:
-        """(frames, rows, columns) of a patch."""
+        """The size of a patch: (frames, rows, columns)."""
         return (self.model.tubelet, self.model.patch_size, self.model.patch_size)
 
     @property
@@ -175,10 +301,10 @@ class OnGrid:
 
     @property
     def patches(self) -> int:
-        """Patches of one image, L."""
+        """Number of patches of one image, L."""
         return math.prod(self.grid)
 
     @property
     def values(self) -> int:
-        """Values of one patch, P."""
+        """Number of values of one patch, P."""
         return math.prod(self.patch_size) * self.data.channels

@@ -1,4 +1,4 @@
-"""The published recipes on videos, as numbers: pre-training, fine-tuning, and what they reached.
+"""The published recipes for videos, as numbers: pre-training, fine-tuning, and their accuracy.
 
 From the scripts of VideoMAE (NeurIPS 2022, scripts/ and MODEL_ZOO.md of MCG-NJU/VideoMAE) and from
 FINETUNE.md of mae_st (NeurIPS 2022). A peak learning rate is base x batch / 256.
@@ -14,7 +14,7 @@ from hpm_jax.errors import ConfigError
 
 
 class Pretraining(NamedTuple):
-    """What VideoMAE's pre-training changes from one data set and size to another."""
+    """The settings of VideoMAE's pre-training that depend on data set and size."""
 
     batch_size: int  # videos: nodes x 8 devices x videos a device
     epochs: tuple[int, ...]  # of the released checkpoints; schedules span one more
@@ -37,18 +37,18 @@ PRETRAINING: dict[tuple[str, str], Pretraining] = {
 
 
 class Finetuning(NamedTuple):
-    """One published fine-tuning, and what it reached."""
+    """One published fine-tuning and its accuracy."""
 
     data: str
     size: str
-    pretraining: int  # epochs of the checkpoint
+    pretraining: int  # epochs of the pre-trained checkpoint
     base_learning_rate: float
     batch_size: int  # videos
     clips: int  # of each video
     epochs: int
     layer_decay: float
     drop_path: float
-    devices: int  # of the script, each of which mixes its clips by itself
+    devices: int  # number of devices in the script; each mixes its own clips
     top1: float  # by the official README
     head_dropout: float = 0.0
     floor: float = 1e-6  # scaled by batch / 256, as the rate is
@@ -65,15 +65,15 @@ FINETUNING = (
     Finetuning("ssv2", "B", 2400, 5e-4, 384, 2, 30, 0.75, 0.1, 64, 70.8),
     Finetuning("ucf101", "B", 3200, 5e-4, 128, 2, 100, 0.7, 0.2, 8, 91.3, 0.5, 1e-5),
 )
-# 2 videos a device; how many devices is not published: as many as VideoMAE's L has
+# 2 videos per device; the number of devices is not published and taken from VideoMAE's L
 MAE_ST = Finetuning("k400", "L", 400, 2.4e-3, 128, 2, 50, 0.75, 0.2, 64, 84.35, 0.3)
 
 
 def find_finetuning(data: str, size: str, pretraining: int = 0) -> Finetuning:
-    """VideoMAE's recipe for a data set, a size, and the epochs of pre-training; 0 for the first.
+    """Returns VideoMAE's recipe for a data set, a size, and pre-training epochs (0: the first).
 
     Raises:
-        ConfigError: where none is published.
+        ConfigError: if none is published.
     """
     of_data = [recipe for recipe in FINETUNING if recipe.data == data]
     for recipe in of_data:
@@ -88,12 +88,12 @@ def find_finetuning(data: str, size: str, pretraining: int = 0) -> Finetuning:
 
 
 def finetuning_config(recipe: Finetuning) -> ConfigDict:
-    """VideoMAE's fine-tuning of clips of 16 x 224 x 224, all that it depends on but the path.
+    """VideoMAE's fine-tuning of clips of 16 x 224 x 224, complete except for the data path.
 
     The sizes of the model are those of the weights.
     """
     config = defaults("finetune")
-    # where the videos are is never taken over from the pre-training, which may be of other data
+    # the pre-training may have other data, so the location of the videos is not inherited
     config.data.update(source="video_csv", train_split="train", test_split="val")
     config.data.update(frames=16, image_size=(224, 224), channels=3)
     config.data.update(mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear")
@@ -101,7 +101,7 @@ def finetuning_config(recipe: Finetuning) -> ConfigDict:
     config.data.update(clips=recipe.clips, repeats="frames")
     config.data.update(test_crop=1.0, test_crops=3)  # short side 224, crop 224
     if recipe.data == "ssv2":
-        # left and right are part of these labels
+        # these labels distinguish left from right
         config.data.update(sampling="segments", frame_stride=2, flip=0.0, test_clips=2)
     else:
         config.data.update(sampling="linspace", frame_stride=4, flip=0.5, test_clips=5)
@@ -125,17 +125,17 @@ def finetuning_config(recipe: Finetuning) -> ConfigDict:
         clip_norm=0.0,
         layer_decay=recipe.layer_decay,
     )
-    # a test batch of 8 videos in 15 views is 0.3 GB, and every worker holds one ready
+    # a test batch of 8 videos in 15 views is 0.3 GB, and every worker prefetches one
     config.evaluation.update(every_epochs=5.0, batch_size=8)
     config.run.update(workers=16, prefetch=1, log_every_steps=50)
     return config
 
 
 def mae_st_finetuning() -> ConfigDict:
-    """mae_st's fine-tuning, by what it does otherwise (FINETUNE.md, main_finetune.py).
+    """mae_st's fine-tuning, as differences from VideoMAE's (FINETUNE.md, main_finetune.py).
 
-    Clips of new times, which count in the linear scaling rule; the norm that was pre-trained goes
-    on after pooling; tests on 10 x 3 views (main_test.py).
+    Clips are taken at different times and count in the linear scaling rule. The pre-trained norm
+    is used after pooling. Tests average 10 x 3 views (main_test.py).
     """
     config = finetuning_config(MAE_ST)
     config.data.update(mean=(0.45,) * 3, std=(0.225,) * 3)

@@ -1,4 +1,4 @@
-"""One pass over a whole split, every image counted once for any batch size; and its accuracy."""
+"""Accuracy over a whole split, in one pass that counts every image once for any batch size."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hpm_jax.data.pipeline import evaluation_batches
+from hpm_jax.data.pipeline import BrokenImages, evaluation_batches
 from hpm_jax.data.sources import Records
 from hpm_jax.models import Classifier
 from hpm_jax.run.devices import Devices
@@ -18,15 +18,15 @@ from hpm_jax.tokens import Grid, Tokenizer
 
 
 def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
-    """Sums over a batch: `top1`, `top5`, `loss` and `count`, float32, weighted.
+    """Returns weighted sums over a batch: `top1`, `top5`, `loss` and `count`, float32.
 
-    An image is in the top 5 where fewer than five other classes have a logit at least as high as
-    its own class: ties count against the model.
+    An image is in the top 5 if fewer than five other classes have a logit at least as high as its
+    own class: ties count against the model.
 
     Args:
         logits: `[B, classes]`.
         labels: `[B]` int32.
-        weights: `[B]` float32; 0 for what only fills up a batch.
+        weights: `[B]` float32; 0 for padding.
     """
     labels = jnp.maximum(labels, 0)
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
@@ -37,9 +37,9 @@ def scores(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
 
 
 def average_views(logits: Array, count: int) -> Array:
-    """Logits `[count * V, classes]` of V views each to those of their averaged probabilities.
+    """Averages the probabilities of V views each, for logits `[count * V, classes]`.
 
-    Gives `[count, classes]`: log probabilities, or the logits themselves where V is 1.
+    Returns `[count, classes]`: log probabilities, or the logits themselves if V is 1.
     """
     if len(logits) == count:
         return logits
@@ -59,10 +59,10 @@ class AccuracyMeter:
         patch_size: Grid,
         among: np.ndarray | None = None,
     ):
-        """Builds the functions; `among` are the outputs `[N]` that labels count; None for all."""
+        """Builds the functions; `among` are the outputs `[N]` of the labels' classes; None: all."""
         self.config, self.records, self.devices = config, records, devices
         self.batch_size = devices.round_up(config.evaluation.batch_size)
-        self.unread: list[str] = []  # names of images that could not be read: they are left out
+        self.unread: list[str] = []  # names of unreadable images, which are excluded
 
         tokenizer = Tokenizer(patch_size, config.data.mean, config.data.std)
 
@@ -78,7 +78,7 @@ class AccuracyMeter:
         self._score = jax.jit(score, out_shardings=devices.replicated)
 
     def __call__(self, params: Params) -> dict[str, float]:
-        """`top1`, `top5` and `test_loss` over the images that can be read."""
+        """Returns `top1`, `top5` and `test_loss` over all readable images."""
         sums: dict[str, float] = {}
         self.unread = []
         score = functools.partial(self._score, params)
@@ -102,18 +102,24 @@ def evaluate_split(
     config: Any,
     batch_size: int,
     devices: Devices,
+    broken: BrokenImages | None = None,
 ) -> Iterator[tuple[Any, list[str]]]:
-    """What `function` makes of each batch, on the host, and the names of images left out of it.
+    """Yields the result of `function` for each batch, on the host, and names of excluded images.
 
     Args:
-        function: of uint8 images `[B, H, W, C]`, labels `[B]` and weights `[B]`, on the devices;
-            weight 0 fills up the last batch and stands for images that cannot be read. Its result
-            is the same on all devices.
+        function: takes uint8 images `[B, H, W, C]`, labels `[B]` and weights `[B]` on the devices;
+            the weight is 0 for padding and unreadable images. Its result is replicated.
         config: has `data` and `run`.
-        batch_size: over all devices, which divide it.
+        batch_size: number of images over all devices, divisible by their number.
+        broken: counts the unreadable images; None for a new counter with the config's limit.
+
+    Raises:
+        DataError: if more than `config.data.max_broken` of the split cannot be read.
     """
     rows = devices.rows(batch_size)
+    if broken is None:
+        broken = BrokenImages(records, config.data.max_broken, config.data.max_pixels)
     for batch in evaluation_batches(records, config.data, config.run, batch_size, rows):
         arrays = (devices.put(batch[name]) for name in ("image", "label", "weight"))
-        unread = [records.name(int(index)) for index in batch["broken"] if index >= 0]
+        unread = broken.add(batch["broken"])
         yield jax.device_get(function(*arrays)), unread

@@ -1,4 +1,4 @@
-"""A function of batches, over arrays of any length."""
+"""Applies a function of batches to arrays of any length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> Any:
-    """What `function` gives of arrays `[N, ...]`, a batch of `size` rows at a time: `[N, ...]`.
+    """Applies `function` to arrays `[N, ...]` in batches of `size` rows: `[N, ...]`.
 
-    The last batch is filled up with its first row, so that one program serves all of them.
+    The last batch is padded with its first row, so that one compiled program is used for all.
     """
     found = []
     for start in range(0, len(arrays[0]), size):

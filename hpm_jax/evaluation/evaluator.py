@@ -1,4 +1,4 @@
-"""What is measured on the way: logistic regression, kNN, RankMe, and the held-out loss."""
+"""Evaluation during pre-training: logistic regression, kNN, RankMe, and the held-out loss."""
 
 from collections.abc import Callable
 
@@ -10,31 +10,21 @@ from hpm_jax.config import Config
 from hpm_jax.data.pipeline import test_images
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.batches import in_batches
+from hpm_jax.evaluation.checks import check_finite_features
 from hpm_jax.evaluation.features import pool
+from hpm_jax.evaluation.fillings import measure_fillings
 from hpm_jax.evaluation.knn import rank_me
+from hpm_jax.evaluation.rebuilding import fixed_key, fixed_mask, moments, summarize
 from hpm_jax.evaluation.standardised import pixel_features, tell
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.run.devices import Devices
-from hpm_jax.step.choose import mask_units
 from hpm_jax.step.method import Method
-from hpm_jax.step.schedules import AT_RANDOM
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.step import Masked, draw_all, student_pass, total_loss
-from hpm_jax.tokens import Mask
-
-
-def fixed_key(first: Array | int) -> Array:
-    """The key of the images from number `first` on: the same for every run."""
-    return jax.random.fold_in(jax.random.key(0), first)
-
-
-def fixed_mask(method: Method, state: TrainState, patches: Array, first: Array | int) -> Mask:
-    """Random masks of these images, the same for every mask strategy and seed."""
-    return mask_units(method.at_random, state, patches, fixed_key(first), AT_RANDOM, {})
 
 
 class Evaluator:
-    """Holds the fixed images in memory and the compiled functions, and measures parameters."""
+    """Evaluates parameters on fixed images in memory, with compiled functions."""
 
     def __init__(
         self,
@@ -46,7 +36,7 @@ class Evaluator:
         say: Callable[[str], None],
     ):
         evaluation = config.evaluation
-        self.options, self.devices = evaluation, devices
+        self.options, self.devices, self.method = evaluation, devices, method
         self.batch_size = devices.round_up(evaluation.batch_size)
         broken: list[str] = []
 
@@ -74,31 +64,44 @@ class Evaluator:
             mask = fixed_mask(blind, state, patches, start)
             masked = Masked(patches, mask, draw_all(blind, mask, fixed_key(start), 0))
             outputs = student_pass(model, blind, state, state.params, masked)
-            return total_loss(blind, state, state.params, masked, outputs)[1]
+            losses = total_loss(blind, state, state.params, masked, outputs)[1]
+            return losses, moments(patches, outputs)
 
         self._features = jax.jit(features, out_shardings=devices.replicated)
         self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """All numbers, by name.
+        """Returns all metrics by name.
 
         `held_out/*` are means over fixed images under fixed random masks, the same for every mask
-        strategy, so that runs can be compared. `logistic` and `knn`, of standardised features, are
-        there only where there are labels.
+        strategy, so that runs can be compared. `logistic` and `knn`, on standardised features,
+        need labels.
         """
         params = state.params
         test = self.features(params, self.images)
+        check_finite_features(test, f"the student after step {int(state.step)}")
         numbers = {"rank_me": rank_me(test)} | self.held_out(state)
         if self.labelled:
             numbers |= self._told(self.features(params, self.bank), test)
         return numbers
 
     def raw_pixels(self) -> dict[str, float]:
-        """The same measures of the pixels themselves: what features are to beat; {} unlabelled."""
+        """Returns the same measures on raw pixels, as a baseline; {} without labels."""
         if not self.labelled:
             return {}
         told = self._told(pixel_features(self.bank), pixel_features(self.images))
         return {f"raw_pixels/{name}": value for name, value in told.items()}
+
+    def baselines(self, state: TrainState) -> dict[str, float]:
+        """Returns the baselines: raw pixels, and hidden patches filled in without a model."""
+        return self.raw_pixels() | self.filled(state)
+
+    def filled(self, state: TrainState) -> dict[str, float]:
+        """Returns the variance explained by simple fillings of hidden patches; {} for clips."""
+        if self.images.ndim != 4 or not len(self.images):
+            return {}
+        found = measure_fillings(self.method, state, self.images)
+        return {f"filled/{name}": value for name, value in found.items()}
 
     def _told(self, bank: np.ndarray, queries: np.ndarray) -> dict[str, float]:
         o = self.options
@@ -108,7 +111,7 @@ class Evaluator:
         return found.accuracies()
 
     def features(self, params: Params, images: np.ndarray) -> np.ndarray:
-        """Pooled features `[N, D]` of images `[N, H, W, C]`, a batch at a time."""
+        """Computes pooled features `[N, D]` of images `[N, H, W, C]` in batches."""
 
         def encode(part: np.ndarray) -> Array:
             return self._features(params, self.devices.put_whole(part))
@@ -116,12 +119,23 @@ class Evaluator:
         return in_batches(encode, self.batch_size, images)
 
     def held_out(self, state: TrainState) -> dict[str, float]:
-        """The training losses on the test images, over whole batches."""
+        """Computes the losses on held-out images, over whole batches, and the explained variance.
+
+        `explained` is the explained fraction of the target's variance at hidden patches. `contrast`
+        is the ranking accuracy of the standard deviation of a patch's pixels as a predictor.
+        """
         size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
         sums: dict[str, float] = {}
+        parts = []
         starts = range(0, len(self.images) - size + 1, size) if size else ()
         for start in starts:
             images = self.devices.put_whole(self.images[start : start + size])
-            losses = self._masked_losses(state, images, start)
+            losses, part = self._masked_losses(state, images, start)
+            parts.append(part)
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in losses.items()}
-        return {f"held_out/{name}": value / len(starts) for name, value in sums.items()}
+        if not parts:
+            return {}
+        found = summarize(parts)
+        numbers = {name: value / len(starts) for name, value in sums.items()}
+        numbers |= {"explained": found["explained"], "contrast": found["contrast"]}
+        return {f"held_out/{name}": value for name, value in numbers.items()}

@@ -1,5 +1,6 @@
-"""Features of two splits in one `.npz`, so that probes run again without the encoder."""
+"""Stores features of two splits in one `.npz`, so that probes can be rerun without the encoder."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,13 +13,24 @@ import numpy as np
 
 from hpm_jax.config import ConfigError
 from hpm_jax.convert.weights import Weights
+from hpm_jax.storage import reported
+from hpm_jax.text_files import parse_json
 
-# Options that change no feature: how training images are cut, and how many are encoded at once.
-NO_MATTER = ("batch_size", "max_broken", "flip", "crop", "crop_scale", "crop_ratio", "clips")
+# Options that do not change features: training crops and batch sizes.
+NO_MATTER = (
+    "batch_size",
+    "max_broken",
+    "max_pixels",
+    "flip",
+    "crop",
+    "crop_scale",
+    "crop_ratio",
+    "clips",
+)
 
 
 class SplitFeatures(NamedTuple):
-    """The features of both splits, and what could not be read."""
+    """The features of both splits, and the unreadable images."""
 
     train: np.ndarray  # [N, D], or tokens [N, L, D]
     train_labels: np.ndarray  # [N] int32
@@ -28,7 +40,7 @@ class SplitFeatures(NamedTuple):
 
 
 def origin(config: Any, weights: Weights, how: str) -> dict[str, Any]:
-    """What features depend on: the weights, by a checksum, and the options of features and data.
+    """Returns what features depend on: a checksum of the weights, and feature and data options.
 
     Args:
         how: "cls", "mean", "both" or "tokens".
@@ -40,36 +52,45 @@ def origin(config: Any, weights: Weights, how: str) -> dict[str, Any]:
     for section in ("features", "data"):
         options = dataclasses.asdict(getattr(config, section)).items()
         found |= {f"{section}.{k}": v for k, v in options if k not in (*NO_MATTER, "pool")}
-    return json.loads(json.dumps(found))  # tuples become lists, as they are read again
+    return json.loads(json.dumps(found))  # tuples become lists, as in a file
 
 
 def write_features(path: Path, features: SplitFeatures, made_by: dict[str, Any]) -> None:
-    """Writes the file whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the file atomically.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.new.npz")
     arrays = features._asdict() | {"unread": np.array(features.unread, dtype=np.str_)}
-    np.savez(beside, **arrays, made_by=json.dumps(made_by))
-    os.replace(beside, path)
+    with reported(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(beside, **arrays, made_by=json.dumps(made_by))
+            os.replace(beside, path)
+        finally:
+            with contextlib.suppress(OSError):  # it exists only after a failure
+                beside.unlink()
 
 
 def read_features(path: Path, expected: dict[str, Any]) -> SplitFeatures:
-    """The features in a file.
+    """Reads the features from a file.
 
     Args:
-        expected: the `origin` that they should have.
+        expected: the required `origin`.
 
     Raises:
-        ConfigError: where they have another one, or the file cannot be read.
+        ConfigError: if the origin differs, or the file cannot be read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in (*SplitFeatures._fields, "made_by")}
-    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+        made_by = parse_json(str(arrays.pop("made_by")), "its made_by", ConfigError)
+    except Exception as error:  # readers raise many kinds for a damaged or foreign file
         raise ConfigError(
             f"config.features_file = {str(path)!r} holds no features that can be read "
             f"({type(error).__name__}): remove it, or name another file"
         ) from None
-    made_by = json.loads(str(arrays.pop("made_by")))
     keys = made_by.keys() | expected.keys()
     if differing := sorted(key for key in keys if made_by.get(key) != expected.get(key)):
         key = differing[0]

@@ -1,4 +1,4 @@
-"""Few-shot accuracy: ridge regression onto the classes, in closed form, as big_vision does it."""
+"""Few-shot accuracy by ridge regression onto the classes, in closed form, as in big_vision."""
 
 from collections.abc import Sequence
 
@@ -22,17 +22,17 @@ def few_shot_accuracy(
     ridge: float = RIDGE,
     seed: int = 0,
 ) -> dict[int, tuple[float, float]]:
-    """How well a few images a class, drawn from the bank, classify all queries.
+    """Returns the accuracy on the queries of classifiers fitted to a few bank images per class.
 
     Args:
         bank: features `[N, D]`, with labels `[N]` int.
         queries: features `[Q, D]`, with labels `[Q]` int.
-        shots: images a class. In one draw, fewer are the first of more.
-        draws: how often images are drawn.
+        shots: numbers of images per class; smaller ones are prefixes of larger ones.
+        draws: number of random draws of images.
         ridge: see `ridge_classifier`.
 
     Returns:
-        By shots: the mean accuracy and its sample standard deviation over draws (0 for one draw).
+        For each shot count: mean accuracy and sample standard deviation over draws (0 for one).
 
     Raises:
         DataError: see `check_bank`; for a class with fewer images in the bank than shots.
@@ -57,7 +57,7 @@ def few_shot_accuracy(
 
 
 def draw(rng: np.random.Generator, labels: np.ndarray, classes: int, count: int) -> np.ndarray:
-    """Indices `[classes, count]` of `count` different images of each class, in random order."""
+    """Draws indices `[classes, count]` of `count` distinct images per class, in random order."""
     sizes = np.bincount(labels, minlength=classes)
     if sizes.min() < count:
         raise DataError(
@@ -72,10 +72,9 @@ def draw(rng: np.random.Generator, labels: np.ndarray, classes: int, count: int)
 def ridge_classifier(examples: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     """Regresses one-hot classes on features: `W = (X'X + lambda I)^-1 X'Y`, both centred.
 
-    It is the smaller of the primal system `[D, D]` and the dual one `[n, n]`, `n = classes *
-    count`, that is solved: `(X'X + lambda I)^-1 X' = X' (XX' + lambda I)^-1`. lambda is `ridge`
-    times the mean eigenvalue of that system, so the classifier does not depend on the scale of
-    the features.
+    The smaller of the primal system `[D, D]` and the dual one `[n, n]`, `n = classes * count`, is
+    solved: `(X'X + lambda I)^-1 X' = X' (XX' + lambda I)^-1`. lambda is `ridge` times the mean
+    eigenvalue of that system, so the classifier does not depend on the scale of the features.
 
     Args:
         examples: `[classes, count, D]`.
@@ -90,7 +89,7 @@ def ridge_classifier(examples: np.ndarray, ridge: float) -> tuple[np.ndarray, np
     y = np.repeat(np.eye(classes), count, axis=0) - 1 / classes
     dual = len(x) < width
     system = x @ x.T if dual else x.T @ x
-    # a least strength, so that features that are all the same, and then all 0, can be solved for
+    # a minimum strength, so that constant features, which are 0 after centring, can be solved
     strength = max(ridge * np.trace(system) / len(system), 1e-30)
     system[np.diag_indices_from(system)] += strength
     if dual:

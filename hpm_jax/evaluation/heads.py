@@ -1,4 +1,4 @@
-"""The heads of probes: a linear classifier, and one that attends over the tokens before."""
+"""The heads of probes: a linear classifier, and attentive pooling with a linear classifier."""
 
 import functools
 from collections.abc import Callable
@@ -14,17 +14,17 @@ Params = Any
 
 
 class Head(NamedTuple):
-    """A classifier as two functions, for one setting; a sweep maps them over its settings."""
+    """A classifier as two functions for one setting; a sweep maps them over its settings."""
 
-    init: Callable[[Array, tuple[int, ...], int], Params]  # of a key, one feature's shape, classes
+    init: Callable[[Array, tuple[int, ...], int], Params]  # (key, shape of a feature, classes)
     apply: Callable[[Params, Array], Array]  # features [B, ...] float32 to logits [B, classes]
-    optimizer: str  # the one that it is usually trained with
+    optimizer: str  # default optimizer
 
 
 def _linear_init(key: Array, shape: tuple[int, ...], classes: int) -> Params:
     if len(shape) != 1:
         raise ConfigError(f"features of shape {shape}: a linear probe takes one vector an image")
-    # timm's trunc_normal_(std=0.01) cuts two hundred deviations away: nothing
+    # timm's trunc_normal_(std=0.01) truncates at 200 standard deviations: in effect nothing
     kernel = 0.01 * jax.random.normal(key, (*shape, classes))
     return {"kernel": kernel, "bias": jnp.zeros(classes)}
 
@@ -37,7 +37,7 @@ def _linear_apply(params: Params, features: Array) -> Array:
 linear = Head(_linear_init, _linear_apply, "sgd")
 
 
-@functools.cache  # one head, one compilation
+@functools.cache  # one compilation per head
 def attentive(heads: int) -> Head:
     """The attentive probe of CAE (Chen et al. 2022), on tokens `[B, N, D]`.
 
@@ -45,7 +45,7 @@ def attentive(heads: int) -> Head:
     projections), without residual and MLP; a layer norm; then a linear classifier.
 
     Args:
-        heads: of the attention; the width is a multiple of them.
+        heads: number of attention heads, which divides the width.
     """
 
     def init(key: Array, shape: tuple[int, ...], classes: int) -> Params:
@@ -62,7 +62,7 @@ def attentive(heads: int) -> Head:
 
         return {
             "query": 0.02 * jax.random.normal(next(keys), (width,)),
-            "key": {"kernel": kernel()},  # a bias would add the same to all scores: no change
+            "key": {"kernel": kernel()},  # a bias would add a constant to all scores
             "value": {"kernel": kernel(), "bias": jnp.zeros(width)},
             "projection": {"kernel": kernel(), "bias": jnp.zeros(width)},
             "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)},
@@ -75,9 +75,9 @@ def attentive(heads: int) -> Head:
         def split(array):
             return array.reshape(-1, heads, width // heads)
 
-        # The query is the same for all images. So it meets the key projection first, and the
-        # tokens are pooled before the value projection: two products with [D, heads] in place of
-        # two with [D, D] for every token, and the same numbers.
+        # The query is the same for all images, so it is multiplied with the key projection first,
+        # and tokens are pooled before the value projection: two products with [D, heads] in place
+        # of two with [D, D] for every token, with the same result.
         query = split(params["query"])[0] * (width // heads) ** -0.5
         directions = jnp.einsum("dhs,hs->dh", split(params["key"]["kernel"]), query)
         weights = jax.nn.softmax(tokens @ directions, axis=1)  # [B, N, heads]

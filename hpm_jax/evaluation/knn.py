@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array
 
 from hpm_jax.config import ConfigError
-from hpm_jax.evaluation.checks import check_bank
+from hpm_jax.evaluation.checks import check_bank, check_finite_features
 
 SIMILARITIES = 2**26  # computed at once, queries times bank: 256 MiB
-BLOCK = 128  # columns that are searched together
+BLOCK = 128  # number of columns per search block
 
 
 def knn_accuracy(
@@ -23,10 +23,7 @@ def knn_accuracy(
     neighbors: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """The share of queries that the bank classifies rightly, by number of voters.
-
-    The first number of `knn_accuracies`.
-    """
+    """Returns the top-1 accuracy of `knn_accuracies`, by number of neighbours."""
     found = knn_accuracies(bank, bank_labels, queries, query_labels, neighbors, temperature)
     return {count: top1 for count, (top1, _) in found.items()}
 
@@ -39,11 +36,11 @@ def knn_accuracies(
     neighbors: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
 ) -> dict[int, tuple[float, float]]:
-    """Top-1 and top-5 accuracy of queries `[Q, D]` by a bank `[N, D]`, by number of voters.
+    """Returns top-1 and top-5 accuracy of queries `[Q, D]` with a bank `[N, D]`, by neighbours.
 
-    A query is in the top 5 where somebody votes for its class, and fewer than five other classes
-    have as many votes. All numbers of neighbours share one search. One that is larger than the
-    bank is cut to it, and keeps its name in the result.
+    A query is in the top 5 if its class has votes, and fewer than five other classes have as many
+    votes. All numbers of neighbours share one search. A number larger than the bank is reduced to
+    its size, and keeps its name in the result.
 
     Raises:
         DataError: see `check_bank`.
@@ -67,9 +64,9 @@ def knn_accuracies(
 
 @functools.partial(jax.jit, static_argnames="count")
 def nearest(queries: Array, bank: Array, count: int) -> tuple[Array, Array]:
-    """The largest cosines of each query with the bank, best first, and where they are.
+    """Returns the largest cosines of each query with the bank, best first, and their indices.
 
-    The bank lies on the device once; queries are compared with all of it, a chunk at a time.
+    The whole bank is on the device; queries are compared with it in chunks.
 
     Args:
         queries: `[Q, D]` float32.
@@ -91,10 +88,10 @@ def nearest(queries: Array, bank: Array, count: int) -> tuple[Array, Array]:
 
 
 def largest(values: Array, count: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of the rows of `[Q, N]`, exact, for rows that are long.
+    """Computes `jax.lax.top_k` of the rows of `[Q, N]` exactly, and faster for long rows.
 
-    The `count` largest values lie in the `count` blocks with the largest maxima: a value elsewhere
-    has at least that many above it. So only these blocks are sorted.
+    The `count` largest values are in the `count` blocks with the largest maxima: any other value
+    has at least that many values above it. So only these blocks are sorted.
     """
     rows = len(values)
     blocks = _pad(values, BLOCK, axis=1, fill=-jnp.inf).reshape(rows, -1, BLOCK)
@@ -104,8 +101,8 @@ def largest(values: Array, count: int) -> tuple[Array, Array]:
     return top, jnp.take_along_axis(best, place // BLOCK, axis=1) * BLOCK + place % BLOCK
 
 
-# Compiled apart from `nearest`: XLA on CPUs sorts whole rows, ten times slower, where a slice of
-# what top_k returns is taken in the same program.
+# Compiled separately from `nearest`: XLA on CPUs sorts whole rows, ten times slower, if the result
+# of top_k is sliced in the same program.
 @functools.partial(jax.jit, static_argnames=("neighbors", "classes"))
 def vote(
     closest: Array,
@@ -115,19 +112,19 @@ def vote(
     classes: int,
     temperature: float,
 ) -> tuple[Array, Array]:
-    """The class of each query by a vote of its nearest neighbours, weighted `exp(cosine / T)`.
+    """Classifies each query by a vote of its nearest neighbours, weighted `exp(cosine / T)`.
 
     Args:
         closest: `[Q, k]` float32, the cosines, best first.
         labels: `[Q, k]` int32, from 0 to `classes` - 1.
         query_labels: `[Q]` int32, the true classes of the queries.
-        neighbors: the numbers of voters, each from 1 to k.
+        neighbors: numbers of voting neighbours, each from 1 to k.
 
     Returns:
-        The classes `[len(neighbors), Q]` int32; and how many other classes have at least as many
-        votes as the true one, of the same shape, all of them where it has none.
+        The classes `[len(neighbors), Q]` int32; and, in the same shape, the number of other classes
+        with at least as many votes as the true one, which is all of them if it has no votes.
     """
-    # the largest exponent is taken out, so that no weight overflows
+    # the largest exponent is subtracted, so that no weight overflows
     weights = jnp.exp((closest - closest[:, :1]) / temperature)
     rows = jnp.arange(len(labels))[:, None]
     nobody = jnp.zeros((len(labels), classes))
@@ -153,12 +150,17 @@ def _pad(array: Array, multiple: int, axis: int, fill: float = 0.0) -> Array:
 
 
 def rank_me(features: np.ndarray) -> float:
-    """How many dimensions the features use, without labels (RankMe, Garrido et al. 2023).
+    """Computes the effective rank of features, without labels (RankMe, Garrido et al. 2023).
 
     The exponential of the entropy of the singular values of `[N, D]`: from 1 to min(N, D).
 
-    A falling number is a collapse: the features say less and less of the images.
+    A falling rank indicates a collapse of the features.
+
+    Raises:
+        DataError: for features that are not finite.
     """
+    check_finite_features(features, "RankMe")
     singular = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
-    share = singular / singular.sum() + 1e-7
+    # features of a collapsed encoder may all be 0
+    share = singular / max(singular.sum(), np.finfo(np.float64).tiny) + 1e-7
     return float(np.exp(-(share * np.log(share)).sum()))

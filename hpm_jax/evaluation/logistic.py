@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features, to its optimum: no learning rate and no schedule.
+"""Logistic regression on frozen features, fitted to its optimum without a learning rate.
 
 On two cores scikit-learn's `LogisticRegression`, also by L-BFGS and warm-started, took 210 s where
 this took 23 s (50,000 features of 192 values, 10 classes, five strengths; the same accuracy), and
@@ -18,14 +18,14 @@ from hpm_jax.evaluation.checks import check_bank, validation_tenth
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 LOGITS = 2**26  # computed at once, examples times classes: 256 MiB
-FLAT = 1e-5  # the largest slope at which a fit ends
+FLAT = 1e-5  # largest gradient component at which a fit ends
 
 
 class LogisticResult(NamedTuple):
-    """What the bank teaches about the queries."""
+    """The accuracy of a logistic regression, and its choice of penalty."""
 
     accuracy: float  # on the queries
-    strength: float  # the chosen one
+    strength: float  # the chosen strength
     held_out: dict[float, float]  # accuracy on the held-out part of the bank, by strength
 
 
@@ -36,7 +36,7 @@ class LinearClassifier(NamedTuple):
     bias: Array  # [classes] float32
 
     def logits(self, features: Array) -> Array:
-        """`[..., classes]` of features `[..., D]`."""
+        """Returns logits `[..., classes]` of features `[..., D]`."""
         return jnp.matmul(features, self.kernel, precision="highest") + self.bias
 
 
@@ -49,15 +49,15 @@ def logistic_accuracy(
     iterations: int = 200,
     seed: int = 0,
 ) -> LogisticResult:
-    """The accuracy on the queries `[Q, D]` of a classifier fitted to the bank `[N, D]`.
+    """Returns the accuracy on queries `[Q, D]` of a classifier fitted to the bank `[N, D]`.
 
-    The strength of the penalty is the one that does best on a tenth of the bank, held out. The
-    classifier is then fitted to the whole bank, and meets the queries once.
+    The strength of the penalty is chosen on a held-out tenth of the bank. The classifier is then
+    fitted to the whole bank and evaluated once on the queries.
 
     Args:
-        strengths: of the penalty, see `fit`.
-        iterations: of L-BFGS in each fit, at most.
-        seed: of the split.
+        strengths: candidates for the strength of the penalty, see `fit`.
+        iterations: largest number of L-BFGS iterations per fit.
+        seed: random seed of the split.
 
     Raises:
         DataError: see `check_bank`.
@@ -69,7 +69,7 @@ def logistic_accuracy(
     everyone = jnp.ones(len(bank))
     rest = everyone.at[held_out].set(0.0)
 
-    # from strong to weak: each fit starts where the one before it ended, close to its own end
+    # from strong to weak: each fit starts from the previous solution
     fits, accuracies = {}, {}
     classifier = LinearClassifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
     for strength in sorted(strengths, reverse=True):
@@ -83,7 +83,7 @@ def logistic_accuracy(
 
 @jax.jit
 def standardised(bank: Array, queries: Array) -> tuple[Array, Array]:
-    """Both, moved and scaled to the bank's mean 0 and deviation 1; what is constant becomes 0."""
+    """Standardises both by the bank's mean and deviation; constant features become 0."""
     mean, deviation = bank.mean(axis=0), bank.std(axis=0)
     constant = deviation <= 1e-5 * jnp.abs(mean)
     scale = jnp.where(constant, 0.0, 1.0 / jnp.where(constant, 1.0, deviation))
@@ -101,15 +101,15 @@ def fit(
 ) -> LinearClassifier:
     """Minimises `mean(cross entropy) + strength / 2 * |kernel|^2` by L-BFGS (Liu, Nocedal 1989).
 
-    With n examples, that is scikit-learn's `C = 1 / (n * strength)`. The bias is free.
+    With n examples, this is scikit-learn's `C = 1 / (n * strength)`. The bias is not penalised.
 
     Args:
-        start: where to start.
+        start: initial parameters.
         features: `[N, D]` float32, standardised.
         labels: `[N]` int32.
         weights: `[N]` float32, the weight of each example in the mean.
-        strength: above 0.
-        iterations: at most; it ends before where no slope is steeper than `FLAT`.
+        strength: strength of the penalty, above 0.
+        iterations: largest number; a fit ends earlier if no gradient component exceeds `FLAT`.
     """
 
     def loss(classifier):
@@ -117,7 +117,7 @@ def fit(
         return entropy + strength / 2 * jnp.square(classifier.kernel).sum()
 
     optimizer = optax.lbfgs()
-    value_and_gradient = optax.value_and_grad_from_state(loss)  # the line search has them already
+    value_and_gradient = optax.value_and_grad_from_state(loss)  # reuses those of the line search
 
     def unfinished(carry):
         _, state = carry
@@ -140,13 +140,13 @@ def fit(
 def total_cross_entropy(
     classifier: LinearClassifier, features: Array, labels: Array, weights: Array
 ) -> Array:
-    """The weighted sum over all examples, a chunk at a time, forward and backward."""
+    """Sums the weighted cross entropy over all examples in chunks, forward and backward."""
     examples, classes = len(features), classifier.bias.size
     chunks = -(-examples * classes // LOGITS)
     size = -(-examples // chunks)
 
     def add(total, chunk):
-        # the last chunk reaches back into the one before it, and leaves those examples out
+        # the last chunk overlaps the previous one, whose examples are excluded
         first = jnp.minimum(chunk * size, examples - size)
         x, y, w = (
             jax.lax.dynamic_slice_in_dim(each, first, size) for each in (features, labels, weights)
@@ -155,11 +155,11 @@ def total_cross_entropy(
         losses = optax.softmax_cross_entropy_with_integer_labels(classifier.logits(x), y)
         return total + (w * losses).sum(), None
 
-    # the backward pass computes the logits anew: it keeps those of one chunk only
+    # the backward pass recomputes the logits: it holds those of one chunk only
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros(()), jnp.arange(chunks))[0]
 
 
 def accuracy(classifier: LinearClassifier, features: Array, labels: Array | np.ndarray) -> float:
-    """The share of features `[N, D]` that are classified as labelled."""
+    """Returns the fraction of features `[N, D]` that are classified as labelled."""
     predicted = jnp.argmax(classifier.logits(features), axis=1)
     return float((np.asarray(predicted) == np.asarray(labels)).mean())

@@ -1,4 +1,4 @@
-"""A sweep of probes on features that fit in memory: trained, chosen from, reported."""
+"""Trains a sweep of probes on features in memory, and chooses the best setting."""
 
 import functools
 from typing import NamedTuple
@@ -31,13 +31,13 @@ SWEEPS = {
 
 
 class ProbeResult(NamedTuple):
-    """What a sweep comes to; tuples are in the order of `Sweep.settings`."""
+    """The result of a sweep; tuples are in the order of `Sweep.settings`."""
 
     accuracy: float  # of the chosen setting, on the queries
-    learning_rate: float  # the chosen one
-    weight_decay: float  # the chosen one
-    held_out: tuple[float, ...]  # accuracy on the held-out part of the bank: what chose
-    queries: tuple[float, ...]  # accuracy on the queries, for the record
+    learning_rate: float  # of the chosen setting
+    weight_decay: float  # of the chosen setting
+    held_out: tuple[float, ...]  # accuracy on the held-out part of the bank, used for the choice
+    queries: tuple[float, ...]  # accuracy on the queries, for information
 
 
 def probe_accuracy(
@@ -53,18 +53,18 @@ def probe_accuracy(
     warmup_epochs: float = 10,
     seed: int = 0,
 ) -> ProbeResult:
-    """The accuracy on the queries of a head trained on the bank.
+    """Returns the accuracy on the queries of a head trained on the bank.
 
     The sweep is trained on nine tenths of the bank, and the setting with the best accuracy on the
-    last tenth is the one reported. The queries choose nothing: the best of twenty numbers on the
-    same test images is too high, by more the more settings are tried.
+    last tenth is reported. The queries are not used for the choice: the best of twenty accuracies
+    on the same test images is biased upwards, more so with more settings.
 
     Args:
         bank: features `[N, D]`, or tokens `[N, tokens, D]`, with labels `[N]` int.
         queries: features `[Q, ...]`, with labels `[Q]` int.
         optimizer_name: one of `OPTIMIZERS`; None for the head's own.
         sweep: None for the optimizer's in `SWEEPS`, which is meant for batches of 1,024.
-        seed: of the first parameters and the order; the held-out tenth is always the same.
+        seed: random seed of initialisation and order; the held-out tenth is always the same.
 
     Raises:
         DataError: see `check_bank`.
@@ -116,11 +116,11 @@ def train_on_features(
     Args:
         features: `[N, D]`, or tokens `[N, tokens, D]`, of any float type.
         labels: `[N]` int, from 0 to `classes` - 1.
-        batch_size: cut to the number of examples. The last batch of an epoch, where it is not
-            whole, is left out; the next epoch has another order.
-        key: of the first parameters, and of the order of each epoch.
-        examples: indices of those to train on; None for all. (The others stay where they are, as
-            a copy of tokens is large.)
+        batch_size: limited to the number of examples. An incomplete last batch of an epoch is left
+            out; the next epoch has another order.
+        key: random key of initialisation and of the order of each epoch.
+        examples: indices of the examples to train on; None for all. (The features are not copied,
+            as tokens are large.)
 
     Raises:
         DataError: see `check_labelled`.
@@ -156,7 +156,7 @@ def train_on_features(
     jax.jit, static_argnames=("head", "sweep", "optimizer_name"), donate_argnames="state"
 )
 def _train_epoch(state, features, labels, batches, factors, head, sweep, optimizer_name):
-    """One step for each of the `batches` `[steps, B]`, which are indices."""
+    """Runs one step for each of the `batches` `[steps, B]`, which are indices."""
     step = make_probe_step(head, sweep, optimizer_name)
 
     def take(state, batch_and_factor):
@@ -174,7 +174,7 @@ def accuracies(
     examples: np.ndarray,
     batch_size: int,
 ) -> np.ndarray:
-    """The share of the `examples` (indices) that each setting classifies rightly, `[S]`."""
+    """Returns the accuracy of each setting on the `examples` (indices), `[S]`."""
     count, padding = len(examples), -len(examples) % batch_size
     batches = np.pad(np.asarray(examples, np.int32), (0, padding)).reshape(-1, batch_size)
     weights = (np.arange(batches.size) < count).astype(np.float32).reshape(batches.shape)
@@ -185,7 +185,7 @@ def accuracies(
 
 @functools.partial(jax.jit, static_argnames="head")
 def _score(state, features, labels, batches, weights, head):
-    """The sums of `make_probe_scores` over all batches `[steps, B]`, which are indices."""
+    """Sums `make_probe_scores` over all batches `[steps, B]`, which are indices."""
     scores = make_probe_scores(head)
 
     def score(batch_and_weights):

@@ -1,8 +1,8 @@
 """Probes: classifiers of frozen features, a whole sweep of settings trained at once.
 
-Every setting (a learning rate and a weight decay) has parameters of its own, stacked along a
-leading axis S. All start alike and see the same batches, so a setting in a sweep learns what it
-would learn alone. The features are read and normalised once, and meet all heads in one matrix
+Every setting (a learning rate and a weight decay) has its own parameters, stacked along a leading
+axis S. All have the same initialisation and batches, so a setting in a sweep gives the same result
+as alone. The features are read and normalised once, and multiplied with all heads in one matrix
 product.
 """
 
@@ -21,11 +21,11 @@ from hpm_jax.config import ConfigError
 from hpm_jax.evaluation.heads import Head, Params
 
 BATCH_NORM_EPS = 1e-6
-BATCH_NORM_MOMENTUM = 0.1  # the share of a batch in the running statistics: PyTorch's default
+BATCH_NORM_MOMENTUM = 0.1  # weight of a batch in the running statistics: PyTorch's default
 
 
 class Sweep(NamedTuple):
-    """A grid of settings: S of them."""
+    """A grid of S settings."""
 
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...] = (0.0,)
@@ -38,9 +38,9 @@ class Sweep(NamedTuple):
 
 @flax.struct.dataclass
 class ProbeState:
-    """Everything that a step reads and writes."""
+    """The state of a sweep of probes."""
 
-    step: Array  # int32 scalar: steps taken
+    step: Array  # int32 scalar: number of steps taken
     params: Params  # float32, each [S, ...]
     optimizer: optax.OptState  # each [S, ...]
     mean: Array  # [D] float32: running statistics of the features
@@ -52,14 +52,14 @@ def _kernels(params: Params) -> Params:
 
 
 def sgd(decay: Array | float, momentum: float) -> optax.GradientTransformation:
-    """PyTorch's SGD: the decay is part of the gradient, for every parameter."""
+    """Builds PyTorch's SGD: weight decay is added to the gradient of every parameter."""
     return optax.chain(optax.add_decayed_weights(decay), optax.trace(momentum))
 
 
 def lars(decay: Array | float, momentum: float) -> optax.GradientTransformation:
-    """LARS of MAE (util/lars.py): decay and trust ratio for kernels, neither for the rest.
+    """Builds MAE's LARS (util/lars.py): decay and trust ratio for kernels only.
 
-    Unlike in `optax.lars`, the learning rate stays outside of the momentum.
+    Unlike in `optax.lars`, the learning rate is not part of the momentum.
     """
     scaled = optax.chain(
         optax.add_decayed_weights(decay), optax.scale_by_trust_ratio(trust_coefficient=0.001)
@@ -68,11 +68,11 @@ def lars(decay: Array | float, momentum: float) -> optax.GradientTransformation:
 
 
 def adamw(decay: Array | float, momentum: float) -> optax.GradientTransformation:
-    """AdamW with b1 = momentum: kernels decay, apart from the gradient; the rest does not."""
+    """Builds AdamW with b1 = momentum and decoupled weight decay of kernels only."""
     return optax.chain(optax.scale_by_adam(momentum), optax.add_decayed_weights(decay, _kernels))
 
 
-# For one setting, and all but its learning rate, which the step multiplies in.
+# For one setting, without its learning rate, which the step multiplies in.
 OPTIMIZERS: dict[str, Callable[[Array | float, float], optax.GradientTransformation]] = {
     "sgd": sgd,
     "lars": lars,
@@ -88,7 +88,7 @@ def init_probe(
     classes: int,
     key: Array,
 ) -> ProbeState:
-    """A fresh state, for features of `shape` each: `(D,)`, or `(N, D)` for tokens."""
+    """Returns an initial state for features of `shape` each: `(D,)`, or `(N, D)` for tokens."""
     if optimizer_name not in OPTIMIZERS:
         raise ConfigError(
             f"optimizer {optimizer_name!r} does not exist: choose from {', '.join(OPTIMIZERS)}"
@@ -106,12 +106,12 @@ def init_probe(
 
 
 def normalized(features: Array, mean: Array, variance: Array) -> Array:
-    """Batch norm without scale and bias."""
+    """Applies batch norm without scale and bias."""
     return (features.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + BATCH_NORM_EPS)
 
 
-def rightly(logits: Array, labels: Array) -> Array:
-    """1.0 where the largest of the logits `[B, C]` is the label's; logits not finite are wrong."""
+def is_correct(logits: Array, labels: Array) -> Array:
+    """Returns 1.0 if the largest logit of `[B, C]` is the label's; non-finite logits are wrong."""
     finite = jnp.isfinite(logits).all(axis=-1)
     return (finite & (jnp.argmax(logits, axis=-1) == labels)).astype(jnp.float32)
 
@@ -122,22 +122,22 @@ def make_probe_step(
     """Builds the step: `(state, features, labels, factor) -> (state, metrics)`.
 
     Args:
-        momentum: of sgd and lars; for adamw its b1.
+        momentum: momentum of sgd and lars; b1 of adamw.
 
     The step is pure. It takes features `[B, ...]` of any float type, labels `[B]` int32 and the
-    schedule's `factor`, a float32 scalar that multiplies every learning rate. Its metrics are
-    those of the batch: "loss" `[S]` and "accuracy" `[S]`, float32. A batch may be sharded; its
-    statistics are those of the whole.
+    schedule's `factor`, a float32 scalar that multiplies every learning rate. Its metrics are those
+    of the batch: "loss" `[S]` and "accuracy" `[S]`, float32. A batch may be sharded; its statistics
+    are those of the whole batch.
     """
     rates, decays = np.asarray(sweep.settings, np.float32).T
 
     def train_one(params, optimizer_state, rate, decay, features, labels):
-        """One setting; the features are not mapped, so all settings share them."""
+        """Trains one setting; the features are not mapped, so all settings share them."""
 
         def loss_of(params):
             logits = head.apply(params, features)
             losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
-            return losses.mean(), rightly(logits, labels).mean()
+            return losses.mean(), is_correct(logits, labels).mean()
 
         (loss, accuracy), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
         optimizer = OPTIMIZERS[optimizer_name](decay, momentum)
@@ -172,16 +172,16 @@ def make_probe_step(
 
 
 def make_probe_scores(head: Head) -> Callable[[ProbeState, Array, Array, Array], Array]:
-    """Builds the count of right answers: `(state, features, labels, weights) -> correct`.
+    """Builds the count of correct images: `(state, features, labels, weights) -> correct`.
 
-    It is the sum of the weights `[B]` of the images that each setting classifies rightly, `[S]`
-    float32. Weights are 1, and 0 for what pads a batch. Features are normalised by the running
+    The result is the sum of the weights `[B]` of the images that each setting classifies correctly,
+    `[S]` float32. Weights are 1, or 0 for padding. Features are normalised by the running
     statistics.
     """
 
     def scores(state, features, labels, weights):
         features = normalized(features, state.mean, state.variance)
         logits = jax.vmap(head.apply, in_axes=(0, None))(state.params, features)
-        return (weights * rightly(logits, labels)).sum(axis=1)
+        return (weights * is_correct(logits, labels)).sum(axis=1)
 
     return scores

@@ -1,6 +1,6 @@
-"""The two measures that tell methods apart: logistic regression and kNN on standardised features.
+"""Logistic regression and kNN on standardised features: the measures for comparing methods.
 
-kNN on features as they are moves with their mean more than with what they know (Marks et al. 2024,
+kNN on raw features depends more on their mean than on their content (Marks et al. 2024,
 2407.12210); standardised by the bank, [cls, mean] separates pre-training from random weights and
 from raw pixels. Reports, runs and comparisons share these functions, so their numbers compare.
 """
@@ -12,25 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hpm_jax.evaluation.checks import check_finite_features
 from hpm_jax.evaluation.knn import nearest, vote
 from hpm_jax.evaluation.logistic import LinearClassifier, fit, logistic_accuracy, standardised
+from hpm_jax.tokens import unit_pixels
 
 ITERATIONS = 200  # of L-BFGS, at most
-TEMPERATURE = 0.07  # of kNN's votes, unless another is given
-SIDE = 32  # pixels: raw images are no larger, else their means over blocks stand for them
-AT_ONCE = 4096  # images, so that they are never all in memory as float32
+TEMPERATURE = 0.07  # default temperature of kNN's votes
+SIDE = 32  # pixels: larger raw images are reduced to means over blocks
+AT_ONCE = 4096  # images converted to float32 at a time
 PENALTIES = (1e-1, 1e-2, 1e-3)
 FEW_ITERATIONS = 60  # of raw pixels, which are thousands of values
 
 
 class Told(NamedTuple):
-    """Which queries are told right, `[Q]` bool."""
+    """Which queries are classified correctly, `[Q]` bool."""
 
     logistic: np.ndarray
     knn: np.ndarray
 
     def accuracies(self) -> dict[str, float]:
-        """The shares of them, by name."""
+        """Returns the accuracies by name."""
         return {name: float(bits.mean()) for name, bits in self._asdict().items()}
 
 
@@ -43,7 +45,13 @@ def tell(
     neighbors: int,
     temperature: float = TEMPERATURE,
 ) -> Told:
-    """Both measures, of features `[N, D]` and `[Q, D]`."""
+    """Computes both measures for features `[N, D]` and `[Q, D]`.
+
+    Raises:
+        DataError: for features that are not finite.
+    """
+    check_finite_features(bank, "bank")
+    check_finite_features(queries, "queries")
     predicted = logistic(bank, bank_labels, queries, penalty)
     voted = knn(bank, bank_labels, queries, query_labels, neighbors, temperature)
     return Told(predicted == query_labels, voted)
@@ -56,12 +64,12 @@ def logistic(
     penalty: float,
     iterations: int = ITERATIONS,
 ) -> np.ndarray:
-    """The classes `[Q]` that a logistic regression of standardised features gives queries.
+    """Returns the classes `[Q]` predicted by a logistic regression on standardised features.
 
     Args:
-        penalty: as in `hpm_jax.evaluation.logistic.fit`; given and not searched, so that no
+        penalty: as in `hpm_jax.evaluation.logistic.fit`; fixed rather than searched, so that no
             encoder profits from a lucky choice.
-        iterations: of L-BFGS, at most.
+        iterations: largest number of L-BFGS iterations.
     """
     classes = int(labels.max()) + 1
     known, asked = standardised(jnp.asarray(bank), jnp.asarray(queries))
@@ -79,7 +87,7 @@ def knn(
     count: int,
     temperature: float = TEMPERATURE,
 ) -> np.ndarray:
-    """Which queries `[Q]` the vote of their `count` nearest neighbours tells right, bool."""
+    """Returns which queries `[Q]` the `count` nearest neighbours classify correctly, bool."""
     known, asked = standardised(jnp.asarray(bank), jnp.asarray(queries))
     closest, index = nearest(asked, known, min(count, len(bank)))
     votes = jnp.asarray(labels, jnp.int32)[index]
@@ -90,18 +98,18 @@ def knn(
 
 
 def pixel_features(images: np.ndarray) -> np.ndarray:
-    """`raw_pixels` of many images, a part at a time: `[N, D]` float32."""
+    """Computes `raw_pixels` of many images in parts: `[N, D]` float32."""
     shrink = jax.jit(raw_pixels)
     parts = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
     return np.concatenate([np.asarray(shrink(part)) for part in parts])
 
 
 def raw_pixels(images: Array) -> Array:
-    """Images `[N, H, W, C]` or clips `[N, ..., H, W, C]`, uint8, as features `[N, D]` float32.
+    """Converts images `[N, H, W, C]` or clips `[N, ..., H, W, C]` to features `[N, D]` float32.
 
-    Means over blocks make sides of at most `SIDE`, and frames are averaged.
+    Means over blocks reduce the sides to at most `SIDE`, and frames are averaged.
     """
-    pixels = images.astype(jnp.float32) / 255
+    pixels = unit_pixels(images)
     if pixels.ndim > 4:
         pixels = pixels.mean(axis=tuple(range(1, pixels.ndim - 3)))
     count, height, width, channels = pixels.shape
@@ -115,10 +123,9 @@ def raw_pixels(images: Array) -> Array:
 def best_logistic(
     bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Which queries raw pixels tell right, `[Q]` bool, and the penalty.
+    """Returns which queries raw pixels classify correctly, `[Q]` bool, and the penalty.
 
-    This baseline chooses its own penalty, on a tenth of the bank that is held out: it gets the
-    better of every doubt.
+    This baseline chooses its own penalty on a held-out tenth of the bank, to its advantage.
     """
     found = logistic_accuracy(bank, labels, queries, truth, PENALTIES, FEW_ITERATIONS)
     predicted = logistic(bank, labels, queries, found.strength, FEW_ITERATIONS)

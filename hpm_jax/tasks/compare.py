@@ -12,7 +12,6 @@ from hpm_jax.compare.cells import BASELINES, Cell, Cells, cell_path, read_cells,
 from hpm_jax.compare.data import load_measured
 from hpm_jax.compare.masks import draw_arms
 from hpm_jax.compare.page import PageDesign, write_page
-from hpm_jax.compare.rebuilding import FILLINGS
 from hpm_jax.compare.run import (
     build_arm,
     first_state,
@@ -29,6 +28,7 @@ from hpm_jax.config import freeze
 from hpm_jax.config.compare import Compare
 from hpm_jax.config.pretrain import Config
 from hpm_jax.errors import ConfigError, nearest
+from hpm_jax.evaluation.fillings import FILLINGS
 from hpm_jax.fields import as_dict, result_options
 from hpm_jax.run.console import Console
 from hpm_jax.storage import write
@@ -39,12 +39,12 @@ Say = Callable[[str], None]
 
 
 def compare(options: Compare, workdir: str | Path) -> int:
-    """Runs the cells that are missing, and makes the page of all that are there.
+    """Runs the missing cells, and makes the page of all existing cells.
 
     Args:
         options: from `hpm_jax.config.freeze`.
-        workdir: for weights and, unless `options.results` names another folder, for cells. What is
-            in a cell's file already is not run again, whichever machine wrote it.
+        workdir: folder for weights and, unless `options.results` names another folder, for cells.
+            Existing cells are not run again, whichever machine wrote them.
 
     Returns:
         The exit code of the command.
@@ -54,7 +54,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
     folder = Path(options.results) if options.results else workdir / "results"
     comparison = folder.name if options.results else workdir.name
 
-    # --- what is there, and what is left
+    # --- existing and missing cells
     configs = arm_configs(options)
     cells = known_cells(folder, options, configs, console.say)
     wanted = [name for name in configs if not options.only or name in options.only]
@@ -72,7 +72,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
         console.say(f"done: read {folder / 'results.md'}")
         return 0
 
-    # --- whatever is wrong with the data comes out before anything is trained
+    # --- the data is checked before anything is trained
     splits = load_data(options.base)
     check_labels(splits)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
         if not cell_path(folder, "random_weights", seed).exists():
             finish(random_cell(options, comparison, first, seed, measured))
 
-    # --- the matrix: one seed in all arms, then the next, so that differences are paired early
+    # --- the matrix: all arms of one seed, then the next seed, so that pairs are complete early
     longest = max(steps_of(config, len(splits.train)) for config in configs.values())
     for seeds in _groups(options.seeds, options.together):
         images, drawn_for = None, options.base
@@ -120,7 +120,7 @@ def compare(options: Compare, workdir: str | Path) -> int:
                 finish(trained_cell(options, comparison, arm, seed, trained, measured))
         write_results(folder, options, configs)
 
-    # --- what cells lack that an earlier command did not ask for
+    # --- measures that existing cells lack
     for name, seed in short:
         arm = first if name == "random_weights" else build_arm(name, configs[name])
         path = weights_path(workdir, name, seed)
@@ -144,7 +144,7 @@ def same_batches(one: Config, other: Config) -> bool:
 
 
 def lacking_finetuning(cells: Cells, matrix: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The cells that are there without it; raw pixels have nothing to fine-tune."""
+    """Returns the existing cells without fine-tuning; raw pixels have nothing to fine-tune."""
     return [
         cell
         for cell in matrix
@@ -153,7 +153,7 @@ def lacking_finetuning(cells: Cells, matrix: list[tuple[str, int]]) -> list[tupl
 
 
 def known_cells(folder: Path, options: Compare, configs: dict[str, Config], say: Say) -> Cells:
-    """The cells of this comparison; what else lies in the folder is named, left out and left alone.
+    """Returns the cells of this comparison; other files in the folder are reported and ignored.
 
     A cell belongs to it if its design, the options of its arm and the version of the package are
     the same.
@@ -179,7 +179,7 @@ def known_cells(folder: Path, options: Compare, configs: dict[str, Config], say:
 
 
 def differences(config: dict[str, Any], now: Config) -> str:
-    """What was otherwise when a cell ran, of all that its results depend on; "" for nothing."""
+    """Returns the options in which a cell's run differs, of those that affect results; or ""."""
     try:
         old, new = result_options(freeze(config)), result_options(now)
     except ConfigError as error:
@@ -193,8 +193,8 @@ def differences(config: dict[str, Any], now: Config) -> str:
 
 
 def write_results(folder: Path, options: Compare, configs: dict[str, Config]) -> None:
-    """Tables, figure and page of all cells that there are."""
-    cells = known_cells(folder, options, configs, silent)  # what is left out has been said
+    """Writes tables, figure and page of all existing cells."""
+    cells = known_cells(folder, options, configs, silent)  # ignored files were already reported
     design = PageDesign(
         title=f"{folder.name}: {len(configs)} arms",
         arms={name: describe(config) for name, config in configs.items()},
@@ -204,13 +204,14 @@ def write_results(folder: Path, options: Compare, configs: dict[str, Config]) ->
         margin=options.margin,
         command=command(),
         notes=baselines_of_rebuilding(cells),
+        options=options,
     )
     masks = draw_arms(cells, design.arms)
     write_page(folder, cells, design, {"Masks": masks} if masks else {})
 
 
 def secondary_measures(options: Compare) -> tuple[str, ...]:
-    """The names of what cells hold beside the primary measure."""
+    """Returns the names of all measures except the primary one."""
     shares = [f"finetune_{100 * share:g}" for share in options.finetune.shares]
     found: list[str] = []
     for name in options.measures:
@@ -219,7 +220,7 @@ def secondary_measures(options: Compare) -> tuple[str, ...]:
 
 
 def baselines_of_rebuilding(cells: Cells) -> tuple[str, ...]:
-    """What fills hidden patches, and what ranks them, without any model."""
+    """Returns baselines that fill or rank hidden patches without a model."""
     notes = []
     pixels = cells.get(("raw_pixels", 0))
     filled = {name: pixels and value(pixels, f"explained_{name}") for name in FILLINGS}
@@ -237,18 +238,18 @@ def baselines_of_rebuilding(cells: Cells) -> tuple[str, ...]:
 
 
 def describe(config: Config) -> str:
-    """An arm in a few words."""
+    """Describes an arm briefly."""
     terms = " + ".join(str(term) for term in config.losses) or "reconstruction alone"
     return f"masks {config.mask.strategy}, losses {terms}, teacher {config.teacher}"
 
 
 def weights_path(workdir: Path, name: str, seed: int) -> Path:
-    """Where the last weights of a cell are kept, to be measured further."""
+    """Returns the path of a cell's final weights, kept for further measures."""
     return workdir / "weights" / f"{name}_{seed}.npz"
 
 
 def silent(_: str) -> None:
-    """Says nothing."""
+    """Discards a message."""
 
 
 def _groups(seeds: tuple[int, ...], size: int) -> Iterator[list[int]]:

@@ -1,19 +1,25 @@
-"""The data that a task needs, or an error before anything else is done."""
+"""Loads and checks the data of a task before anything else."""
 
 from typing import Any
 
 import numpy as np
 
-from hpm_jax.data.sources import SOURCES, DataError, Splits, known_labels
+from hpm_jax.data.decoding import BrokenImage, OtherKind
+from hpm_jax.data.sources import SOURCES, DataError, Records, Splits, known_labels
+from hpm_jax.data.views import test_view
+
+LOOKED_AT = 3  # number of images checked before a run starts
 
 
 def load_data(config: Any) -> Splits:
-    """The splits of a config's source.
+    """Loads the splits of a config's source.
 
     Raises:
-        DataError: where there are fewer images than one batch needs.
+        DataError: if there are fewer images than one batch needs, or the channels or dtype of the
+            first images differ from the config.
     """
     splits = SOURCES[config.data.source](config.data)
+    check_kind(splits.train, config.data)
     if len(splits.train) < config.optimizer.batch_size:
         raise DataError(
             f"{len(splits.train)} training images are fewer than one batch: set "
@@ -22,8 +28,23 @@ def load_data(config: Any) -> Splits:
     return splits
 
 
+def check_kind(records: Records, data: Any) -> None:
+    """Raises a `DataError` if channels or dtype of one of the first images differ from `data`.
+
+    Unreadable images are ignored here; the run counts them.
+    """
+    view = test_view(data)
+    for index in range(min(LOOKED_AT, len(records))):
+        try:
+            view(records[index])
+        except OtherKind as error:
+            raise DataError(f"{records.name(index)}: {error}") from error
+        except (BrokenImage, OSError):
+            continue
+
+
 def check_labels(splits: Splits) -> None:
-    """Raises a `DataError` where there is nothing to classify, or nothing to measure it by."""
+    """Raises a `DataError` if there are no labels, or no test images."""
     if len(splits.classes) < 2:
         found = f"one class, {splits.classes[0]!r}" if splits.classes else "no labels"
         raise DataError(
@@ -32,7 +53,9 @@ def check_labels(splits: Splits) -> None:
         )
     for name, records in (("training", splits.train), ("test", splits.test)):
         labels = known_labels(records)
-        if labels is None:  # reading them all would take too long: one tells whether there are any
+        if (
+            labels is None
+        ):  # reading all would take too long; the first shows whether there are labels
             labels = np.array([records[0].get("label", -1)])
         bad = np.flatnonzero((labels < 0) | (labels >= len(splits.classes)))
         if len(bad):

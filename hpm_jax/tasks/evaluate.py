@@ -1,7 +1,8 @@
-"""The accuracy of a classifier with the head that it has: read it from top to bottom."""
+"""Scores a classifier with its own head: read it from top to bottom."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +24,21 @@ from hpm_jax.step.state import Params
 from hpm_jax.storage import as_path, write
 from hpm_jax.tasks.finish import command
 from hpm_jax.tokens import grid_of
+from hpm_jax.visualize.report_page import write_report_page
 
 
 def evaluate(config: Evaluate, workdir: str | Path) -> int:
-    """Scores a classifier, and writes `report.md` and `evaluate.json`.
+    """Scores a classifier, and writes `report.md`, `report.html` and `evaluate.json`.
 
     Args:
-        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
-        workdir: the folder for the two files.
+        config: from `hpm_jax.config.freeze`, completed by `hpm_jax.config.inherit`.
+        workdir: the folder for these files.
 
     Returns:
         The exit code of the command.
     """
     console = Console()
-    # --- weights, data, classes: whatever is wrong with them comes out before anything compiles
+    # --- weights, data, classes: all are checked before anything is compiled
     devices = all_devices()
     weights = read_weights(config.init_from, config.weights)
     model, params = load_classifier(config, weights)
@@ -64,11 +66,11 @@ def evaluate(config: Evaluate, workdir: str | Path) -> int:
 
 
 def load_classifier(config: Evaluate, weights: Weights) -> tuple[Classifier, Params]:
-    """The classifier on the grid of the config's images, and its parameters.
+    """Builds the classifier for the size of the config's images, with its parameters.
 
     Raises:
         WeightsError: for weights without a head.
-        ConfigError: for images that it cannot take.
+        ConfigError: for an image size or channels that it does not support.
     """
     a, data = weights.architecture, config.data
     if not a.classes:
@@ -96,7 +98,7 @@ def load_classifier(config: Evaluate, weights: Weights) -> tuple[Classifier, Par
 
 
 def model_classes(config: Evaluate) -> tuple[str, ...] | None:
-    """The names of the model's classes: those given, else those of its run; None for unknown."""
+    """Returns the names of the model's classes: given, or those of its run; None if unknown."""
     if config.classes:
         return read_class_names(config.classes)
     source = as_path(config.init_from)
@@ -105,9 +107,9 @@ def model_classes(config: Evaluate) -> tuple[str, ...] | None:
 
 
 def check_scored(config: Evaluate, records: Records, classes: tuple[str, ...]) -> None:
-    """Raises a `DataError` where there are no classes, or labels that are none of them."""
+    """Raises a `DataError` if there are no classes, or labels that are not among them."""
     labels = known_labels(records)
-    if labels is None:  # reading them all would take too long: one tells whether there are any
+    if labels is None:  # reading all would take too long; the first shows whether there are labels
         labels = np.array([records[0]["label"]])
     bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if not classes or len(bad):
@@ -119,14 +121,14 @@ def check_scored(config: Evaluate, records: Records, classes: tuple[str, ...]) -
 
 
 def outputs_in_order(places: np.ndarray, classes: int, restrict: bool) -> np.ndarray | None:
-    """Which outputs of the model count, those of the data's classes first; None for all as is."""
+    """Returns the model outputs to use, those of the data's classes first; None for all."""
     if not restrict:
         places = np.concatenate([places, np.setdiff1d(np.arange(classes), places)])
     return None if np.array_equal(places, np.arange(classes)) else places
 
 
 def place_of(config: Evaluate) -> str:
-    """What a message calls the data."""
+    """Returns the name of the data in messages."""
     return config.data.path or config.data.name or config.data.source
 
 
@@ -137,7 +139,7 @@ def describe(
     found: tuple[str, ...],
     devices: Devices,
 ) -> list[str]:
-    """What is about to be scored, in a few lines."""
+    """Describes what is about to be scored, in a few lines."""
     data = config.data
     views = data.test_crops * (data.test_clips if data.frames > 1 else 1)
     among = f"among {len(found)} of {model.classes} classes"
@@ -158,17 +160,19 @@ def describe(
 def write_results(
     workdir: Path, config: Evaluate, numbers: dict[str, float], count: int, facts: list[str]
 ) -> None:
-    """The numbers for a person, `report.md`, and for a program, `evaluate.json`."""
+    """Writes the numbers to `report.md`, `report.html` and `evaluate.json`."""
     named = {
         "top1": numbers["top1"],
         "top5": numbers["top5"],
         "loss": numbers["test_loss"],
         "count": count,
     }
-    document = {"init_from": config.init_from, "weights": config.weights} | named
-    write(workdir / "evaluate.json", json.dumps(document | {"facts": facts}, indent=2) + "\n")
+    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights} | named
+    document |= {"facts": facts, "command": command()}
+    write(workdir / "evaluate.json", json.dumps(document, indent=2) + "\n")
     text = ["# Evaluation", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
     text += ["| examples | top-1 | top-5 | cross-entropy |", "| --: | --: | --: | --: |"]
     text += [f"| {count} | {named['top1']:.3%} | {named['top5']:.3%} | {named['loss']:.4f} |", ""]
     text += ["Every example is counted once; the scores of its views are averaged.", ""]
     write(workdir / "report.md", "\n".join(text))
+    write_report_page(workdir)

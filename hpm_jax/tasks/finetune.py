@@ -1,4 +1,4 @@
-"""Fine-tuning, from pre-trained weights to an accuracy: read it from top to bottom."""
+"""Fine-tunes a classifier from pre-trained weights: read it from top to bottom."""
 
 import functools
 import json
@@ -28,8 +28,9 @@ from hpm_jax.run.build import (
 from hpm_jax.run.checkpoints import Checkpoints, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices, check_batch
+from hpm_jax.run.frozen import check_frozen
 from hpm_jax.run.loop import Experiment, Training
-from hpm_jax.run.metrics import MetricsWriter, read_lines
+from hpm_jax.run.metrics import read_lines
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.finetune_step import make_finetune_step
@@ -40,7 +41,7 @@ from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels, load_data
 from hpm_jax.tasks.finish import finish_run
 
-HEAD = ("head", "norm")  # what fine-tuning always starts afresh
+HEAD = ("head", "norm")  # parts that fine-tuning always initialises
 EXPLANATION = (
     "Accuracy is over the whole test split, every image counted once. `checkpoints/` has the last "
     "state and `best/` the one with the highest top-1 accuracy, which was chosen on the images "
@@ -50,33 +51,34 @@ EXPLANATION = (
 
 
 def finetune(config: Finetune, workdir: str | Path) -> int:
-    """Runs, or goes on with, a fine-tuning run.
+    """Starts or resumes a fine-tuning run.
 
     Args:
-        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
-        workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
-            on from there.
+        config: from `hpm_jax.config.freeze`, completed by `hpm_jax.config.inherit`.
+        workdir: folder of the run; if it holds a checkpoint, the run resumes from it.
 
     Returns:
-        The exit code: 0 at the end of the run, 143 or 130 where a signal stopped it.
+        The exit code: 0 at the end of the run, 143 or 130 if a signal stopped it.
     """
     console = Console()
-    # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
+    # --- data, devices, weights: all are checked before anything is compiled
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
     check_labels(splits)
     model = build_classifier(config, len(splits.classes), devices.gather)
     start = Start(params=load_start(config, model, console.say))
+    start["frozen"] = freeze_start(config, start["params"])
     workdir = open_workdir(workdir, config)
     check_data(workdir, splits, config.run.accept_new_data)
+    check_frozen(workdir, start["frozen"])
     if is_main():
         write(workdir / "classes.json", json.dumps(splits.classes, indent=0) + "\n")
     timetable = FinetuneTimetable(config, len(splits.train))
     facts = describe(config, splits, timetable, devices)
     console.say("\n".join(facts))
 
-    # --- what is trained
+    # --- model and training step
     optimizer = build_optimizer(config)
     scales = layer_scales(param_shapes(model), config.optimizer.layer_decay)
     step = make_finetune_step(
@@ -89,13 +91,16 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
 
     batch = config.optimizer.batch_size
     policy = parse_policy(config.augment.policy) if config.augment.policy else None
-    flops = classifier_flops(model, config.regularize.mask_sub) * config.data.clips
+    passes = sum(term.forward_passes for term in config.regularize.terms)
+    flops = classifier_flops(model, config.regularize.mask_sub, passes) * config.data.clips
     experiment = Experiment(
         init=build_finetune_init(config, model, optimizer),
         start=start,
         step=step,
         inputs={
-            "image": jax.ShapeDtypeStruct((batch, *config.data.train_shape), np.uint8),
+            "image": jax.ShapeDtypeStruct(
+                (batch, *config.data.train_shape), config.data.pixel_dtype
+            ),
             "label": jax.ShapeDtypeStruct((batch,), np.int32),
         },
         batches=functools.partial(
@@ -105,12 +110,13 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
             policy=policy,
             color_jitter=config.augment.color_jitter,
         ),
-        broken=BrokenImages(splits.train, config.data.max_broken),
+        broken=BrokenImages(splits.train, config.data.max_broken, config.data.max_pixels),
         timetable=timetable,
         flops=lambda schedule: flops,
         summary=lambda numbers, schedule: f"loss {numbers['loss']:.3f}",
         observe_every=config.evaluation.every_epochs,
         observe_first=False,
+        guard=config.guard,
     )
     meter = AccuracyMeter(config, model, splits.test, devices, config.patch_size)
 
@@ -119,7 +125,7 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         checkpoints(workdir / "best", keep=1) as best,
         Training(experiment, config.seed, config.run, workdir, devices, console) as training,
     ):
-        observe = observe_accuracy(meter, timetable, best, console, training.writer)
+        observe = observe_accuracy(meter, timetable, best, training)
         for state in training:
             observe(state)
     if meter.unread:
@@ -128,13 +134,13 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
 
 
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:
-    """The part of `config.init_from`'s weights that the classifier takes; {} for random ones.
+    """Returns the weights of `config.init_from` that the classifier uses; {} for random ones.
 
     The head is always new, and so is the norm of mean pooling, unless `config.model.keep_norm`
     starts it as the pre-trained last norm; positions are resized to the grid.
 
     Raises:
-        ConfigError: where the norm to keep is not among the weights.
+        ConfigError: if the norm to keep is not among the weights.
     """
     if config.weights == "random":
         say("weights: random")
@@ -150,7 +156,7 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
     if config.model.keep_norm:
         given["norm"] = last_norm(weights.params, config.init_from)
     shapes = param_shapes(model)
-    unneeded = given.keys() - shapes.keys()  # decoders, heads of loss terms, whatever there is
+    unneeded = given.keys() - shapes.keys()  # decoders, heads of loss terms, and others
     start, matching = assign(
         shapes,
         given,
@@ -163,8 +169,14 @@ def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) 
     return start
 
 
+def freeze_start(config: Finetune, start: Params) -> dict[str, Params]:
+    """Returns the frozen weights of every regularizer that has some, by name."""
+    frozen = {term.name: term.freeze(start) for term in config.regularize.terms}
+    return {name: weights for name, weights in frozen.items() if weights is not None}
+
+
 def last_norm(params: Params, source: str) -> Params:
-    """The norm after the last block, or after pooling, of weights from `source`."""
+    """Returns the norm after the last block, or after pooling, of weights from `source`."""
     norm = params["encoder"]["transformer"].get("norm") or params.get("norm")
     if norm is None:
         raise ConfigError(
@@ -178,16 +190,15 @@ def observe_accuracy(
     meter: AccuracyMeter,
     timetable: FinetuneTimetable,
     best: Checkpoints,
-    console: Console,
-    writer: MetricsWriter,
+    training: Training,
 ) -> Callable[[TrainState], None]:
     """Builds `state -> None`, which scores the test split and keeps the best state.
 
-    Where a moving average of the weights is kept, both are scored, and the average decides.
+    With a moving average of the weights, both are scored, and the average selects the best state.
     """
     averaged = timetable.average > 0
     deciding = "average_top1" if averaged else "top1"
-    lines = read_lines(writer.path)
+    lines = read_lines(training.writer.path)
     highest = max((line[deciding] for line in lines if deciding in line), default=-1)
 
     def observe(state: TrainState) -> None:
@@ -197,8 +208,8 @@ def observe_accuracy(
         numbers = meter(state.params)
         if averaged:
             numbers |= {f"average_{name}": value for name, value in meter(state.teacher).items()}
-        writer.write(step, {"epoch": epoch} | numbers)
-        console.say(
+        training.writer.write(step, {"epoch": epoch} | numbers)
+        training.console.say(
             f"epoch {epoch:<6.4g} top-1 {numbers['top1']:.2%}  top-5 {numbers['top5']:.2%}  "
             f"test loss {numbers['test_loss']:.4f}"
             + (f"  averaged weights {numbers['average_top1']:.2%}" if averaged else "")
@@ -213,7 +224,7 @@ def observe_accuracy(
 def describe(
     config: Finetune, splits: Splits, timetable: FinetuneTimetable, devices: Devices
 ) -> list[str]:
-    """What is about to run, in a few lines."""
+    """Describes the run in a few lines."""
     model, optimizer = config.model, config.optimizer
     height, width = config.data.image_size
     return [

@@ -1,4 +1,4 @@
-"""What every training task does last: a report, a line on the console, an exit code."""
+"""The end of every training task: a report, a line on the console, an exit code."""
 
 import shlex
 import sys
@@ -10,17 +10,17 @@ from hpm_jax.visualize.report import write_report
 
 
 def command() -> str:
-    """The line that started this run."""
+    """Returns the command line that started this run."""
     return shlex.join(["python", "-m", "hpm_jax.main", *sys.argv[1:]])
 
 
 def finish_run(
     outcome: Outcome, workdir: Path, facts: list[str], explanation: str, console: Console
 ) -> int:
-    """Writes `report.md`, and gives the exit code of the command.
+    """Writes `report.md`, and returns the exit code of the command.
 
     Args:
-        facts, explanation: as `write_report` takes them.
+        facts, explanation: as in `write_report`.
     """
     write_report(workdir, command(), facts + outcome.facts, explanation)
     if not outcome.unfinished:

@@ -1,4 +1,4 @@
-"""Probes on the features of augmented images, by the papers' protocols: read it top to bottom."""
+"""Trains probes on features of augmented images, as in the papers: read it top to bottom."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from hpm_jax.evaluation.probes import (
     make_probe_scores,
     make_probe_step,
 )
-from hpm_jax.models.flops import transformer_flops
+from hpm_jax.models.flops import encoder_flops
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.loop import Experiment, Training
@@ -50,37 +50,36 @@ EXPLANATION = (
 
 @flax.struct.dataclass
 class ProbingState:
-    """The probes, and the encoder that they read: a checkpoint needs nothing else."""
+    """The probes and their frozen encoder: the content of a checkpoint."""
 
     probe: ProbeState
     encoder: Params  # frozen
 
     @property
     def step(self) -> Array:
-        """Steps taken."""
+        """Number of steps taken."""
         return self.probe.step
 
 
 def choose_split(records: Records, share: float) -> tuple[Records, Records]:
-    """The images to train on, and those to choose the setting by: none where `share` is 0."""
+    """Splits the records into training and validation images; none for validation if 0."""
     if share == 0:
         return records, Subset(records, np.arange(0))
     return hold_out(records, share, "config.choose_on")
 
 
 def probe(config: Probe, workdir: str | Path) -> int:
-    """Trains a sweep of probes, or goes on with it.
+    """Starts or resumes the training of a sweep of probes.
 
     Args:
-        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
-        workdir: the folder that the run leaves behind; where it holds a checkpoint, the run goes
-            on from there.
+        config: from `hpm_jax.config.freeze`, completed by `hpm_jax.config.inherit`.
+        workdir: folder of the run; if it holds a checkpoint, the run resumes from it.
 
     Returns:
-        The exit code: 0 at the end of the run, 143 or 130 where a signal stopped it.
+        The exit code: 0 at the end of the run, 143 or 130 if a signal stopped it.
     """
     console = Console()
-    # --- data, devices, weights: whatever is wrong with them comes out before anything compiles
+    # --- data, devices, weights: all are checked before anything is compiled
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
@@ -94,14 +93,15 @@ def probe(config: Probe, workdir: str | Path) -> int:
     check_data(workdir, splits, config.run.accept_new_data)
     timetable = ProbeTimetable(config.optimizer, len(learnt))
 
-    # --- the frozen encoder, and the heads that read it
+    # --- the frozen encoder and the heads
     optimizer, architecture = config.optimizer, weights.architecture
     rates = [rate * optimizer.batch_size / 256 for rate in optimizer.base_learning_rates]
     sweep = Sweep(tuple(rates), optimizer.weight_decays)
     head = linear if config.head == "linear" else attentive(architecture.heads)
     how = config.features.pool if config.head == "linear" else "tokens"
     encode = make_encode(encoder, config, architecture.patch, how)
-    images = jax.ShapeDtypeStruct((optimizer.batch_size, *config.data.view_shape), np.uint8)
+    shape = (optimizer.batch_size, *config.data.view_shape)
+    images = jax.ShapeDtypeStruct(shape, config.data.pixel_dtype)
     shape = jax.eval_shape(encode, encoder_params, images).shape[1:]
     learn = make_probe_step(head, sweep, optimizer.kind, optimizer.momentum)
 
@@ -113,7 +113,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
     def step(state, images, labels, key, schedule):
         features = encode(state.encoder, images)
         after, metrics = learn(state.probe, features, labels, schedule.learning_rate)
-        # a setting that diverges is part of a sweep; the run goes on while one is left
+        # settings of a sweep may diverge; the run continues while one is left
         lowest = jnp.min(jnp.where(jnp.isfinite(metrics["loss"]), metrics["loss"], jnp.inf))
         numbers = {"loss": lowest, "train_accuracy": metrics["accuracy"].max()}
         return ProbingState(after, state.encoder), numbers
@@ -129,12 +129,11 @@ def probe(config: Probe, workdir: str | Path) -> int:
     ]
     console.say("\n".join(facts))
 
-    # --- what is trained
+    # --- model and training step
     patches = math.prod(encoder.grid)
-    flops = transformer_flops(
-        patches + encoder.layout.extra_tokens, architecture.width, encoder.stack["depth"]
+    flops = encoder_flops(
+        patches, architecture.values, architecture.width, encoder.stack["depth"], encoder.layout
     )
-    flops += 2 * patches * architecture.values * architecture.width
     experiment = Experiment(
         init=init,
         start=Start(params=encoder_params),
@@ -144,7 +143,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
             "label": jax.ShapeDtypeStruct((optimizer.batch_size,), np.int32),
         },
         batches=functools.partial(train_batches, learnt, config),
-        broken=BrokenImages(learnt, config.data.max_broken),
+        broken=BrokenImages(learnt, config.data.max_broken, config.data.max_pixels),
         timetable=timetable,
         flops=lambda schedule: flops,
         summary=lambda numbers, schedule: f"best loss {numbers['loss']:.3f}",
@@ -152,7 +151,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
         observe_first=False,
     )
 
-    # --- how all settings are scored
+    # --- scoring of all settings
     scores = make_probe_scores(head)
     score = jax.jit(
         lambda state, images, labels, counted: (
@@ -176,7 +175,7 @@ def probe(config: Probe, workdir: str | Path) -> int:
 
     def observe(state: ProbingState, writer: MetricsWriter) -> None:
         held_out, test = (accuracies(state, x) for x in (chosen_on, splits.test))
-        best = int(held_out.argmax())  # the only one, where nothing is held out
+        best = int(held_out.argmax())  # the only one if nothing is held out
         rate, decay = sweep.settings[best]
         epoch = timetable.epoch(int(state.step))
         writer.write(int(state.step), {"epoch": epoch, "top1": test[best].item()})

@@ -1,4 +1,4 @@
-"""A table of what a pre-trained encoder is worth: read it from top to bottom."""
+"""Evaluates a pre-trained encoder in a table of probes: read it from top to bottom."""
 
 import json
 import shlex
@@ -17,6 +17,7 @@ from hpm_jax.convert.read import starting_weights
 from hpm_jax.convert.weights import Weights, random_weights
 from hpm_jax.data.sources import SOURCES, Records, Splits
 from hpm_jax.evaluation import heads
+from hpm_jax.evaluation.checks import check_finite_features
 from hpm_jax.evaluation.feature_file import (
     SplitFeatures,
     origin,
@@ -39,34 +40,40 @@ from hpm_jax.storage import write
 from hpm_jax.tasks.data import check_labels
 from hpm_jax.tasks.finetune import finetune
 from hpm_jax.tasks.finish import command
+from hpm_jax.visualize.report_page import write_report_page
+
+EXPLANATION = (
+    "Settings are chosen on held-out training images, and the test images are met once. "
+    "Images are centre crops, without augmentation; fine-tuning augments."
+)
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
-    probe: str  # which it is, as `config.probes.names` calls it
+    probe: str  # a name in `config.probes.names`
     title: str
     accuracy: float
-    spread: float | None  # standard deviation, where there are several draws
+    spread: float | None  # standard deviation, if there are several draws
     note: str
     top5: float | None = None  # of kNN
 
 
 class Split(NamedTuple):
-    """A split as the encoder sees it."""
+    """The features and labels of a split."""
 
     features: np.ndarray
     labels: np.ndarray
 
 
 def report(config: Report, workdir: str | Path) -> int:
-    """Measures an encoder on its own labelled images and writes `report.md` and `report.json`.
+    """Measures an encoder on its own labelled images and writes `report.md`, `.html` and `.json`.
 
-    What stands in the workdir's `report.json` already is not measured again.
+    Rows that are already in the workdir's `report.json` are not measured again.
 
     Args:
-        config: from `hpm_jax.config.freeze`, filled up by `hpm_jax.config.inherit`.
-        workdir: the folder for the table, and for the fine-tuning run where one is asked for.
+        config: from `hpm_jax.config.freeze`, completed by `hpm_jax.config.inherit`.
+        workdir: folder for the table, and for the fine-tuning run if requested.
 
     Returns:
         The exit code of the command.
@@ -89,9 +96,9 @@ def report(config: Report, workdir: str | Path) -> int:
     rows = _read(workdir)
     wanted = [name for name in config.probes.names if name not in {row.probe for row in rows}]
 
-    # --- frozen features, made once for all probes, or read from a file
+    # --- frozen features, computed once for all probes, or read from a file
     def pooled(split: Split) -> Split:
-        features: Any = split.features  # on the host, where they stay
+        features: Any = split.features  # on the host
         return Split(np.asarray(pool(features, config.features.pool)), split.labels)
 
     if wanted:
@@ -116,7 +123,7 @@ def report(config: Report, workdir: str | Path) -> int:
         console.say(f"{name} took {time.perf_counter() - began:.0f} s")
         _write(workdir, config, rows, facts)
 
-    # --- all weights
+    # --- fine-tuning
     if config.finetune.epochs:
         code = finetune(finetune_config(config), workdir / "finetune")
         if code:
@@ -139,21 +146,25 @@ def load_features(
     how: str,
     say: Callable[[str], None],
 ) -> SplitFeatures:
-    """The features of both splits, from `config.features_file` where that is there.
+    """Returns the features of both splits, from `config.features_file` if it exists.
 
-    Else they are computed, and written to it where it has a name.
+    Otherwise they are computed, and written to that file if it is named.
     """
     path, made_by = Path(config.features_file), origin(config, weights, how)
     if config.features_file and path.exists():
         say(f"features from {path}")
-        return read_features(path, made_by)
-    extractor = FeatureExtractor(config, weights, devices, how)
+        found = read_features(path, made_by)
+        for features in (found.train, found.test):
+            check_finite_features(features, f"config.features_file = {config.features_file!r}")
+        return found
+    whose = f"{config.weights} weights of {config.init_from}"
+    extractor = FeatureExtractor(config, weights, devices, how, whose)
 
     def encode(records: Records) -> tuple[np.ndarray, np.ndarray, list[str]]:
         began = time.perf_counter()
-        found = extractor(records)
-        say(f"encoded {len(found[0])} images in {time.perf_counter() - began:.0f} s")
-        return found
+        encoded = extractor(records)
+        say(f"encoded {len(encoded[0])} images in {time.perf_counter() - began:.0f} s")
+        return encoded
 
     (train, train_labels, bad), (test, test_labels, worse) = map(encode, splits[:2])
     found = SplitFeatures(train, train_labels, test, test_labels, (*bad, *worse))
@@ -164,9 +175,10 @@ def load_features(
 
 
 def baselines(config: Report, weights: Weights, splits: Splits, devices: Devices) -> Iterator[Row]:
-    """What the encoder has to beat: raw pixels, and random weights of its own architecture."""
+    """Yields the baselines: raw pixels, and random weights of the same architecture."""
     random = random_weights(weights.architecture, config.seed)
-    encoder = FeatureExtractor(config, random, devices, config.features.pool)
+    whose = f"random weights like those of {config.init_from}"
+    encoder = FeatureExtractor(config, random, devices, config.features.pool, whose)
     extractors: dict[str, Callable[[Records], Any]] = {
         "raw pixels": lambda records: extract_pixels(records, config, devices)
     }
@@ -183,7 +195,7 @@ def baselines(config: Report, weights: Weights, splits: Splits, devices: Devices
 
 
 def knn(config: Report, train: Split, test: Split) -> Iterator[Row]:
-    """One row for each number of neighbours."""
+    """Yields a row for each number of neighbours."""
     probes = config.probes
     known, asked = (np.asarray(x) for x in standardised(train.features, test.features))
     found = knn_accuracies(
@@ -195,7 +207,7 @@ def knn(config: Report, train: Split, test: Split) -> Iterator[Row]:
 
 
 def few_shot(config: Report, train: Split, test: Split) -> Iterator[Row]:
-    """One row for each number of images a class that every class has."""
+    """Yields a row for each number of images per class that every class has."""
     probes = config.probes
     smallest = int(np.bincount(train.labels).min())
     shots = [count for count in probes.shots if count <= smallest]
@@ -206,19 +218,19 @@ def few_shot(config: Report, train: Split, test: Split) -> Iterator[Row]:
 
 
 def logistic(config: Report, train: Split, test: Split) -> Iterator[Row]:
-    """One row."""
+    """Yields one row."""
     found = logistic_accuracy(*train, *test, seed=config.seed)
     note = f"L-BFGS, penalty {found.strength:g}"
     yield Row("logistic", "logistic regression", found.accuracy, None, note)
 
 
 def linear(config: Report, train: Split, test: Split) -> Iterator[Row]:
-    """One row: the setting that does best on held-out training images."""
+    """Yields one row: the best setting on held-out training images."""
     yield _probe("linear", heads.linear, config.probes.epochs, config, train, test)
 
 
 def attentive(config: Report, train: Split, test: Split) -> Iterator[Row]:
-    """One row, on all tokens."""
+    """Yields one row, on all tokens."""
     head = heads.attentive(config.probes.attentive_heads)
     yield _probe("attentive", head, config.probes.attentive_epochs, config, train, test)
 
@@ -260,11 +272,12 @@ def _read(workdir: Path) -> list[Row]:
 
 
 def _write(workdir: Path, config: Report, rows: list[Row], facts: list[str]) -> None:
-    """The table for a person and for a program; a row's command measures that row alone."""
+    """Writes the table as Markdown, HTML and JSON; each row has a command that measures it."""
     commands = {row.probe: _command(config, row.probe, workdir) for row in rows}
     table = [row._asdict() | {"command": commands[row.probe]} for row in rows]
-    document = {"init_from": config.init_from, "weights": config.weights, "facts": facts}
-    write(workdir / "report.json", json.dumps(document | {"rows": table}, indent=2) + "\n")
+    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights}
+    document |= {"command": command(), "facts": facts, "explanation": EXPLANATION, "rows": table}
+    write(workdir / "report.json", json.dumps(document, indent=2) + "\n")
     text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
     text += ["| | accuracy | |", "| --- | --: | --- |"]
     for row in rows:
@@ -272,13 +285,9 @@ def _write(workdir: Path, config: Report, rows: list[Row], facts: list[str]) -> 
     text += ["", "Each by itself:", ""]
     for line in commands.values():
         text += [f"    {line}"]
-    text += [
-        "",
-        "Settings are chosen on held-out training images, and the test images are met once. "
-        "Images are centre crops, without augmentation; fine-tuning augments.",
-        "",
-    ]
+    text += ["", EXPLANATION, ""]
     write(workdir / "report.md", "\n".join(text))
+    write_report_page(workdir)
 
 
 def _percent(row: Row) -> str:
@@ -291,7 +300,7 @@ def _line(row: Row) -> str:
 
 
 def _command(config: Report, probe: str, workdir: Path) -> str:
-    """The line that measures one row alone, in a workdir of its own."""
+    """Returns the command that measures one row, in a separate workdir."""
     words = iter(sys.argv[1:])
     kept = []
     for word in words:

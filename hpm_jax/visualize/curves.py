@@ -13,7 +13,12 @@ CURVES = {
     "cross_entropy": "cross-entropy, augmented training images",
     "test_loss": "cross-entropy, test split",
     "top1": "top-1 accuracy",
+    "miou": "mean IoU, test split",
+    "pixel_accuracy": "pixel accuracy, test split",
+    "mean_class_accuracy": "mean accuracy of classes, test split",
     "reconstruction": "reconstruction loss, training masks",
+    "held_out/explained": "variance of hidden patches explained, held out",
+    "held_out/ranked_correctly": "pairs of patches ranked correctly, held out",
     "held_out/reconstruction": "reconstruction loss, held out, random masks",
     "logistic": "logistic regression on features",
     "knn": "kNN accuracy",
@@ -21,6 +26,14 @@ CURVES = {
     "ranked_correctly": "pairs of patches ranked correctly",
     "n_hard": "hard patches an image",
 }
+
+
+LOWEST_EXPLAINED = -0.5  # random weights are far below, and would flatten the curve
+
+
+def is_drawn(name: str, value: float) -> bool:
+    """Whether a curve shows the value."""
+    return name != "held_out/explained" or value > LOWEST_EXPLAINED
 
 
 def draw_curves(
@@ -41,7 +54,11 @@ def draw_curves(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, there, strict=False):
         for run, lines in runs.items():
-            points = [(line["epoch"], line[name]) for line in lines if name in line]
+            points = [
+                (line["epoch"], line[name])
+                for line in lines
+                if name in line and is_drawn(name, line[name])
+            ]
             # many points become a line, few stay visible
             style = {"marker": "."} if len(points) < 50 else {}
             if points:

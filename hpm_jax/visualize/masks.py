@@ -1,15 +1,14 @@
-"""Every mask strategy on the same photographs, in one picture.
+"""Draws every mask strategy on the same photographs, in one picture.
 
     python -m hpm_jax.visualize.masks photo.jpg another.jpg --out masks.png
     python -m hpm_jax.visualize.masks photo.jpg --run runs/cifar10_hpm --out masks.png
 
-A column for each strategy, a row for each photograph; what is hidden is grey, orange where it is
-hidden by what the strategy reads: predicted losses, attention, features. Those strategies need
-`--run`, the workdir of a pre-training run, whose image size and patches are then taken.
+There is a column for each strategy and a row for each photograph. Hidden patches are grey, or
+orange if they are chosen by predicted losses, attention or features. Strategies that read these
+need `--run`, the workdir of a pre-training run, whose image size and patches are then used.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,22 @@ from PIL import Image
 
 from hpm_jax.config import Data
 from hpm_jax.data.views import test_view
-from hpm_jax.errors import UserError
+from hpm_jax.errors import one_sentence
 from hpm_jax.masking import Context, Strategy, hidden_count, select
 from hpm_jax.masking.strategy import Readings
 from hpm_jax.run.load import LoadedRun, load_run
-from hpm_jax.step.choose import choose_mask, look
+from hpm_jax.step.mask import choose_mask, run_network
 from hpm_jax.step.method import own
 from hpm_jax.step.schedules import AT_RANDOM
 from hpm_jax.step.step import Masked, student_pass
 from hpm_jax.tokens import Grid, Tokenizer, grid_of
 from hpm_jax.visualize.sheet import draw_sheet
-from hpm_jax.visualize.view import FATE_COLORS, HARD, HIDDEN
+from hpm_jax.visualize.view import FATE_COLORS, patch_status
 
 VIEWS = 2  # of disjoint masks: the first is drawn
 SIDE = 112  # of a panel, pixels
 COLUMNS = 8
-MASKS = 50  # random ones of each image, by which a strategy's own state is learnt
+MASKS = 50  # random masks per image, to train the state of a strategy
 
 
 def draw_masks(
@@ -44,7 +43,7 @@ def draw_masks(
     names: list[str],
     tokenizer: Tokenizer,
     ratio: float,
-    seen: dict[str, Readings] | None = None,
+    readings: dict[str, Readings] | None = None,
     states: dict[str, Any] | None = None,
 ) -> Image.Image:
     """The sheet, the images themselves first.
@@ -52,15 +51,15 @@ def draw_masks(
     Args:
         images: uint8 `[B, H, W, C]`.
         names: of the images.
-        ratio: the share that is hidden.
-        seen: what each onlooker predicts of the patches; strategies that read more are left out.
-        states: what strategies keep, by name; those whose state is missing are left out.
+        ratio: the mask ratio.
+        readings: outputs of each network; strategies that need others are left out.
+        states: states of strategies by name; strategies whose state is missing are left out.
     """
     patches = tokenizer(jnp.asarray(images))
     grid = grid_of((1, *images.shape[1:3]), tokenizer.patch_size)
     hidden = hidden_count(patches.shape[1], ratio)
     columns = {"photograph": list(images[..., :3])}
-    for name, strategy in drawable(seen or {}, states or {}).items():
+    for name, strategy in drawable(readings or {}, states or {}).items():
         views = VIEWS if name == "disjoint" else 1
         context = Context(
             patches=jnp.repeat(patches, views, axis=0),
@@ -68,17 +67,13 @@ def draw_masks(
             tokenizer=tokenizer,
             hidden=hidden,
             n_hard=jnp.int32(strategy.n_hard(1.0, 1, hidden)),
-            seen=seen or {},
+            readings=readings or {},
             state=(states or {}).get(name),
             views=views,
         )
         hide = select(strategy.scores(jax.random.key(0), context), hidden).hide[::views]
-        fate = np.zeros(patches.shape[:2], int)
-        np.put_along_axis(fate, np.asarray(hide), HIDDEN, axis=1)
-        hard = strategy.hard(context)
-        if hard is not None:
-            fate[np.asarray(hard) & (fate == HIDDEN)] = HARD
-        columns[str(strategy)] = painted(images, fate, grid)
+        status = patch_status(np.asarray(hide), strategy.hard(context), patches.shape[1])
+        columns[str(strategy)] = painted(images, status, grid)
     title = f"{ratio:.0%} of {patches.shape[1]} patches hidden by each strategy"
     note = "grey: hidden; orange: hidden by what the strategy reads, at the end of its schedule"
     return below(
@@ -97,7 +92,7 @@ def draw_masks(
 
 
 def below(sheets: list[Image.Image]) -> Image.Image:
-    """Sheets one below the other, on white."""
+    """Stacks sheets vertically on white."""
     width, height = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
     page, top = Image.new("RGB", (width, height), "white"), 0
     for sheet in sheets:
@@ -106,13 +101,13 @@ def below(sheets: list[Image.Image]) -> Image.Image:
     return page
 
 
-def drawable(seen: dict[str, Readings], states: dict[str, Any]) -> dict[str, Strategy]:
-    """The strategies, at their defaults, whose readings and state are there; random first."""
+def drawable(readings: dict[str, Readings], states: dict[str, Any]) -> dict[str, Strategy]:
+    """Returns the strategies, at defaults, whose readings and state exist; random first."""
     found = {"random": Strategy.parse_call("random", "strategy")}
     for name in dict.fromkeys(plug.name for plug in Strategy.plugs.values()):
         strategy = Strategy.parse_call(name, "strategy")
         there = all(
-            read in seen.get(who, {}) for who in strategy.onlookers for read in strategy.reads
+            read in readings.get(who, {}) for who in strategy.networks for read in strategy.reads
         )
         stateless = type(strategy).init_state is Strategy.init_state
         if (stateless or name in states) and (there or not strategy.reads):
@@ -121,34 +116,34 @@ def drawable(seen: dict[str, Readings], states: dict[str, Any]) -> dict[str, Str
     return dict(sorted(found.items(), key=lambda x: bool(x[1].reads or x[0] in states)))
 
 
-def painted(images: np.ndarray, fate: np.ndarray, grid: Grid) -> list[np.ndarray]:
-    """The images with hidden patches in the colours of the legend, uint8 `[H, W, 3]` each."""
+def painted(images: np.ndarray, status: np.ndarray, grid: Grid) -> list[np.ndarray]:
+    """Paints hidden patches in the colours of the legend, uint8 `[H, W, 3]` per image."""
     colors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in FATE_COLORS], np.uint8)
     _, h, w = grid
     scale = images.shape[1] // h, images.shape[2] // w
-    large = fate.reshape(-1, h, w).repeat(scale[0], 1).repeat(scale[1], 2)
+    large = status.reshape(-1, h, w).repeat(scale[0], 1).repeat(scale[1], 2)
     return list(np.where(large[..., None] > 0, colors[large], images[..., :3]))
 
 
 def readings_of(run: LoadedRun, images: np.ndarray) -> dict[str, Readings]:
-    """What the run's teacher, its student and its strategy's own network predict of the images."""
+    """Returns the outputs of the run's teacher, student and strategy network for the images."""
     assert run.method is not None
     patches = run.method.patches(jnp.asarray(images))
     reads = ("features", "attention") + (("predicted_loss",) * run.model.loss_predictor)
     networks = {"teacher": run.state.teacher, "student": run.state.params}
-    if "own" in run.method.strategy.onlookers:
+    if "own" in run.method.strategy.networks:
         networks["own"] = own(run.state, "mask").state
     return {
-        name: look(run.model, run.method, params, patches, reads=reads)
+        name: run_network(run.model, run.method, params, patches, reads=reads)
         for name, params in networks.items()
         if params is not None
     }
 
 
 def states_of(run: LoadedRun, images: np.ndarray) -> dict[str, Any]:
-    """What strategies keep: the run's own strategy its state, others what they learn here.
+    """Returns the states of strategies: that of the run, and for others newly trained ones.
 
-    They observe the run's student on random masks of the images.
+    New states are updated with the run's student on random masks of the images.
     """
     assert run.method is not None
     states = {}
@@ -162,7 +157,7 @@ def states_of(run: LoadedRun, images: np.ndarray) -> dict[str, Any]:
 
 
 def observed(run: LoadedRun, plug: Strategy, images: Array) -> Any:
-    """The state of a strategy after `MASKS` random masks of each image."""
+    """Returns the state of a strategy after `MASKS` random masks of each image."""
     assert run.method is not None
     masking = run.method.at_random
     patches = masking.patches(images)
@@ -181,16 +176,16 @@ def observed(run: LoadedRun, plug: Strategy, images: Array) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draws the file that is asked for."""
+    """Draws the requested file."""
     parser = argparse.ArgumentParser(prog="python -m hpm_jax.visualize.masks", description=__doc__)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--out", default="masks.png")
-    parser.add_argument("--run", help="the workdir of a pre-training run")
-    parser.add_argument("--size", type=int, default=224, help="of the images, without a run")
-    parser.add_argument("--patch", type=int, default=16, help="of the patches, without a run")
+    parser.add_argument("--run", help="workdir of a pre-training run")
+    parser.add_argument("--size", type=int, default=224, help="image size in pixels, without a run")
+    parser.add_argument("--patch", type=int, default=16, help="patch size in pixels, without a run")
     parser.add_argument("--ratio", type=float, default=0.75)
     options = parser.parse_args(argv)
-    try:
+    with one_sentence(ValueError, OSError):
         run = load_run(options.run) if options.run else None
         data = run.config.data if run else Data(image_size=(options.size,) * 2)
         patch = (1, options.patch, options.patch)
@@ -199,12 +194,10 @@ def main(argv: list[str] | None = None) -> None:
         files = [Path(photo) for photo in options.photos]
         view = test_view(data)
         images = np.stack([view({"image": file.read_bytes()})["image"] for file in files])
-        seen = readings_of(run, images) if run else None
+        readings = readings_of(run, images) if run else None
         states = states_of(run, images) if run else None
         names = [file.stem[:12] for file in files]
-        draw_masks(images, names, tokenizer, options.ratio, seen, states).save(options.out)
-    except (UserError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        draw_masks(images, names, tokenizer, options.ratio, readings, states).save(options.out)
     print(f"wrote {options.out}")
 
 

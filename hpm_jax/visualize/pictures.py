@@ -1,4 +1,4 @@
-"""A picture of what a model hides, rebuilds and expects of fixed images."""
+"""Draws masks, reconstructions and losses of fixed images."""
 
 import io
 
@@ -11,7 +11,7 @@ from hpm_jax.visualize.view import FATE_COLORS, LEGEND, View, losses_of, pixels_
 
 
 def draw(images: np.ndarray, view: View, title: str, note: str) -> bytes:
-    """A PNG with a row for each image: input, masked, rebuilt, predicted loss, true loss, mask.
+    """Draws a PNG with a row per image: input, masked, rebuilt, predicted loss, true loss, mask.
 
     Args:
         images: uint8 `[B, H, W, C]`; of more than three channels the first three are shown.
@@ -27,7 +27,7 @@ def draw(images: np.ndarray, view: View, title: str, note: str) -> bytes:
     for row in range(len(images)):
         drawn: list[tuple] = [(name, panel[row], {}) for name, panel in pixels.items()]
         drawn += [(name, values[row], {"cmap": "magma"}) for name, values in losses.items()]
-        drawn += [("mask", view.fate[row], {"cmap": fates, "vmin": 0, "vmax": 2})]
+        drawn += [("mask", view.status[row], {"cmap": fates, "vmin": 0, "vmax": 2})]
         for axis, (name, panel, options) in zip(axes[row], drawn, strict=True):
             axis.imshow(panel, interpolation="nearest", **options)
             axis.set_facecolor(FATE_COLORS[0])  # patches without a true loss

@@ -1,27 +1,20 @@
-"""`report.md`: what came out of a run, for a person."""
+"""Writes `report.md` and `report.html`, the results of a run."""
 
+import json
 from pathlib import Path
 
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.run.processes import is_main
 from hpm_jax.storage import write
 from hpm_jax.visualize.curves import draw_curves
-
-# name, what it is, format, whether it should rise
-NUMBERS = (
-    ("top1", "top-1 accuracy", "{:.2%}", True),
-    ("top5", "top-5 accuracy", "{:.2%}", True),
-    ("test_loss", "cross-entropy on the test split", "{:.4f}", False),
-    ("logistic", "logistic regression on features", "{:.1%}", True),
-    ("knn", "kNN accuracy", "{:.1%}", True),
-    ("held_out/reconstruction", "held-out reconstruction loss (random masks)", "{:.4f}", False),
-    ("held_out/ranked_correctly", "held-out pairs ranked correctly", "{:.1%}", True),
-    ("rank_me", "RankMe", "{:.1f}", None),
-)
+from hpm_jax.visualize.numbers import NUMBERS, number_rows
+from hpm_jax.visualize.report_page import CLASS_HEADS, class_rows, write_report_page
 
 
 def write_report(workdir: Path, command: str, facts: list[str], explanation: str) -> None:
-    """Draws `pictures/curves.png` and writes `report.md` from `metrics.jsonl`.
+    """Draws `pictures/curves.png` and writes `report.md` and `report.html` from `metrics.jsonl`.
+
+    `report.json` keeps the arguments, so that the page can be made again.
 
     Args:
         facts: sentences on the data, the hardware and the time, one bullet each.
@@ -29,9 +22,11 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
     """
     if not is_main():
         return
-    lines = read_lines(workdir / "metrics.jsonl")
+    facts = list(facts)
+    lines = read_lines(workdir / "metrics.jsonl", facts.append)
     evaluations = [line for line in lines if any(name in line for name, *_ in NUMBERS)]
-    pictures = sorted(path.name for path in (workdir / "pictures").glob("step_*"))
+    there = (workdir / "pictures").glob("step_*")
+    pictures = sorted(path.name for path in there if path.suffix in (".png", ".gif"))
     draw_curves({"run": lines}, workdir / "pictures" / "curves.png")
     text = ["# Report", "", f"`{command}`", ""]
     text += [f"- {fact}" for fact in facts]
@@ -41,6 +36,12 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
         "",
         explanation,
         "",
+    ]
+    classes = class_rows(workdir)
+    if classes:
+        text += ["## Classes", "", f"| {' | '.join(CLASS_HEADS)} |", "| --- | --: | --: | --: |"]
+        text += [*(f"| {' | '.join(row)} |" for row in classes), ""]
+    text += [
         "## Curves",
         "",
         "![curves](pictures/curves.png)",
@@ -52,27 +53,17 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
     for step, name in zip(steps, pictures, strict=True):
         if step in (steps[0], steps[-1]):
             text += [f"![{name}](pictures/{name})", ""]
-    if pictures:
+    if pictures and not classes:
         text += ["Visible patches of a rebuilt image are pasted from the input.", ""]
     write(workdir / "report.md", "\n".join(text))
+    told = {"command": command, "facts": facts, "explanation": explanation}
+    write(workdir / "report.json", json.dumps(told, indent=2) + "\n")
+    write_report_page(workdir)
 
 
 def _table(evaluations: list[dict]) -> list[str]:
     if not evaluations:
         return ["Nothing was measured: config.evaluation.every_epochs = 0."]
-    first, last = evaluations[0], evaluations[-1]
-    pixels = any(f"raw_pixels/{name}" in first for name, *_ in NUMBERS)
-    begun = "random weights" if first["epoch"] == 0 else f"epoch {first['epoch']:.0f}"
-    heads = [*(["raw pixels"] if pixels else []), begun, "best", f"epoch {last['epoch']:.0f}"]
-    rows = [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
-    for name, title, style, rises in NUMBERS:
-        values = [line[name] for line in evaluations if name in line]
-        if values:
-            best = "" if rises is None else style.format(max(values) if rises else min(values))
-            begin, end = style.format(values[0]), style.format(values[-1])
-            cells = [title, begin, best, end]
-            if pixels:
-                baseline = first.get(f"raw_pixels/{name}")
-                cells.insert(1, "" if baseline is None else style.format(baseline))
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    heads, rows = number_rows(evaluations)
+    lines = [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]

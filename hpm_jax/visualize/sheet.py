@@ -22,10 +22,10 @@ def draw_sheet(
         blocks: from top to bottom; a label of "" takes no room.
         headings: one for each column.
         title: above all, broken where the sheet ends.
-        note: below all, likewise.
+        note: below all, broken in the same way.
         side: the longest that a side of a panel may be, in pixels.
     """
-    bold, plain, small = _font(13, "bold"), _font(12), _font(10)
+    bold, plain, small = sheet_font(13, "bold"), sheet_font(12), sheet_font(10)
     labels = [label for block in blocks for label in block]
     width, height = _fit(blocks[0][labels[0]][0], side).size
     room = max(int(plain.getlength(label)) for label in labels)
@@ -65,7 +65,7 @@ def _fit(panel: np.ndarray, side: int) -> Image.Image:
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def _font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
+def sheet_font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
     """The font of matplotlib's pictures, which comes with it."""
     font = font_manager.FontProperties(family="DejaVu Sans", weight=weight)
     return ImageFont.truetype(font_manager.findfont(font), size)

@@ -1,0 +1,294 @@
+"""Probes frozen patch tokens for segmentation: read it from top to bottom."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpm_jax.config import ConfigError, SegmentProbe
+from hpm_jax.convert.read import starting_weights
+from hpm_jax.convert.weights import Weights, random_weights
+from hpm_jax.data.decoding import BrokenImage, to_pixels
+from hpm_jax.data.geometry import Box, View, resize
+from hpm_jax.data.pipeline import BrokenImages
+from hpm_jax.data.records import DataError
+from hpm_jax.data.segment_views import pad, resized
+from hpm_jax.data.segmented import IGNORED, Segmented, check_first
+from hpm_jax.data.sources import SOURCES
+from hpm_jax.data.transforms import resampling
+from hpm_jax.data.views import image_pixels
+from hpm_jax.evaluation.batches import in_batches
+from hpm_jax.evaluation.confusion import Scores
+from hpm_jax.evaluation.features import block_number
+from hpm_jax.evaluation.patch_probes import (
+    PatchBank,
+    fit_logistic,
+    knn_votes,
+    logistic_logits,
+    patch_labels,
+    standard_of,
+)
+from hpm_jax.evaluation.segmenting import SegmentMeter, in_threads, local_shardings
+from hpm_jax.evaluation.windows import ImageView, cut, tile
+from hpm_jax.models import Segmenter
+from hpm_jax.models.positions import encoder_on_grid
+from hpm_jax.run.console import Console
+from hpm_jax.run.devices import Devices, all_devices
+from hpm_jax.run.processes import is_main
+from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.state import Params
+from hpm_jax.storage import write
+from hpm_jax.tasks.data import LOOKED_AT
+from hpm_jax.tasks.finish import command
+from hpm_jax.tasks.segment import class_names
+from hpm_jax.tokens import Tokenizer, grid_of
+from hpm_jax.visualize.report_page import write_report_page
+
+EXPLANATION = (
+    "One classifier of single patches is fitted to frozen tokens of the training images, and its "
+    "scores of patches are enlarged to pixels. Scores are over all labelled pixels of the test "
+    "split, which is met once."
+)
+HEADS = ("encoder", "probe", "mean IoU", "pixel accuracy", "mean accuracy of classes")
+
+
+class Encoder(NamedTuple):
+    """Frozen features of patches."""
+
+    title: str
+    tokens: Callable[[Params, Any], Any]  # (params, images) -> [B, L, D]
+    params: Params
+    grid: tuple[int, int]  # of patches
+
+
+def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
+    """Measures frozen tokens, and writes `report.md`, `report.html` and `report.json`.
+
+    Rows that are already in the workdir's `report.json` are not measured again.
+
+    Args:
+        config: from `hpm_jax.config.freeze`, completed by `hpm_jax.config.inherit`.
+        workdir: folder for the table.
+
+    Returns:
+        The exit code of the command.
+    """
+    console = Console()
+    # --- data and weights: all are checked before anything is compiled
+    devices = all_devices()
+    splits = SOURCES[config.data.source](config.data)
+    classes = class_names(config, splits)
+    train, test = (Segmented(one, config.data, len(classes)) for one in (splits.train, splits.test))
+    for records in (train, test):
+        check_first(records, LOOKED_AT)
+    weights = starting_weights(config.init_from, config.weights, config.seed)
+    encoders = list(encoders_of(config, weights))
+    workdir = open_workdir(workdir, config)
+    height, width = config.data.image_size
+    facts = [
+        f"data: {config.data.path}, {len(train)} images to fit and {len(test)} to test, "
+        f"{len(classes)} classes",
+        f"patches: {config.probes.bank} of the training images at most, of windows of {height} x "
+        f"{width} pixels; {devices.count} x {jax.devices()[0].device_kind}",
+    ]
+    console.say("\n".join(facts))
+
+    # --- fit and score
+    rows = _read(workdir)
+    for encoder in encoders:
+        there = {row["probe"] for row in rows if row["encoder"] == encoder.title}
+        names = [name for name in config.probes.names if name not in there]
+        if not names:
+            continue
+        bank = read_bank(config, encoder, weights.architecture.patch_size, train, len(classes))
+        for name in names:
+            scores, note = probe(config, encoder, bank, name, test, len(classes), devices)
+            rows.append({"encoder": encoder.title, "probe": name, "note": note} | scores.numbers())
+            console.say("  ".join(cells(rows[-1])))
+            if is_main():
+                write_results(workdir, config, rows, facts)
+    console.say(f"done: read {workdir / 'report.md'}")
+    return 0
+
+
+def encoders_of(config: SegmentProbe, weights: Weights) -> Iterator[Encoder]:
+    """Yields the encoder, and with `config.probes.baselines` random weights and raw pixels.
+
+    Raises:
+        ConfigError: for a block or an image size that the encoder does not have.
+    """
+    a, data = weights.architecture, config.data
+    if a.grid[0] * a.tubelet > 1:
+        raise ConfigError(f"config.init_from = {config.init_from!r} is an encoder of videos")
+    try:
+        grid = grid_of((1, *data.image_size), a.patch)
+    except ValueError as error:
+        raise ConfigError(f"config.data.image_size = {data.image_size}: {error}") from None
+    block = config.features.block
+    blocks = block_number(block, a.depth, f"config.features.block = {block}")
+    model = Segmenter(
+        grid,
+        a.values,
+        classes=1,
+        width=a.width,
+        depth=blocks,
+        heads=a.heads,
+        layout=a.token_layout,
+        dtype=jnp.dtype(config.features.dtype),
+        unroll=0,
+    )
+    tokenizer = Tokenizer(a.patch, data.mean, data.std)
+
+    def tokens(params, images):
+        return model.apply({"params": params}, tokenizer(images), method="tokens")
+
+    def params_of(found: Weights) -> Params:
+        encoder = encoder_on_grid(found.params["encoder"], a.grid, grid)
+        transformer = dict(encoder["transformer"])
+        transformer["blocks"] = jax.tree.map(lambda x: x[:blocks], transformer["blocks"])
+        neutral = {"scale": np.ones(a.width, np.float32), "bias": np.zeros(a.width, np.float32)}
+        transformer.setdefault("norm", neutral)  # a classifier of averaged tokens has none
+        return {"encoder": encoder | {"transformer": transformer}}
+
+    yield Encoder(f"{config.weights} weights, block {blocks}", tokens, params_of(weights), grid[1:])
+    if not config.probes.baselines:
+        return
+    if config.weights != "random":
+        untrained = random_weights(a, config.seed)
+        yield Encoder(f"random weights, block {blocks}", tokens, params_of(untrained), grid[1:])
+    yield Encoder("raw pixels", lambda params, images: tokenizer(images), {}, grid[1:])
+
+
+def read_bank(
+    config: SegmentProbe, encoder: Encoder, patch_size: int, records: Segmented, classes: int
+) -> PatchBank:
+    """Encodes the training images, and keeps as many labelled patches of each, drawn at random.
+
+    Every process encodes all of them.
+
+    Raises:
+        DataError: if no patch has a class.
+    """
+    data, run = config.data, config.run
+    replicated, batch = local_shardings()
+    params = jax.device_put(encoder.params, replicated)
+    compiled = jax.jit(encoder.tokens, out_shardings=batch)
+    count = batch.mesh.size
+    size = -(-config.evaluation.batch_size // count) * count
+    most = max(1, config.probes.bank // len(records))
+    broken = BrokenImages(records, data.max_broken, data.max_pixels)
+    waiting: list[tuple[int, np.ndarray, np.ndarray]] = []  # images of less than a batch
+    features, labels = [], []
+
+    def encode() -> None:
+        whole = np.concatenate([images for _, images, _ in waiting])
+        found = in_batches(lambda x: compiled(params, jax.device_put(x, batch)), size, whole)
+        ends = np.cumsum([len(images) for _, images, _ in waiting])[:-1]
+        for (place, _, maps), some in zip(waiting, np.split(found, ends), strict=True):
+            known = np.concatenate([patch_labels(one, patch_size, classes).ravel() for one in maps])
+            rng = np.random.default_rng((config.seed, place))
+            drawn = np.sort(rng.permutation(np.flatnonzero(known >= 0))[:most])
+            features.append(some.reshape(-1, some.shape[-1])[drawn])
+            labels.append(known[drawn])
+        waiting.clear()
+
+    def load(place: int) -> tuple[np.ndarray, np.ndarray]:
+        return training_windows(records, place, config)
+
+    for place, loaded in enumerate(in_threads(load, range(len(records)), run.threads)):
+        try:
+            images, maps = loaded.result()
+        except (BrokenImage, OSError):
+            broken.add(np.array([place]))
+            continue
+        waiting.append((place, images, maps))
+        if sum(len(images) for _, images, _ in waiting) >= size:
+            encode()
+    if waiting:
+        encode()
+    bank = PatchBank(np.concatenate(features), np.concatenate(labels))
+    if len(np.unique(bank.labels)) < 2:
+        raise DataError(
+            "half the pixels of a patch have to be of one class, and the patches of the training "
+            f"images have {len(np.unique(bank.labels))} classes: expected two or more"
+        )
+    return bank
+
+
+def training_windows(
+    records: Segmented, place: int, config: SegmentProbe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns adjacent windows of an image `[W, H, W, C]`, and of its label map `[W, H, W]`."""
+    data = config.data
+    example = records[place]
+    pixels = to_pixels(image_pixels(example["image"], data), data.value_range)
+    found = pixels.shape[:2]
+    size = resized(found, data, 1.0)
+    labels = View(Box(0, 0, *found), False, size).apply_label_map(example["label_map"])
+    if size != found:
+        pixels = resize(pixels, size, method=resampling(data))
+    windows = tile(size, data.image_size, 1.0)
+    view = ImageView(pixels, False, windows)
+    images = np.stack([cut(view, window, data) for window in windows])
+    maps = [
+        pad(labels[top : top + height, left : left + width], data.image_size, np.int16(IGNORED))
+        for top, left, height, width in windows
+    ]
+    return images, np.stack(maps)
+
+
+def probe(
+    config: SegmentProbe,
+    encoder: Encoder,
+    bank: PatchBank,
+    name: str,
+    test: Segmented,
+    classes: int,
+    devices: Devices,
+) -> tuple[Scores, str]:
+    """Fits a probe to the bank, and returns its scores on the test split and what it chose."""
+    options, standard = config.probes, standard_of(bank)
+    grid = encoder.grid
+    if name == "logistic":
+        fitted, penalty = fit_logistic(bank, classes, options.penalties, options.iterations)
+        params: Any = (encoder.params, standard, fitted)
+        logits = logistic_logits(encoder.tokens, grid)
+        note = f"{len(bank.labels)} patches, penalty {penalty:g}"
+    else:
+        neighbors = min(options.neighbors, len(bank.labels))
+        features = standard(jnp.asarray(bank.features))
+        params = (encoder.params, standard, features, jnp.asarray(bank.labels, jnp.int32))
+        logits = knn_votes(encoder.tokens, grid, classes, neighbors, options.temperature)
+        note = f"{len(bank.labels)} patches, {neighbors} neighbours"
+    return SegmentMeter(config, logits, test, devices)(params), note
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Returns a row of the table, as in `HEADS`."""
+    scores = (f"{row[name]:.2%}" for name in ("miou", "pixel_accuracy", "mean_class_accuracy"))
+    return [row["encoder"], f"{row['probe']} ({row['note']})", *scores]
+
+
+def _read(workdir: Path) -> list[dict[str, Any]]:
+    there = workdir / "report.json"
+    return json.loads(there.read_text())["measured"] if there.exists() else []
+
+
+def write_results(
+    workdir: Path, config: SegmentProbe, rows: list[dict[str, Any]], facts: list[str]
+) -> None:
+    """Writes the table as Markdown, HTML and JSON."""
+    table = [cells(row) for row in rows]
+    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights}
+    document |= {"command": command(), "facts": facts, "explanation": EXPLANATION}
+    document |= {"measured": rows, "table": {"heads": HEADS, "rows": table}}
+    write(workdir / "report.json", json.dumps(document, indent=2) + "\n")
+    text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
+    text += [f"| {' | '.join(HEADS)} |", "| --- | --- | --: | --: | --: |"]
+    text += [*(f"| {' | '.join(row)} |" for row in table), "", EXPLANATION, ""]
+    write(workdir / "report.md", "\n".join(text))
+    write_report_page(workdir)
