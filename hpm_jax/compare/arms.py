@@ -1,4 +1,4 @@
-"""From the options of a comparison to the pre-training config of every arm."""
+"""Builds the pre-training config of every arm from the options of a comparison."""
 
 import dataclasses
 import re
@@ -15,10 +15,10 @@ from hpm_jax.run.build import build_flops
 
 
 def arm_configs(options: Compare) -> dict[str, Config]:
-    """The config of every arm, by name, in the order of `options.order`.
+    """Returns the config of every arm, by name, in the order of `options.order`.
 
-    At equal FLOPs every arm gets as many epochs as the operations of the costliest pay for, to
-    the nearest whole epoch.
+    At equal FLOPs the epochs of every arm are set so that its operations equal those of the most
+    expensive arm, to the nearest whole epoch.
 
     Raises:
         ConfigError: for an arm that cannot run, that differs in more than its method, or whose
@@ -38,13 +38,13 @@ def arm_configs(options: Compare) -> dict[str, Config]:
 
 
 def operations(config: Config) -> float:
-    """Of one image in a step in which the teacher looks, forward and backward, FLOPs."""
+    """Returns FLOPs per image of a step in which the teacher runs, forward and backward."""
     flops = build_flops(config)
     return flops.student + flops.teacher
 
 
 def parse_contrasts(texts: Sequence[str], arms: Collection[str]) -> tuple[Contrast, ...]:
-    """Contrasts as `better > worse: claim`, of arms that there are.
+    """Parses contrasts `better > worse: claim` of existing arms.
 
     Raises:
         ConfigError: for another form, or an arm that does not exist.
@@ -67,7 +67,7 @@ def parse_contrasts(texts: Sequence[str], arms: Collection[str]) -> tuple[Contra
 
 
 def with_seed(config: Config, seed: int) -> Config:
-    """The same run from another seed."""
+    """Returns the same config with another seed."""
     return dataclasses.replace(config, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Labels saved: fine-tuning on a share of the labels, the same steps for every start."""
+"""Fine-tunes on a fraction of the labels, with the same number of steps for all weights."""
 
 import functools
 from typing import Any
@@ -15,6 +15,7 @@ from hpm_jax.compare.data import Images, Measured
 from hpm_jax.config.compare import FinetuneBudget
 from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.features import pool
+from hpm_jax.evaluation.standardised import logistic, pixel_features
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.method import Method
 from hpm_jax.step.state import Params
@@ -30,25 +31,44 @@ def measure_finetuning(
     measured: Measured,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Which test images are told right after fine-tuning on each share of the labels.
+    """Returns which test images are classified correctly after fine-tuning on each fraction.
 
-    The key of a share is `finetune_<percent>`. A linear head on [cls, mean] starts at zero, all
-    weights learn, images are flipped at random, and batches depend on the seed alone: random
-    weights get the same steps, and are the baseline from scratch.
+    The key of a fraction is `finetune_<percent>`. A linear head on [cls, mean] starts at zero, all
+    weights are trained, images are flipped at random, and batches depend only on the seed. Random
+    weights get the same steps, as the baseline from scratch.
     """
-    labels = measured.bank.labels
+    classes = int(measured.bank.labels.max()) + 1
+    found = {}
+    for name, subset in labelled_shares(budget, measured).items():
+        predicted = finetune(budget, model, method, params, subset, measured.test, classes, seed)
+        found[name] = predicted == measured.test.labels
+    return found
+
+
+def measure_pixels_of_shares(
+    budget: FinetuneBudget, measured: Measured, penalty: float
+) -> dict[str, np.ndarray]:
+    """The same by a logistic regression of raw pixels on the same labelled images."""
+    queries = pixel_features(measured.test.pixels)
+    return {
+        name: logistic(pixel_features(subset.pixels), subset.labels, queries, penalty)
+        == measured.test.labels
+        for name, subset in labelled_shares(budget, measured).items()
+    }
+
+
+def labelled_shares(budget: FinetuneBudget, measured: Measured) -> dict[str, Images]:
+    """The training images that have labels, by the name of the measure."""
     found = {}
     for share in budget.shares:
-        chosen = stratified(labels, share)
-        subset = Images(measured.bank.pixels[chosen], labels[chosen])
-        classes = int(labels.max()) + 1
-        predicted = finetune(budget, model, method, params, subset, measured.test, classes, seed)
-        found[f"finetune_{100 * share:g}"] = predicted == measured.test.labels
+        chosen = stratified(measured.bank.labels, share)
+        images = Images(measured.bank.pixels[chosen], measured.bank.labels[chosen])
+        found[f"finetune_{100 * share:g}"] = images
     return found
 
 
 def stratified(labels: np.ndarray, share: float) -> np.ndarray:
-    """Indices of a share of each class, at least one, the same in all cells."""
+    """Returns indices of a fraction of each class, at least one, the same in all cells."""
     rng = np.random.default_rng(0)
     parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return np.sort(
@@ -66,7 +86,7 @@ def finetune(
     classes: int,
     seed: int,
 ) -> np.ndarray:
-    """The classes `[Q]` of the test images after `budget.steps` steps."""
+    """Returns the predicted classes `[Q]` of the test images after `budget.steps` steps."""
     extra = model.layout.extra_tokens
     whole = "both" if model.layout.cls_token else "mean"
     width = model.width * (2 if whole == "both" else 1)

@@ -1,6 +1,7 @@
-"""The masks of every arm at the end of its run, on the same test images, kept in its cell."""
+"""Masks of every arm at the end of its run, on the same test images, stored in its cell."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -13,20 +14,20 @@ from PIL import Image
 
 from hpm_jax.compare.cells import Cells
 from hpm_jax.models import MaskedAutoencoder
-from hpm_jax.step.choose import context_of, mask_units, readings
+from hpm_jax.step.mask import make_mask, mask_context, read_networks
 from hpm_jax.step.method import Method
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import TrainState
 from hpm_jax.visualize.masks import painted
 from hpm_jax.visualize.sheet import draw_sheet
-from hpm_jax.visualize.view import HARD, HIDDEN
+from hpm_jax.visualize.view import patch_status
 
 IMAGES = 6
 SIDE = 96  # of a panel, pixels
 
 
 def kept_images(pixels: np.ndarray) -> dict[str, Any]:
-    """The first images `[N, H, W, C]` uint8 side by side, as a PNG in base64."""
+    """Returns the first images `[N, H, W, C]` uint8 side by side, as a PNG in base64."""
     strip = np.concatenate(list(pixels[:IMAGES]), axis=1)
     file = io.BytesIO()
     Image.fromarray(strip[..., 0] if strip.shape[-1] == 1 else strip).save(file, "PNG")
@@ -36,37 +37,37 @@ def kept_images(pixels: np.ndarray) -> dict[str, Any]:
 def masks_at_the_end(
     model: MaskedAutoencoder, method: Method, state: TrainState, pixels: np.ndarray, n_hard: int
 ) -> dict[str, Any]:
-    """Which units of the first images are hidden, and which because they are hard: 1 and 2 of 0.
+    """Returns the status of units of the first images: 0 visible, 1 hidden, 2 hidden as hard.
 
     Args:
-        state: of the end of the run; its teacher is asked.
+        state: final state of the run, with the teacher.
         pixels: uint8 test images.
-        n_hard: units that are to be hard.
+        n_hard: number of units to choose as hard ones.
     """
     schedule = Schedule(np.float32(0), np.float32(0), np.int32(n_hard))
     images = pixels[:IMAGES]
+    everything = dataclasses.replace(method, queried=0)
 
     @jax.jit
     def choose(state: TrainState, images: Array) -> tuple[Array, Array]:
         patches = jnp.repeat(method.patches(images), method.views, axis=0)
-        seen = readings(model, method, state, patches, jnp.int32(n_hard))
-        mask = mask_units(method, state, patches, jax.random.key(0), schedule, seen)
-        context = context_of(method, state, patches, jnp.int32(n_hard), seen)
+        readings = read_networks(model, method, state, patches, jnp.int32(n_hard)).units
+        mask = make_mask(everything, state, patches, jax.random.key(0), schedule, readings)
+        context = mask_context(method, state, patches, jnp.int32(n_hard), readings)
         hard = method.strategy.hard(context)
         nothing = jnp.zeros(context.shape, bool)
         return mask.hide[:: method.views], (nothing if hard is None else hard)[:: method.views]
 
     hide, hard = map(np.asarray, choose(state, images))
-    fate = np.zeros((len(images), method.unit.grid[1] * method.unit.grid[2]), int)
-    np.put_along_axis(fate, hide[:, : method.hidden] % fate.shape[1], HIDDEN, axis=1)
-    fate[hard & (fate == HIDDEN)] = HARD
-    return {"fate": ["".join(map(str, row)) for row in fate], "grid": list(method.unit.grid)}
+    units = method.unit.grid[1] * method.unit.grid[2]
+    status = patch_status(hide[:, : method.hidden] % units, hard, units)
+    return {"fate": ["".join(map(str, row)) for row in status], "grid": list(method.unit.grid)}
 
 
 def draw_arms(cells: Cells, arms: Mapping[str, str]) -> bytes | None:
-    """A row for each arm whose cells have masks, a column for each image, as a PNG file.
+    """Draws a PNG with a row for each arm whose cells have masks, and a column for each image.
 
-    None where the images are not there, which are in the cell of raw pixels.
+    Returns None without the images, which are in the cell of raw pixels.
     """
     pixels = cells.get(("raw_pixels", 0))
     if pixels is None or "images" not in pixels.masks:
@@ -78,9 +79,9 @@ def draw_arms(cells: Cells, arms: Mapping[str, str]) -> bytes | None:
         seeds = sorted(seed for arm, seed in cells if arm == name)
         found = next((cells[name, seed].masks for seed in seeds if cells[name, seed].masks), None)
         if found:
-            fate = np.array([[int(digit) for digit in row] for row in found["fate"]])
+            status = np.array([[int(digit) for digit in row] for row in found["fate"]])
             _, rows, columns = found["grid"]
-            blocks.append({name: painted(images, fate, (1, rows, columns))})
+            blocks.append({name: painted(images, status, (1, rows, columns))})
     if len(blocks) == 1:
         return None
     note = "grey: hidden; orange: hidden because hard (or easy), at the end of the run"

@@ -21,6 +21,8 @@ from hpm_jax.compare.table import (
     remarks,
 )
 from hpm_jax.storage import write
+from hpm_jax.visualize import page
+from hpm_jax.visualize.config_table import config_tables
 
 DRAWS = 1000  # of the bootstrap
 # what only the primary measure has: the margin is its own, and so is Holm's family
@@ -29,17 +31,6 @@ _BASELINES = {
     "raw_pixels": "the measures on pixels, without any model",
     "random_weights": "the measures on a model that is not trained",
 }
-_STYLE = """
-body { max-width: 76rem; margin: 2rem auto; padding: 0 1.5rem; color: #222; background: #fff;
-  font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-img { max-width: 100%; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #e3e3e3; text-align: right; }
-th { border-bottom: 2px solid #999; vertical-align: bottom; } .word { text-align: left; }
-td { white-space: nowrap; } td.word { white-space: normal; }
-pre { background: #f5f5f5; padding: .8rem 1rem; overflow-x: auto; }
-"""
 
 
 class PageDesign(NamedTuple):
@@ -52,6 +43,7 @@ class PageDesign(NamedTuple):
         margin: of equivalence, in units of the primary measure (0.01 is one point).
         command: what makes the cells and this page again.
         notes: sentences on data, budget and what to keep in mind.
+        options: of the task, for `results.html`; None for none.
     """
 
     title: str
@@ -62,6 +54,7 @@ class PageDesign(NamedTuple):
     margin: float
     command: str
     notes: Sequence[str] = ()
+    options: Any = None
 
 
 class _Heading(NamedTuple):
@@ -115,7 +108,7 @@ def write_page(
             write(folder / f"{block.name}.png", block.png)
     text = "\n\n".join([f"# {design.title}", *map(_markdown, blocks)])
     write(folder / "results.md", text + "\n")
-    write(folder / "results.html", _html(design.title, blocks))
+    write(folder / "results.html", _html(design.title, blocks, design.options))
     numbers = _clean(_numbers(cells, design, results, secondary))
     write(folder / "results.json", json.dumps(numbers, indent=1) + "\n")
     return results
@@ -234,12 +227,12 @@ def _markdown(block: _Block) -> str:
             return block
 
 
-def _html(title: str, blocks: Sequence[_Block]) -> str:
+def _html(title: str, blocks: Sequence[_Block], options: Any) -> str:
     """A page that needs no other file."""
-    name = html.escape(title)
-    head = f'<meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'
-    body = "\n".join([f"<h1>{name}</h1>", *map(_element, blocks)])
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    body = [f"<h1>{html.escape(title)}</h1>", *map(_element, blocks)]
+    if options is not None:
+        body.append(config_tables(options))
+    return page.page(title, body)
 
 
 def _element(block: _Block) -> str:
@@ -247,26 +240,17 @@ def _element(block: _Block) -> str:
         case _Heading(text):
             return f"<h2>{html.escape(text)}</h2>"
         case _Bullets(lines):
-            return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+            return page.bullets(lines)
         case _Picture(_, title, png):
             data = base64.b64encode(png).decode()
-            return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+            image = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+            return f'<p class="sheet">{image}</p>'
         case _Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            return page.code(text)
         case Table(header, rows, words):
-            return f'<div class="wide"><table>{_row("th", header, words)}' + (
-                "".join(_row("td", row, words) for row in rows) + "</table></div>"
-            )
+            return page.table(header, rows, words)
         case _:
-            return f"<p>{html.escape(block)}</p>"
-
-
-def _row(tag: str, texts: Sequence[str], words: Sequence[int]) -> str:
-    cells = [
-        f"<{tag}{' class=word' if column in words else ''}>{html.escape(text)}</{tag}>"
-        for column, text in enumerate(texts)
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
+            return page.paragraph(block)
 
 
 def _numbers(

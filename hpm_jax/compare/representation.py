@@ -1,4 +1,4 @@
-"""What features know: logistic regression and kNN on standardised features, one patch alone."""
+"""Measures features: logistic regression and kNN, standardised, and a single patch."""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from jax import Array
 from hpm_jax.compare.data import Images, Measured
 from hpm_jax.config.compare import Compare
 from hpm_jax.evaluation.batches import in_batches
+from hpm_jax.evaluation.checks import check_finite_features
 from hpm_jax.evaluation.features import pool
 from hpm_jax.evaluation.standardised import best_logistic, knn, logistic, pixel_features
 from hpm_jax.models import MaskedAutoencoder
@@ -19,14 +20,16 @@ from hpm_jax.step.method import Method
 from hpm_jax.step.state import Params
 
 BATCH = 250  # images encoded at once
-Correct = dict[str, np.ndarray]  # by measure, whether each test image is told right, [N] bool
+Correct = dict[
+    str, np.ndarray
+]  # by measure, whether each test image is classified correctly, [N] bool
 
 
 class Encoded(NamedTuple):
     """Two views of every image of a split."""
 
     whole: np.ndarray  # [N, 2 D] float32: the cls token and the mean of the patches
-    patch: np.ndarray  # [N, D] float32: one patch, another in each image, the same in all cells
+    patch: np.ndarray  # [N, D] float32: one patch, different per image, equal in all cells
 
 
 Encode = Callable[[Params, np.ndarray, np.ndarray], tuple[Array, Array]]
@@ -47,27 +50,38 @@ def make_encode(model: MaskedAutoencoder, method: Method) -> Encode:
 
 
 def encode_split(encode: Encode, params: Params, split: Images, patches: int) -> Encoded:
-    """The features of a split."""
+    """Computes the features of a split."""
     places = np.random.default_rng(0).integers(patches, size=len(split.pixels))
     encode_batch = functools.partial(encode, params)
     return Encoded(*in_batches(encode_batch, BATCH, split.pixels, places))
 
 
 def measure_representation(
-    options: Compare, encode: Encode, params: Params, measured: Measured, patches: int
+    options: Compare,
+    encode: Encode,
+    params: Params,
+    measured: Measured,
+    patches: int,
+    whose: str = "the encoder",
 ) -> Correct:
-    """Which test images each measure of features tells right.
+    """Returns which test images each measure classifies correctly.
 
     Args:
         encode: from `make_encode`.
-        params: of the student.
-        patches: of one image.
+        params: parameters of the student.
+        patches: number of patches of one image.
+        whose: name of the parameters in messages.
+
+    Raises:
+        DataError: for features that are not finite.
     """
     wanted = set(options.measures) & {"logistic", "knn", "patch"}
     if not wanted:
         return {}
     bank = encode_split(encode, params, measured.bank, patches)
     test = encode_split(encode, params, measured.test, patches)
+    for features in (*bank, *test):
+        check_finite_features(features, whose)
     known, asked = measured.bank.labels, measured.test.labels
     found: Correct = {}
     if "logistic" in wanted:
@@ -80,7 +94,7 @@ def measure_representation(
 
 
 def measure_pixels(options: Compare, measured: Measured) -> tuple[Correct, float]:
-    """The same measures of raw pixels, and the penalty that the logistic regression chose."""
+    """Returns the same measures on raw pixels, and the chosen penalty of logistic regression."""
     bank, test = pixel_features(measured.bank.pixels), pixel_features(measured.test.pixels)
     known, asked = measured.bank.labels, measured.test.labels
     found: Correct = {}

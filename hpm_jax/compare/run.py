@@ -1,4 +1,4 @@
-"""One cell: an arm and a seed, trained and measured; and the baselines, which are only measured."""
+"""Computes cells: an arm and a seed, trained and measured; baselines are only measured."""
 
 import os
 import re
@@ -14,13 +14,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import hpm_jax
 from hpm_jax.compare.cells import Cell, Checkpoint, pack
 from hpm_jax.compare.data import Measured
-from hpm_jax.compare.finetuning import measure_finetuning
+from hpm_jax.compare.finetuning import measure_finetuning, measure_pixels_of_shares
 from hpm_jax.compare.masks import kept_images, masks_at_the_end
-from hpm_jax.compare.rebuilding import make_rebuild, measure_fillings, measure_rebuilding
+from hpm_jax.compare.rebuilding import make_rebuild, measure_rebuilding
 from hpm_jax.compare.representation import make_encode, measure_pixels, measure_representation
 from hpm_jax.compare.train import Snapshot, Trained, without_optimizer
 from hpm_jax.config.compare import Compare
 from hpm_jax.config.pretrain import Config
+from hpm_jax.evaluation.fillings import measure_fillings
 from hpm_jax.fields import as_dict
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.run.build import (
@@ -40,7 +41,7 @@ REBUILDING = {"held_out", "explained", "ranking"}
 
 
 class Arm(NamedTuple):
-    """An arm with everything of it that is built and compiled once for all of its seeds."""
+    """An arm with the parts that are built and compiled once for all of its seeds."""
 
     name: str
     config: Config
@@ -51,23 +52,26 @@ class Arm(NamedTuple):
 
 
 def build_arm(name: str, config: Config) -> Arm:
-    """The arm of a config."""
+    """Builds the arm of a config."""
     model, method = build_model(config), build_method(config)
     return Arm(name, config, model, method, make_encode(model, method), make_rebuild(model, method))
 
 
 def first_state(config: Config, seed: int) -> TrainState:
-    """The state of a run before its first step."""
+    """Returns the state of a run before its first step."""
     model, method = build_model(config), build_method(config)
     init = build_init(config, model, method, build_optimizer(config))
     state = jax.jit(init)(jax.random.key(seed), Start(frozen=load_frozen(method)))
     return without_optimizer(jax.tree.map(np.asarray, state))
 
 
-def measure(options: Compare, arm: Arm, taken: Snapshot, measured: Measured) -> Checkpoint:
-    """Everything that is measured at every checkpoint."""
+def measure(
+    options: Compare, arm: Arm, taken: Snapshot, measured: Measured, seed: int
+) -> Checkpoint:
+    """Computes the measures of every checkpoint."""
+    whose = f"arm {arm.name}, seed {seed}, after step {taken.step}"
     correct = measure_representation(
-        options, arm.encode, taken.state.params, measured, arm.config.patches
+        options, arm.encode, taken.state.params, measured, arm.config.patches, whose
     )
     numbers = {name: float(bits.mean()) for name, bits in correct.items()}
     if REBUILDING & set(options.measures):
@@ -85,10 +89,15 @@ def measure(options: Compare, arm: Arm, taken: Snapshot, measured: Measured) -> 
 def measure_once(
     options: Compare, arm: Arm, params: Params, measured: Measured, seed: int
 ) -> dict[str, Any]:
-    """What is measured at the end alone, as the fields of a cell."""
+    """Computes the measures of the final state, as the fields of a cell."""
     if "finetune" not in options.measures:
         return {}
     bits = measure_finetuning(options.finetune, arm.model, arm.method, params, measured, seed)
+    return _as_fields(bits, measured)
+
+
+def _as_fields(bits: dict[str, np.ndarray], measured: Measured) -> dict[str, Any]:
+    """Which test images are classified correctly, as the fields of a cell."""
     return {
         "measures": {name: float(each.mean()) for name, each in bits.items()},
         "correct": {name: pack(each) for name, each in bits.items()},
@@ -101,7 +110,7 @@ def trained_cell(
 ) -> Cell:
     """Measures a trained seed."""
     began = time.perf_counter()
-    checkpoints = [measure(options, arm, taken, measured) for taken in trained.snapshots]
+    checkpoints = [measure(options, arm, taken, measured, seed) for taken in trained.snapshots]
     once = measure_once(options, arm, trained.snapshots[-1].state.params, measured, seed)
     images = trained.steps * arm.config.optimizer.batch_size
     masks = {}
@@ -132,7 +141,7 @@ def trained_cell(
 
 
 def random_cell(options: Compare, comparison: str, arm: Arm, seed: int, measured: Measured) -> Cell:
-    """The weights that every arm starts from with this seed; fine-tuned, they are from scratch."""
+    """Measures the initial weights of this seed; fine-tuning them is training from scratch."""
     start = Snapshot(0, 0.0, first_state(arm.config, seed))
     nothing = Trained([start], {"step": [0.0]}, 0, 0.0)
     random = arm._replace(name="random_weights")
@@ -140,13 +149,13 @@ def random_cell(options: Compare, comparison: str, arm: Arm, seed: int, measured
 
 
 def pixels_cell(options: Compare, comparison: str, arm: Arm, measured: Measured) -> Cell:
-    """Raw pixels in place of features, and fillings in place of a decoder."""
+    """Measures raw pixels in place of features, and fillings in place of a decoder."""
     began = time.perf_counter()
     correct, penalty = measure_pixels(options, measured)
     numbers = {name: float(bits.mean()) for name, bits in correct.items()}
     numbers["penalty"] = penalty
     if REBUILDING & set(options.measures):
-        numbers |= measure_fillings(arm.method, first_state(arm.config, 0), measured.test)
+        numbers |= measure_fillings(arm.method, first_state(arm.config, 0), measured.test.pixels)
     point = Checkpoint(
         step=0,
         epoch=0.0,
@@ -154,6 +163,10 @@ def pixels_cell(options: Compare, comparison: str, arm: Arm, measured: Measured)
         correct={name: pack(bits) for name, bits in correct.items()},
         test_images=len(measured.test.labels),
     )
+    once: dict[str, Any] = {}
+    if "finetune" in options.measures:
+        bits = measure_pixels_of_shares(options.finetune, measured, options.penalty)
+        once = _as_fields(bits, measured)
     return Cell(
         comparison=comparison,
         version=hpm_jax.__version__,
@@ -169,11 +182,12 @@ def pixels_cell(options: Compare, comparison: str, arm: Arm, measured: Measured)
         curve={"step": [0.0]},
         checkpoints=[point],
         masks=kept_images(measured.test.pixels),
+        **once,
     )
 
 
 def machine_name() -> str:
-    """What the cell was computed on: "2 x cpu (AMD EPYC 9B14)"."""
+    """Returns the hardware of a cell: "2 x cpu (AMD EPYC 9B14)"."""
     kind = jax.devices()[0].device_kind
     if jax.default_backend() != "cpu":
         return f"{jax.device_count()} x {kind}"
@@ -183,12 +197,12 @@ def machine_name() -> str:
 
 
 def steps_of(config: Config, epoch_images: int) -> int:
-    """Steps of a run."""
+    """Returns the number of steps of a run."""
     return PretrainTimetable(config, epoch_images, config.hidden_units).steps
 
 
 def save_params(path: Path, params: Params) -> None:
-    """Parameters as a file of arrays, from which a cell can be measured further."""
+    """Saves parameters to a file of arrays, for further measures of a cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {"/".join(name): np.asarray(value) for name, value in flatten_dict(params).items()}
     there = path.with_name(f"{path.stem}.part.npz")
@@ -197,13 +211,13 @@ def save_params(path: Path, params: Params) -> None:
 
 
 def load_params(path: Path) -> Params:
-    """The inverse of `save_params`."""
+    """Inverts `save_params`."""
     with np.load(path) as arrays:
         return unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays.files})
 
 
 def _flops(config: Config, curve: dict[str, list[float]], images: int) -> float:
-    """Operations of the training; the teacher's only in steps in which it looked."""
+    """Returns the operations of the training; the teacher's only in steps in which it ran."""
     flops, steps = build_flops(config), curve["step"]
     if not images:
         return 0.0

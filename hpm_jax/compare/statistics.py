@@ -1,9 +1,9 @@
-"""Differences between arms: intervals, tests, equivalence and what could have been detected.
+"""Differences between arms: intervals, tests, equivalence and detectable differences.
 
 Each seed is run in every arm, and each model classifies the same test images. Differences between
 two arms `d[s, i]` of seed s and image i are then crossed: `mean + A_s + B_i + E_si`. The variance
 of their mean over S seeds and N images is `var(A)/S + var(B)/N + var(E)/(S N)`, so the interval
-speaks of new seeds and of new test images.
+holds for new seeds and new test images.
 
 The bootstrap over seeds x images (Owen, "The pigeonhole bootstrap", 2007) counts `var(E)` three
 times: simulated 95 % intervals covered 97 to 99 %. The unbiased estimate of the three components
@@ -54,7 +54,7 @@ def estimate(difference: float, error: float, freedom: float, seeds: int) -> Est
 
 
 def _upper_tail(difference: float, error: float, freedom: float) -> float:
-    """P(T > difference / error); a difference without any spread is certain, and none is not."""
+    """Returns P(T > difference / error); without spread, 0, 0.5 or 1 by its sign."""
     if error == 0:
         return 0.5 if difference == 0 else float(difference < 0)
     return float(stats.t.sf(difference / error, freedom))
@@ -154,7 +154,7 @@ def equivalence(found: Estimate, margin: float) -> float:
 
 
 def detectable(error: float, freedom: float) -> float:
-    """The smallest true difference that is seen with power 80 % at two-sided 5 %; nan for nan.
+    """Returns the smallest true difference detected with power 80 % at two-sided 5 %; nan for nan.
 
     It comes from the noncentral t distribution; the other tail, below 0.0001, is left out.
     """
@@ -177,7 +177,7 @@ def detectable_difference(deviation: float, seeds: int) -> float:
 
 
 class Contrast(NamedTuple):
-    """A difference that was written down before the runs: `claim` expects `better` > `worse`."""
+    """A difference registered before the runs: `claim` expects `better` > `worse`."""
 
     better: str
     worse: str
@@ -185,7 +185,7 @@ class Contrast(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the cells say of one contrast, in units of the measure.
+    """The result of one contrast, in units of the measure.
 
     Attributes:
         found: of `better` - `worse`; None where no seed has both.

@@ -15,20 +15,22 @@ from hpm_jax.data.pipeline import train_batches
 from hpm_jax.data.records import Records
 from hpm_jax.run.build import (
     Start,
+    build_fresh_params,
     build_init,
     build_method,
     build_model,
     build_optimizer,
     load_frozen,
 )
-from hpm_jax.run.journal import TrainingDiverged
+from hpm_jax.run.divergence import TrainingDiverged
 from hpm_jax.step.schedules import PretrainTimetable
+from hpm_jax.step.stages import make_next_stage
 from hpm_jax.step.state import TrainState
 from hpm_jax.step.step import make_train_step
 
 
 class Snapshot(NamedTuple):
-    """A run of one seed as it was before `step`."""
+    """The state of a run of one seed before `step`."""
 
     step: int
     epoch: float
@@ -45,13 +47,13 @@ class Trained(NamedTuple):
 
 
 def draw_batches(config: Config, records: Records, seeds: Sequence[int], steps: int) -> np.ndarray:
-    """The images of the first steps, uint8 `[seeds, steps, B, H, W, C]`.
+    """Loads the images of the first steps, uint8 `[seeds, steps, B, H, W, C]`.
 
     They come from the pipeline of an ordinary run, so a cell is what `hpm_jax.main` trains with
     that seed. They are drawn once for all arms, whose batches and crops are the same.
     """
     size = config.optimizer.batch_size
-    images = np.empty((len(seeds), steps, size, *config.data.train_shape), np.uint8)
+    images = np.empty((len(seeds), steps, size, *config.data.train_shape), config.data.pixel_dtype)
     for row, seed in zip(images, seeds, strict=True):
         batches = train_batches(records, with_seed(config, seed))
         for place in row:
@@ -69,24 +71,24 @@ def train_seeds(
     chunk: int,
     say: Callable[[str], None],
 ) -> list[Trained]:
-    """Trains every seed from its own start, and keeps what it was at some shares of the run.
+    """Trains every seed from its own initial state, and keeps snapshots at fractions of the run.
 
     Args:
-        config: of the arm; its seed does not matter.
+        config: config of the arm; its seed is ignored.
         images: `[seeds, steps or more, B, H, W, C]` uint8, from `draw_batches`.
-        epoch_images: images of an epoch.
-        shares: of the run, at which a snapshot is kept.
-        chunk: steps in one call of the device.
+        epoch_images: number of images per epoch.
+        shares: fractions of the run at which snapshots are kept.
+        chunk: number of steps per device call.
 
     Raises:
-        TrainingDiverged: where a loss is not a number.
+        TrainingDiverged: if a loss is not finite.
     """
     model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
     timetable = PretrainTimetable(config, epoch_images, config.hidden_units)
     init = build_init(config, model, method, optimizer)
     one_step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
     step = together(one_step, len(seeds))
-    # a teacher that looks rarely keeps what it said of a batch, which then comes several times
+    # predictions of a teacher that runs every n-th step are cached, and the batch is repeated
     repeats = config.teacher.every_steps if config.stored_scores else 1
 
     def steps_of(
@@ -110,11 +112,15 @@ def train_seeds(
     state = jax.jit(jax.vmap(init, in_axes=(0, None)))(keys, start)
     resident = jax.device_put(images)
 
+    next_stage = make_next_stage(build_fresh_params(model, method))
+    renew = jax.jit(jax.vmap(next_stage, in_axes=(0, 0, None)), donate_argnums=0)
     kept = sorted({max(1, round(share * timetable.steps)) for share in shares})
     snapshots: list[tuple[int, TrainState]] = []
     curve: dict[str, list[np.ndarray]] = {}
     done, timed, seconds = 0, 0, 0.0
-    for stop in _stops(timetable.steps, chunk, kept):
+    for stop in _stops(timetable.steps, chunk, [*kept, *timetable.stages]):
+        if stage := timetable.stages.get(done):
+            state = renew(state, keys, np.int32(stage))
         began = time.perf_counter()
         schedules = [timetable.at(min(done + step, stop - 1)) for step in range(chunk)]
         stacked = jax.tree.map(lambda *x: np.stack(x), *schedules)
@@ -151,7 +157,7 @@ def train_seeds(
 
 
 def together(step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """The step of several seeds at once; all but the schedule has a leading axis of seeds."""
+    """Builds the step of several seeds; everything but the schedule has a leading seed axis."""
     if seeds > 1:
         return jax.vmap(step, in_axes=(0, 0, 0, None))
 
@@ -164,10 +170,10 @@ def together(step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
 
 
 def without_optimizer(state: TrainState) -> TrainState:
-    """The state as a measure needs it."""
+    """Returns the state without the optimizer, for measures."""
     return state.replace(optimizer=(), scores=None)
 
 
 def _stops(steps: int, chunk: int, kept: Sequence[int]) -> list[int]:
-    """The ends of all chunks; every kept step ends one."""
-    return sorted({*range(chunk, steps, chunk), *kept, steps})
+    """Returns the ends of all chunks; every kept step, and every stage but the first, ends one."""
+    return sorted({*range(chunk, steps, chunk), *kept, steps} - {0})

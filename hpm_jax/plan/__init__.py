@@ -1,7 +1,7 @@
-"""What a run needs, before it is rented: `python -m hpm_jax.plan`.
+"""Estimates memory and time of a run before renting hardware: `python -m hpm_jax.plan`.
 
-Read `compiled.py` first: the real step, compiled here for TPUs that are not here. `arithmetic.py`
-counts what no compiler tells where the devices are GPUs.
+Read `compiled.py` first: it compiles the real step for TPUs that are not present. `arithmetic.py`
+estimates what no compiler reports for GPUs.
 """
 
 from hpm_jax.plan.machines import slice_of as slice_of

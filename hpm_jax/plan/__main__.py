@@ -1,4 +1,4 @@
-"""What a run needs, before it is rented: the real step, compiled here for chips that are not here.
+"""Plans a run before renting hardware: compiles the real step for chips that are not present.
 
 python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology v5e:4x4
 """
@@ -8,7 +8,7 @@ import sys
 
 from absl import app, flags
 
-# before a config file imports jax: no TPU is looked for, and none is asked what it is
+# before a config file imports jax: prevents the search for TPUs and metadata queries
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -20,17 +20,17 @@ os.environ |= {
 
 from hpm_jax.main import parse
 
-flags.DEFINE_string("topology", "v5e:4x4", "A TPU slice or GPUs, such as v4:2x2x4 or h100:8")
-flags.DEFINE_float("mfu", 0.4, "The share of the peak that is assumed for the time", 0.01, 1)
-flags.DEFINE_integer("images", 1_281_167, "Training images; ImageNet's by default", 1)
-flags.DEFINE_integer("compiles", 5, "How often --largest may compile", 1)
-flags.DEFINE_bool("largest", False, "Search the largest batch that fits by compiling")
+flags.DEFINE_string("topology", "v5e:4x4", "TPU slice or GPUs, such as v4:2x2x4 or h100:8")
+flags.DEFINE_float("mfu", 0.4, "MFU that is assumed for the time", 0.01, 1)
+flags.DEFINE_integer("images", 1_281_167, "Number of training images; default: ImageNet's", 1)
+flags.DEFINE_integer("compiles", 5, "Largest number of compilations of --largest", 1)
+flags.DEFINE_bool("largest", False, "Whether to search the largest batch that fits, by compiling")
 
 
 def main(argv: list[str]) -> None:
-    """Prints the plan, or what to change; ends with 1 where the step does not fit."""
+    """Prints the plan, or what to change; exits with 1 if the step does not fit."""
     from hpm_jax.config import freeze
-    from hpm_jax.errors import UserError
+    from hpm_jax.errors import one_sentence
     from hpm_jax.plan.advice import advice
     from hpm_jax.plan.compiled import make_plan
     from hpm_jax.plan.largest import about, search
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
             f"error: config.task = {task!r} cannot be planned; expected a config of pre-training, "
             "such as configs/hpm_in1k.py:L"
         )
-    try:
+    with one_sentence():
         config = freeze(options.config)
         chosen = machine(options.topology)
         devices = devices_of(chosen)
@@ -62,8 +62,6 @@ def main(argv: list[str]) -> None:
         if not plan.fits:
             print(advice(config, plan, gpu=not chosen.chip.tpu))
             sys.exit(1)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

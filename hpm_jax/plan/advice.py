@@ -1,4 +1,4 @@
-"""What to change where a step does not fit, and what each change would leave."""
+"""Advice for a step that does not fit: option changes and the memory that each needs."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ FLAGS = {
     "fsdp": "--config.run.fsdp",
 }
 REMATS = ("none", "mlp", "full")
-MARGIN = 0.9  # of the memory: how far the arithmetic is trusted
-SMALLEST_PART = 16  # images a device: fewer leave its matrix units idle
+MARGIN = 0.9  # fraction of the memory that the estimate may use
+SMALLEST_PART = 16  # images per device: fewer leave its matrix units idle
 
 
 class Change(NamedTuple):
-    """Options with other values, and the bytes that a device would then need."""
+    """Options with other values, and the bytes that a device then needs."""
 
     options: dict[str, Any]
     needed: float
@@ -31,10 +31,10 @@ class Change(NamedTuple):
 
 
 def advice(config: Any, plan: Plan, gpu: bool = False) -> str:
-    """Changes that make it fit, by arithmetic; a plan of the changed config says if that is right.
+    """Suggests changes that make the step fit, by estimate; plan the changed config to confirm.
 
-    Each option by itself, at its first value that is enough; where none is, the first of all
-    together: parts of the batch before recomputation, and that before parameters are split.
+    Each option is changed alone, to its first sufficient value. If none suffices, all are combined:
+    accumulation first, then recomputation, then parameter sharding.
     """
     lines = []
     if config.model.dtype != "bfloat16":
@@ -54,7 +54,7 @@ def advice(config: Any, plan: Plan, gpu: bool = False) -> str:
 
 
 def choices(config: Any, plan: Plan) -> dict[str, list[Any]]:
-    """Values that each option may take beside its own, from cheap to dear."""
+    """Returns other values of each option, from cheap to expensive."""
     parts = config.optimizer.accumulation
     images = config.optimizer.batch_size // plan.devices
     return {
@@ -69,7 +69,7 @@ def choices(config: Any, plan: Plan) -> dict[str, list[Any]]:
 
 
 def first_that_fits(config: Any, plan: Plan, values: dict[str, list[Any]]) -> Change | None:
-    """Of all combinations, the last option changing first; the last of them where none fits."""
+    """Returns the first combination that fits, varying the last option first; else the last one."""
     change = None
     unchanged = [[None, *options] for options in values.values()]
     for combination in itertools.product(*unchanged):

@@ -1,9 +1,9 @@
-"""What a step needs beside its state where no compiler tells: counted from the traced step.
+"""Estimates the temporary memory of a step from its trace, if no compiler reports it.
 
-The backward pass needs what the forward pass keeps for it, and that is written down when JAX
-differentiates. A compiler adds what it works with, and keeps less where it computes more again.
-XLA for CPUs took 1.04 to 1.11 of this for ViT-B in float32, XLA for TPUs 0.74 to 0.84 for ViT-B,
-L and H in bfloat16, and 0.52 with remat=full; no compiler for GPUs has been asked.
+The backward pass needs the residuals of the forward pass, which JAX lists when it differentiates. A
+compiler adds working memory, and keeps less if it recomputes more.
+XLA for CPUs used 1.04 to 1.11 of this estimate for ViT-B in float32, XLA for TPUs 0.74 to 0.84 for
+ViT-B, L and H in bfloat16, and 0.52 with remat=full; compilers for GPUs were not measured.
 """
 
 import dataclasses
@@ -15,31 +15,31 @@ from typing import Any, NamedTuple
 class Temporaries(NamedTuple):
     """Bytes on one device at the peak of a step, without the state and the images."""
 
-    kept: int  # by the forward pass, for the backward pass
-    block: int  # what the backward pass of one block works with, computed again or new
-    gradients: int  # one array a parameter; two where parts are accumulated
+    kept: int  # residuals of the forward pass for the backward pass
+    block: int  # working memory of the backward pass of one block
+    gradients: int  # one array per parameter; two with accumulation
     patches: int  # float32, of all parts
 
     @property
     def activations(self) -> int:
-        """What grows with the images of a part."""
+        """The bytes that grow with the images of a part."""
         return self.kept + self.block
 
     @property
     def fixed(self) -> int:
-        """The rest."""
+        """The other bytes."""
         return self.gradients + self.patches
 
     @property
     def total(self) -> int:
-        """All at once."""
+        """The total."""
         return self.activations + self.fixed
 
 
 def temporaries(config: Any, devices: int) -> Temporaries:
     """Counts the temporaries of a pre-training config on one of `devices`.
 
-    Gradients lie where their parameters do; what else is gathered of a block is small.
+    Gradients are sharded like their parameters; other gathered arrays of a block are small.
     """
     rows = math.ceil(config.clips * config.mask.views / devices)
     part = math.ceil(rows / config.optimizer.accumulation)
@@ -53,23 +53,23 @@ def temporaries(config: Any, devices: int) -> Temporaries:
 
 
 def kept(config: Any, rows: int, **changes: Any) -> int:
-    """Bytes that the forward pass of `rows` images or clips keeps for the backward pass.
+    """Returns the bytes of residuals that the forward pass of `rows` images or clips keeps.
 
     Args:
-        changes: fields of the model, where it is not to be the config's.
+        changes: fields of the model that differ from the config's.
     """
     one, two = (_traced(_plain(config), n, tuple(changes.items())) for n in (1, 2))
     return one + (rows - 1) * (two - one)
 
 
 def _plain(config: Any) -> Any:
-    """Without what does not count, so that one trace serves all that differ in it."""
+    """Returns the config without irrelevant options, so that traces can be shared."""
     return dataclasses.replace(config, optimizer=type(config.optimizer)(), run=type(config.run)())
 
 
 @functools.cache
 def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int:
-    """Bytes of the outputs of the traced forward pass that are neither parameters nor inputs."""
+    """Returns the bytes of traced forward outputs that are neither parameters nor inputs."""
     import jax
     import jax.numpy as jnp
 
@@ -80,12 +80,12 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
 
     model, method = build_model(config).clone(**dict(changes)), build_method(config)
     patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
-    counts = config.patches - config.hidden, config.hidden
+    counts = config.patches - config.hidden, config.queried
     indices: list[Any] = [jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts]
     mask = Mask(*indices)
 
     def forward(params, patches, mask):
-        nothing = TrainState(0, params, None, None, frozen=load_frozen(method))
+        nothing = TrainState(0, params, params, None, frozen=load_frozen(method))
         loss = masked_loss(model, method, nothing)
         masked = Masked(patches, mask)
         return jax.tree.leaves(jax.vjp(lambda params: loss(params, masked, None)[0], params)[1])
@@ -98,7 +98,7 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
 
 @functools.cache
 def param_bytes(config: Any) -> int:
-    """Bytes of all parameters."""
+    """Returns the bytes of all parameters."""
     import jax
 
     from hpm_jax.run.build import build_model
@@ -109,20 +109,21 @@ def param_bytes(config: Any) -> int:
 
 
 def attention_bytes(config: Any, rows: int) -> int:
-    """Of the block with the most pairs of tokens: weights, their gradients, and those of scores."""
+    """Returns the bytes of attention weights, their gradients and those of scores in one block."""
     import jax.numpy as jnp
 
     from hpm_jax.run.build import build_model
 
     model = build_model(config)
-    everything = config.patches + model.layout.extra_tokens
-    visible = everything - config.hidden
-    pairs = max(model.heads * visible**2, model.decoder_heads * everything**2)
+    seen = config.patches - (0 if model.decoder.in_place else config.hidden)
+    of_encoder = model.heads * (seen + model.layout.extra_tokens) ** 2
+    of_decoder = model.decoder.attention_pairs(model.decoder_sizes, seen, config.queried)
+    pairs = max(of_encoder, of_decoder)
     return 3 * rows * pairs * jnp.dtype(model.dtype).itemsize
 
 
 def computed_again(config: Any, rows: int) -> int:
-    """Bytes that remat leaves out of what the block with the most to keep would keep without it."""
+    """Returns the bytes that remat saves in the largest block, which are recomputed there."""
 
     def bytes_of(remat, depth, decoder_depth):
         return kept(config, rows, remat=remat, depth=depth, decoder_depth=decoder_depth)

@@ -1,4 +1,4 @@
-"""The plan: the training step, compiled for devices that are not there, and what that tells."""
+"""The plan: figures of the training step, compiled for devices that are not present."""
 
 import functools
 import math
@@ -9,26 +9,26 @@ from hpm_jax.plan.arithmetic import temporaries
 from hpm_jax.plan.machines import GIB, Machine, PlanError
 from hpm_jax.plan.program import work
 
-# what a compiler for CPUs may leave undone: only what is split over the devices is read
+# optimisations that the CPU compiler may skip: only the sharding is read from its result
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Plan(NamedTuple):
-    """What one device holds and does in a step; bytes unless said otherwise."""
+    """Memory and work of one device in a step; in bytes unless stated otherwise."""
 
     devices: int
-    memory: int  # of one device, for programs
+    memory: int  # of one device, usable by programs
     params: int
     teacher: int
     optimizer: int
     images: int  # uint8, of a batch
-    temporaries: int  # as the compiler says, also where it refuses for want of memory
-    needed: int  # in all
+    temporaries: int  # reported by the compiler, also if it fails for lack of memory
+    needed: int  # total
     fits: bool
-    compiled: bool  # whether temporaries and traffic are a compiler's; else they are arithmetic
+    compiled: bool  # whether temporaries and traffic are the compiler's, not estimates
     flops: float  # analytic, of the whole step over all devices
-    traffic: int  # that memory reads and writes; 0 where nothing is known
-    collectives: dict[str, tuple[int, int]]  # how many a step, and bytes of their results
+    traffic: int  # memory reads and writes; 0 if unknown
+    collectives: dict[str, tuple[int, int]]  # number per step, and bytes of their results
 
     @property
     def state(self) -> int:
@@ -39,15 +39,16 @@ class Plan(NamedTuple):
 def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     """Compiles the sharded training step of a pre-training config.
 
-    For TPUs all is the compiler's word. For GPUs it is compiled for as many virtual CPUs, which
-    tells what a device holds and what the devices exchange; the rest is arithmetic.
+    For described devices all figures are the compiler's. For virtual CPUs, which stand in for GPUs
+    that cannot be described, the state of a device and the communication are; the rest is an
+    estimate.
 
     Args:
         config: from `hpm_jax.config.freeze`.
         devices: from `devices_of`.
 
     Raises:
-        ConfigError: where the batch or fsdp does not fit the devices.
+        ConfigError: if the batch or fsdp does not fit the devices.
     """
     import jax
     import numpy as np
@@ -70,6 +71,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     shapes: list[Any] = [jax.ShapeDtypeStruct((), k, sharding=mesh.replicated) for k in kinds]
     scalars = Schedule(*shapes)
     held = bytes_of((parts.state, parts.images))
+    described = devices[0].platform != "cpu"
     known = functools.partial(
         Plan,
         devices=len(devices),
@@ -78,11 +80,11 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         teacher=bytes_of(parts.state.teacher),
         optimizer=bytes_of(parts.state.optimizer),
         images=bytes_of(parts.images),
-        compiled=machine.chip.tpu,
+        compiled=described,
         flops=build_flops(config).total * config.optimizer.batch_size,
     )
     lowered = parts.step.lower(parts.state, parts.images, key, scalars)
-    if not machine.chip.tpu:
+    if not described:
         counted = temporaries(config, len(devices))
         program = work(lowered.compile(compiler_options=QUICK).as_text())
         needed = held + counted.total
@@ -109,17 +111,18 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         )
     memory, program = compiled.memory_analysis(), work(compiled.as_text())
     between = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    needed = between - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return known(
         temporaries=memory.temp_size_in_bytes,
-        needed=between - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
-        fits=True,
+        needed=needed,
+        fits=needed <= machine.memory,  # XLA compiles for GPUs what does not fit them, too
         traffic=program.traffic,
         collectives=program.collectives,
     )
 
 
 def bytes_of(part: Any) -> int:
-    """Bytes on one device of a tree of shapes with their shardings."""
+    """Returns the bytes on one device of a tree of shapes with their shardings."""
     import jax
 
     return sum(
@@ -128,6 +131,6 @@ def bytes_of(part: Any) -> int:
 
 
 def asked_for(error: str) -> int | None:
-    """Bytes in a compiler's report of too little memory: all that is needed, the state too."""
+    """Parses the bytes in a compiler's out-of-memory report, which include the state."""
     asked = re.search(r"\(([\d.]+)([MGT])\) exceeds", error)
     return int(float(asked[1]) * {"M": 2**20, "G": GIB, "T": 2**40}[asked[2]]) if asked else None

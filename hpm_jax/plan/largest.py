@@ -1,4 +1,4 @@
-"""The largest batch that fits: by arithmetic, or by compiling one batch after the other."""
+"""Finds the largest batch that fits, by estimate or by compiling several batches."""
 
 import dataclasses
 import math
@@ -10,10 +10,10 @@ from hpm_jax.plan.compiled import Plan
 
 
 class Found(NamedTuple):
-    """What a search for the largest batch has seen."""
+    """The result of a search for the largest batch."""
 
-    fits: int  # the largest batch that did; 0 for none
-    refused: int  # the smallest that did not; 0 for none
+    fits: int  # largest batch that fits; 0 for none
+    refused: int  # smallest batch that does not fit; 0 for none
     compiles: int
 
     def __str__(self) -> str:
@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 
 def with_options(config: Any, **options: Any) -> Any:
-    """A config with some of `batch_size`, `accumulation`, `remat` and `fsdp` changed."""
+    """Returns a config with some of `batch_size`, `accumulation`, `remat` and `fsdp` changed."""
     sections = {"batch_size": "optimizer", "accumulation": "optimizer", "remat": "model"}
     for name, value in options.items():
         section = sections.get(name, "run")
@@ -33,15 +33,15 @@ def with_options(config: Any, **options: Any) -> Any:
 
 
 def estimate(config: Any, plan: Plan, changed: Any) -> float:
-    """Bytes that one device would need with other options, by arithmetic.
+    """Estimates the bytes that one device needs with other options.
 
-    What the forward pass keeps counts in proportion to the plan, so that what the compiler saves
-    on the arithmetic there is expected to be saved here.
+    The estimate is scaled by the ratio of the plan's memory to its estimate, so that the savings of
+    the compiler are taken into account.
 
     Args:
-        config: which was planned.
-        plan: of it.
-        changed: the config in question.
+        config: the planned config.
+        plan: the plan of it.
+        changed: the changed config.
     """
     before, after = (temporaries(c, plan.devices) for c in (config, changed))
     saved = (plan.temporaries - before.fixed) / before.activations
@@ -51,12 +51,12 @@ def estimate(config: Any, plan: Plan, changed: Any) -> float:
 
 
 def granule(config: Any, plan: Plan) -> int:
-    """Batches are multiples of this: each part divides over the devices."""
+    """Returns the number of which batches are multiples, so that parts divide over the devices."""
     return plan.devices * config.optimizer.accumulation
 
 
 def about(config: Any, plan: Plan) -> int:
-    """The largest batch that is expected to fit, from a plan of any batch; at least 0."""
+    """Estimates the largest batch that fits, from a plan of any batch; at least 0."""
     batch, step = config.optimizer.batch_size, granule(config, plan)
     now, more = (
         estimate(config, plan, with_options(config, batch_size=size))
@@ -67,13 +67,13 @@ def about(config: Any, plan: Plan) -> int:
 
 
 def search(config: Any, plan: Plan, compile_at: Callable[[Any], Plan], compiles: int = 5) -> Found:
-    """Compiles larger and smaller batches until nothing is left between them, or `compiles` are.
+    """Compiles larger and smaller batches until the limit is found, at most `compiles` times.
 
-    Each plan, also one that does not fit, says anew where the limit is expected.
+    Each plan, also one that does not fit, updates the estimate of the limit.
 
     Args:
-        plan: of `config`, the first that is known.
-        compile_at: from a config to its plan.
+        plan: the first plan, that of `config`.
+        compile_at: maps a config to its plan.
     """
     step, batch = granule(config, plan), config.optimizer.batch_size
     fits, refused = (batch, 0) if plan.fits else (0, batch)

@@ -1,6 +1,7 @@
-"""The machines that a run can be planned for: groups of chips, and how they are named."""
+"""The machines for which a run can be planned: groups of chips, and their names."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import re
@@ -8,12 +9,13 @@ from typing import Any, NamedTuple
 
 from hpm_jax.chips import CHIPS, GPUS, TPUS, Chip
 from hpm_jax.errors import UserError
+from hpm_jax.plan.gpus import DESCRIBED, target
 
 GIB = 2**30
 
 
 class PlanError(UserError, ValueError):
-    """A plan that cannot be made; the message says what to change."""
+    """A plan cannot be made; the message has the remedy."""
 
 
 EXAMPLES = "such as v5e:4x4, v4:2x2x4, h100:8 or a100-80:16"
@@ -28,10 +30,10 @@ class Machine(NamedTuple):
 
     @property
     def memory(self) -> int:
-        """Bytes of one device that a program may take.
+        """Bytes of one device that a program can use.
 
-        On a GPU that is the share that JAX takes when it starts: three quarters, unless
-        XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise, here as in the run.
+        On a GPU this is the fraction that JAX preallocates: three quarters, unless
+        XLA_PYTHON_CLIENT_MEM_FRACTION is set, here as in the run.
         """
         share = 1.0 if self.chip.tpu else float(os.environ.get(MEMORY_SHARE, 0.75))
         return int(self.chip.memory * share * GIB)
@@ -45,10 +47,10 @@ MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 def machine(topology: str) -> Machine:
-    """From a name, `chip:shape` for TPU slices and `chip:count` for GPUs.
+    """Parses a name, `chip:shape` for TPU slices and `chip:count` for GPUs.
 
     Raises:
-        PlanError: for a chip that is not known, or a shape that is none.
+        PlanError: for an unknown chip, or an invalid shape.
     """
     kind, _, shape = topology.partition(":")
     if kind not in CHIPS:
@@ -64,16 +66,20 @@ def machine(topology: str) -> Machine:
 
 
 def devices_of(machine: Machine) -> list[Any]:
-    """The devices that a step is compiled for: a slice that is described, or virtual CPUs.
+    """Returns the devices for which a step is compiled: a described slice or GPUs, or virtual CPUs.
+
+    GPUs are described if JAX's CUDA plugin is installed and `hpm_jax/plan/gpus.py` knows them.
 
     Raises:
-        PlanError: for a slice that does not exist, where libtpu is not installed, and where JAX
-            has started with fewer CPU devices than the GPUs wanted.
+        PlanError: for a slice that does not exist, if libtpu is not installed, or if JAX has
+            started with fewer CPU devices than the requested GPUs.
     """
     import jax
 
     if machine.chip.tpu:
         return slice_of(machine.topology)
+    if described := gpus_of(machine):
+        return described
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", machine.devices)
     devices = jax.devices("cpu")[: machine.devices]
@@ -85,11 +91,30 @@ def devices_of(machine: Machine) -> list[Any]:
     return devices
 
 
+def gpus_of(machine: Machine) -> list[Any]:
+    """Returns described GPUs, which need not exist here; none without the plugin or a description.
+
+    The plugin is in `pip install "jax[cuda13]"`, which needs no GPU.
+    """
+    from jax.experimental import topologies
+
+    kind = machine.topology.partition(":")[0]
+    if kind not in DESCRIBED or not any(map(importlib.util.find_spec, PLUGINS)):
+        return []
+    described = topologies.get_topology_desc(
+        kind, "cuda", target_config=target(DESCRIBED[kind]), topology=f"1x1x{machine.devices}"
+    )
+    return list(described.devices)
+
+
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+
+
 def slice_of(topology: str) -> list[Any]:
-    """The devices of a TPU slice that is described, not there.
+    """Returns the devices of a TPU slice by its description; the slice need not exist here.
 
     Raises:
-        PlanError: for a slice that does not exist, or where libtpu is not installed.
+        PlanError: for a slice that does not exist, or if libtpu is not installed.
     """
     from jax.experimental import topologies
 

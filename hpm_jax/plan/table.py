@@ -1,4 +1,4 @@
-"""The plan for a person."""
+"""Formats a plan as a table."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from hpm_jax.plan.machines import GIB, Machine
 
 
 def table(plan: Plan, config: Any, machine: Machine, mfu: float, images: int) -> str:
-    """One line for each figure, with where it is from.
+    """Returns one line for each figure, with its source.
 
     Args:
-        mfu: the share of the peak that is assumed for the time.
-        images: of an epoch.
+        mfu: fraction of the peak that is assumed for the time.
+        images: number of images per epoch.
     """
     optimizer = config.optimizer
     batch, parts, chip = optimizer.batch_size, optimizer.accumulation, machine.chip

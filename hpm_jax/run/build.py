@@ -1,33 +1,33 @@
-"""From a config to the parts of a run."""
+"""Builds the parts of a run from a config."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from hpm_jax import random
-from hpm_jax.config import Config, Finetune
+from hpm_jax.config import Config, Finetune, Segment
 from hpm_jax.convert.assign import overlay
-from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
 from hpm_jax.models.flops import StepFlops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
-from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.models.layouts import LAYOUTS, layout_of
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
+from hpm_jax.step.segment_step import SegmentRecipe
+from hpm_jax.step.state import Params, TrainState, abstract_state, fresh_state, init_params
 from hpm_jax.step.state import Start as Start
-from hpm_jax.step.state import TrainState, abstract_state, fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tokens import Tokenizer
 
 
-def encoder_arguments(config: Config | Finetune, gather: Gather) -> dict[str, Any]:
-    """What both models take: the sizes of the encoder, and how it is computed."""
+def encoder_arguments(config: Config | Finetune | Segment, gather: Gather) -> dict[str, Any]:
+    """Returns the arguments of all models: sizes of the encoder, and how it is computed."""
     model = config.model
     return {
         "grid": config.grid,
@@ -35,7 +35,7 @@ def encoder_arguments(config: Config | Finetune, gather: Gather) -> dict[str, An
         "width": model.width,
         "depth": model.depth,
         "heads": model.heads,
-        "layout": LAYOUTS[model.layout],
+        "layout": layout_of(model.layout, model),
         "dtype": jnp.dtype(model.dtype),
         "remat": model.remat,
         "unroll": model.unroll,
@@ -45,10 +45,10 @@ def encoder_arguments(config: Config | Finetune, gather: Gather) -> dict[str, An
 
 
 def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencoder:
-    """The masked autoencoder of a config; it has a loss predictor where a term teaches one.
+    """Builds the masked autoencoder; it has a loss predictor if a term trains one.
 
     Args:
-        gather: `Devices.gather`, for parameters that are split over devices.
+        gather: `Devices.gather`, for parameters that are sharded over devices.
     """
     model, method = config.model, build_method(config)
     return MaskedAutoencoder(
@@ -57,18 +57,19 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
+        decoder=config.decoder,
         loss_predictor=method.predicts_loss,
         replaces=config.mask.replaced > 0 or config.mask.ratio_moves,
     )
 
 
-def build_tokenizer(config: Config | Finetune) -> Tokenizer:
-    """How images become patches."""
+def build_tokenizer(config: Config | Finetune | Segment) -> Tokenizer:
+    """Builds the tokenizer, which converts images to patches."""
     return Tokenizer(config.patch_size, config.data.mean, config.data.std)
 
 
 def build_method(config: Config) -> Method:
-    """The plugs of the training step."""
+    """Builds the plugs of the training step."""
     mask = config.mask
     return Method(
         tokenizer=build_tokenizer(config),
@@ -77,6 +78,7 @@ def build_method(config: Config) -> Method:
         width=config.model.width,
         least_hidden=config.unit.hidden(mask.ratios[0]) if mask.ratio_moves else 0,
         some_count=mask.some_count,
+        queried=config.queried_units if config.queried_units < config.hidden_units else 0,
         replaced=mask.replaced,
         views=mask.views,
         strategy=mask.strategy,
@@ -88,27 +90,50 @@ def build_method(config: Config) -> Method:
 
 
 def build_flops(config: Config) -> StepFlops:
-    """Operations of one training step for one image or video of a batch."""
+    """Returns the operations of one training step per image or video of a batch."""
     method = build_method(config)
     flops = step_flops(
         build_model(config),
         config.hidden,
-        method.looks,
+        method.network_passes,
         "predicted_loss" in method.strategy.reads,
         method.teacher.frame_stride,
         method.parts,
+        config.queried,
     )
+    # what the target reads is computed in every step; a strategy that asks the teacher shares it
+    passes = len(method.models(method.networks(False)))
+    of_target = step_flops(build_model(config), config.hidden, passes, False)
+    shared = of_target.teacher if method.uses_teacher else 0
     clips = config.data.clips
     every = config.teacher.every_steps if config.stored_scores else 1
     return StepFlops(
-        student=flops.student * clips * method.views, teacher=flops.teacher * clips / every
+        student=(flops.student * method.views + of_target.teacher) * clips,
+        teacher=(flops.teacher - shared) * clips / every,
     )
 
 
 def load_frozen(method: Method) -> dict[str, Any]:
-    """The weights that never learn, of every plug that has some, by slot."""
+    """Loads the frozen weights of every plug that has some, by slot."""
     loaded = {slot: plug.load(method.setting) for slot, plug in method.plugs.items()}
     return {slot: weights for slot, weights in loaded.items() if weights is not None}
+
+
+def build_fresh_params(
+    model: MaskedAutoencoder, method: Method
+) -> Callable[[Array, Array | int], Params]:
+    """Builds `(root key, stage) -> params`, random parameters of the model and of all plugs."""
+
+    def fresh_params(root: Array, stage: Array | int) -> Params:
+        params = init_params(model, random.stream(root, "init", stage))
+        terms = {
+            slot: plug.init(random.stream(root, f"init {slot}", stage), method.setting)
+            for slot, plug in method.plugs.items()
+        }
+        terms = {slot: tree for slot, tree in terms.items() if tree is not None}
+        return params | ({"terms": terms} if terms else {})
+
+    return fresh_params
 
 
 def build_init(
@@ -119,15 +144,11 @@ def build_init(
 ) -> Callable[[Array, Start], TrainState]:
     """Builds `(root key, start) -> state`, to be jitted with the shardings wanted."""
 
+    fresh_params = build_fresh_params(model, method)
+
     def init(root: Array, start: Start) -> TrainState:
-        params = init_params(model, random.stream(root, "init", 0))
-        terms = {
-            slot: plug.init(random.stream(root, f"init {slot}", 0), method.setting)
-            for slot, plug in method.plugs.items()
-        }
-        terms = {slot: tree for slot, tree in terms.items() if tree is not None}
-        params = overlay(params | ({"terms": terms} if terms else {}), start.get("params", {}))
-        state = fresh_state(params, optimizer, method.teacher.kept, config.stored_scores)
+        params = overlay(fresh_params(root, 0), start.get("params", {}))
+        state = fresh_state(params, optimizer, method.teacher.in_state, config.stored_scores)
         plugs = {
             slot: plug.init_state(params, method.setting) for slot, plug in method.plugs.items()
         }
@@ -138,7 +159,7 @@ def build_init(
 
 
 def build_classifier(config: Finetune, classes: int, gather: Gather = as_they_are) -> Classifier:
-    """The classifier of a fine-tuning config; `gather` as in `build_model`."""
+    """Builds the classifier of a fine-tuning config; `gather` as in `build_model`."""
     return Classifier(
         **encoder_arguments(config, gather),
         classes=classes,
@@ -155,13 +176,44 @@ def build_finetune_init(
     def init(root: Array, start: Start) -> TrainState:
         params = init_params(model, random.stream(root, "init", 0))
         params = overlay(params, start.get("params", {}))
-        return fresh_state(params, optimizer, bool(config.optimizer.average))
+        state = fresh_state(params, optimizer, bool(config.optimizer.average))
+        return state.replace(frozen=start.get("frozen") or None)
 
     return init
 
 
+def build_segmenter(config: Segment, classes: int, gather: Gather = as_they_are) -> Segmenter:
+    """Builds the segmenter; `gather` as in `build_model`."""
+    model = config.model
+    return Segmenter(
+        **encoder_arguments(config, gather),
+        classes=classes,
+        frozen=model.frozen,
+        raw_pixels=model.raw_pixels,
+        head_std=model.head_std,
+    )
+
+
+def build_segment_init(
+    model: Segmenter, optimizer: optax.GradientTransformation
+) -> Callable[[Array, Start], TrainState]:
+    """Builds `(root key, start) -> state` of segmentation, as `build_init` of pre-training."""
+
+    def init(root: Array, start: Start) -> TrainState:
+        params = init_params(model, random.stream(root, "init", 0))
+        return fresh_state(overlay(params, start.get("params", {})), optimizer)
+
+    return init
+
+
+def build_segment_recipe(config: Segment) -> SegmentRecipe:
+    """Builds the plugs of the segmentation step."""
+    drop_path = 0.0 if config.model.frozen else config.model.drop_path
+    return SegmentRecipe(build_tokenizer(config), drop_path, config.optimizer.accumulation)
+
+
 def build_recipe(config: Finetune) -> Recipe:
-    """The plugs of the fine-tuning step."""
+    """Builds the plugs of the fine-tuning step."""
     regularize = config.regularize
     return Recipe(
         tokenizer=build_tokenizer(config),
@@ -170,11 +222,12 @@ def build_recipe(config: Finetune) -> Recipe:
         head_dropout=config.model.head_dropout,
         mask_sub=regularize.mask_sub,
         max_sup=regularize.max_sup_start > 0 or regularize.max_sup_end > 0,
+        regularizers=regularize.terms,
     )
 
 
-def build_optimizer(config: Config | Finetune) -> optax.GradientTransformation:
-    """AdamW with clipping."""
+def build_optimizer(config: Config | Finetune | Segment) -> optax.GradientTransformation:
+    """Builds AdamW with gradient clipping."""
     o = config.optimizer
     pretrain = isinstance(config, Config)
     decayed = LAYOUTS[config.model.layout].decayed if pretrain else FINETUNE_DECAYED
@@ -182,7 +235,7 @@ def build_optimizer(config: Config | Finetune) -> optax.GradientTransformation:
 
 
 class ShardedStep(NamedTuple):
-    """The pre-training step of a config as it lies on devices, before it is compiled."""
+    """The sharded pre-training step of a config, before it is compiled."""
 
     model: MaskedAutoencoder
     method: Method
@@ -194,10 +247,10 @@ class ShardedStep(NamedTuple):
 
 
 def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
-    """What a benchmark runs and a plan compiles; nothing of it needs the devices to be there.
+    """Builds the step for benchmarks and plans; the devices need not exist.
 
     Raises:
-        ConfigError: where the batch does not divide over the devices.
+        ConfigError: if the batch does not divide over the devices.
     """
     check_batch(config, devices)
     model, method = build_model(config, devices.gather), build_method(config)
@@ -209,5 +262,5 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
     step = devices.jit_step(
         make_train_step(model, method, optimizer, config.optimizer.accumulation), state
     )
-    images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=devices.batch)
+    images = jax.ShapeDtypeStruct(shape, config.data.pixel_dtype, sharding=devices.batch)
     return ShardedStep(model, method, init, start, state, images, step)

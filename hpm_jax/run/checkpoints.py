@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax saves the whole state in the background; the newest whole one is found."""
+"""Checkpoints: Orbax saves the state in the background; the newest intact one is restored."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,28 +17,30 @@ import orbax.checkpoint as ocp
 
 from hpm_jax.errors import UserError
 from hpm_jax.run.digest import digest, not_finite
+from hpm_jax.run.library_log import hide_unraisable
 from hpm_jax.run.processes import is_main, wait_for_all
+from hpm_jax.step.guard import new_history
 from hpm_jax.step.state import TrainState
 from hpm_jax.storage import StorageError, as_path, is_local, move, reported, unavailable
 
 
 class CheckpointError(UserError, RuntimeError):
-    """No checkpoint can be read where there should be one."""
+    """An expected checkpoint cannot be read."""
 
 
 class NotFiniteError(UserError, ArithmeticError):
-    """A state that is no longer made of numbers."""
+    """A state contains NaN or infinite values."""
 
 
 class SaveError(StorageError, CheckpointError):
-    """A checkpoint cannot be written; those before it are whole."""
+    """A checkpoint cannot be written; earlier ones are intact."""
 
 
 class Checkpoints:
     """The checkpoints of one run, by step, in `folder/<step>`."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
-        """`keep` is how many of the newest stay."""
+        """Keeps the newest `keep` checkpoints."""
         self.folder = as_path(folder)
         _say_failures_once()
         with reported(self.folder, SaveError):
@@ -50,16 +51,16 @@ class Checkpoints:
                     enable_async_checkpointing=True,
                     create=True,
                 ),
-                # named, or Orbax asks the newest folder, which may be empty
+                # named, otherwise Orbax inspects the newest folder, which may be empty
                 item_handlers=ocp.StandardCheckpointHandler(),
             )
 
     def save(self, state: TrainState) -> None:
-        """Starts to write `state`; returns as soon as it has been copied off the devices.
+        """Starts to write `state`; returns when it has been copied from the devices.
 
         Raises:
-            SaveError: where this state, or the one before in the background, cannot be written.
-            NotFiniteError: where a number of the state is none; nothing of it is written.
+            SaveError: if this state, or the previous one in the background, cannot be written.
+            NotFiniteError: if the state contains NaN or infinity; nothing is written.
         """
         step = int(state.step)
         check_finite(state)
@@ -71,34 +72,34 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.StandardSave(parts))
 
     def _check_room(self, state: TrainState) -> None:
-        """Fails where the disk is too small, before half of a checkpoint has been written."""
+        """Fails if the disk is too small, before anything is written."""
         if is_local(self.folder):
             total, _, free = shutil.disk_usage(self.folder)
             needed = sum(array.nbytes for array in jax.tree.leaves(state))
-            if total and free < needed:  # some network disks say nothing of their size
+            if total and free < needed:  # some network disks do not report their size
                 raise OSError(errno.ENOSPC, "")
 
     def restore(
         self, abstract: TrainState, say: Callable[[str], None], frozen: Any = None
     ) -> TrainState | None:
-        """The newest state that can be read, on the devices that `abstract` names; None at first.
+        """Returns the newest readable state, placed as in `abstract`; None without checkpoints.
 
-        A damaged checkpoint is set aside, never deleted, and the one before it is taken. One whose
-        arrays are not those that were saved, by their digest, counts as damaged.
+        A damaged checkpoint is set aside, never deleted, and the previous one is used. A checkpoint
+        whose arrays do not match their digest counts as damaged.
 
         Args:
-            frozen: by slot, the weights that never learn, which are in no checkpoint.
+            frozen: frozen weights by slot, which are not in checkpoints.
 
         Raises:
-            CheckpointError: where there are checkpoints and none can be read, or where the disk
-                does not serve: then nothing is set aside.
+            CheckpointError: if no checkpoint can be read, or the disk fails temporarily; in the
+                latter case nothing is set aside.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
         for step in steps:
             try:
                 state = self._read(step, abstract)
-            except Exception as error:  # whatever a damaged file makes the readers raise
+            except Exception as error:  # readers raise many kinds for a damaged file
                 if unavailable(error):
                     raise CheckpointError(
                         f"checkpoint {step} in {self.folder} cannot be read now "
@@ -116,6 +117,9 @@ class Checkpoints:
             if getattr(abstract, "frozen", None) is not None:
                 place = jax.tree.map(lambda x: x.sharding, abstract.frozen)
                 state["frozen"] = jax.device_put(frozen, place)
+            if getattr(abstract, "history", None) is not None and "history" not in state:
+                place = jax.tree.map(lambda x: x.sharding, abstract.history)
+                state["history"] = jax.device_put(new_history(), place)
             return abstract.replace(**state)
         if damaged:
             listed = "\n  ".join(f"step {bad}: {_first_line(reason)}" for bad, reason in damaged)
@@ -126,10 +130,17 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: TrainState) -> dict[str, Any]:
-        """The parts of one checkpoint, checked; tried again where the disk does not serve."""
+        """Reads and checks the parts of one checkpoint; retries if the disk fails temporarily."""
         wanted = as_saved(abstract)
         there = (self.folder / str(step) / "default" / "_METADATA").read_text()
-        if f"('{DIGEST}',)" in there:  # those of earlier versions have none
+        asked = set(wanted)
+        if "('history'" in there:  # gradient history: always saved, read only if requested
+            place = abstract.step.sharding
+            scalar = jax.ShapeDtypeStruct((), np.float32, sharding=place)
+            wanted["history"] = jax.tree.map(lambda _: scalar, new_history())
+        else:
+            wanted.pop("history", None)
+        if f"('{DIGEST}',)" in there:  # earlier versions saved no digest
             arrays = len(jax.tree.leaves(wanted))
             place = abstract.step.sharding
             wanted[DIGEST] = jax.ShapeDtypeStruct((arrays,), np.uint32, sharding=place)
@@ -149,7 +160,7 @@ class Checkpoints:
                     jax.tree_util.keystr(x) for x, _ in jax.tree_util.tree_leaves_with_path(state)
                 ]
                 raise ValueError(f"{names[changed[0]]} is not what was saved: its checksum differs")
-        return state
+        return {name: part for name, part in state.items() if name in asked}
 
     @property
     def _aside(self) -> Path:
@@ -167,18 +178,18 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Until everything is on disk; raises `SaveError` where that cannot be."""
+        """Waits until everything is on disk; raises `SaveError` on failure."""
         with reported(self.folder, SaveError):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits likewise, and ends the background threads."""
+        """Waits until everything is on disk, and ends the background threads."""
         with reported(self.folder, SaveError):
             self._manager.close()
 
 
 def check_finite(state: TrainState) -> None:
-    """Raises a `NotFiniteError` where what is trained holds what is no number."""
+    """Raises a `NotFiniteError` if trained arrays contain NaN or infinity."""
     parts = as_saved(state)
     if broken := not_finite({name: parts[name] for name in parts if name not in MAY_BE_UNKNOWN}):
         raise NotFiniteError(
@@ -186,20 +197,21 @@ def check_finite(state: TrainState) -> None:
             f"{f' and {len(broken) - 1} more' if len(broken) > 1 else ''} holds numbers that are "
             "not finite: nothing of that state is saved, and checkpoints from before are whole. "
             "Lower config.optimizer.base_learning_rate, clip harder with "
-            "config.optimizer.clip_norm, or compute with config.model.dtype=float32."
+            "config.optimizer.clip_norm, or compute with config.model.dtype=float32: "
+            "--config.run.accept_new_options=True goes on from the newest one with that."
         )
 
 
-MAY_BE_UNKNOWN = ("scores", "plugs")  # NaN, where nothing has been said yet
-DIGEST = "digest"  # of the arrays of a checkpoint, beside them
-PAUSES = (0.5, 2.0, 8.0)  # seconds before a disk that does not serve is asked again
-LATER = ("plugs", "frozen")  # parts of a state that earlier versions did not have
+MAY_BE_UNKNOWN = ("scores", "plugs")  # NaN before the first prediction
+DIGEST = "digest"  # of the arrays of a checkpoint, stored beside them
+PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts to read from a failing disk
+LATER = ("plugs", "frozen", "history")  # parts of a state that earlier versions did not have
 
 
 def as_saved(state: Any) -> dict[str, Any]:
-    """The parts of a state by name, as checkpoints of every version have them.
+    """Returns the parts of a state by name, as stored in checkpoints of every version.
 
-    Frozen weights are in none: they come from their own file, and never change.
+    Frozen weights are not stored: they come from their own file and never change.
     """
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     parts.pop("frozen", None)
@@ -207,23 +219,17 @@ def as_saved(state: Any) -> dict[str, Any]:
 
 
 def _say_failures_once() -> None:
-    """Leaves out the tracebacks, one for each array, from the threads of a save that fails.
+    """Suppresses the tracebacks, one per array, from the threads of a failing save.
 
-    What has gone wrong is raised as well.
+    The error is raised as well.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _unraisable
+    hide_unraisable("Event loop is closed")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and ("orbax" in record.pathname or "asyncio" in record.pathname))
-
-
-def _unraisable(found: Any) -> None:
-    if str(found.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(found)
 
 
 def _first_line(error: Exception) -> str:
@@ -233,12 +239,12 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def checkpoints(folder: str | os.PathLike[str], keep: int):
-    """`Checkpoints` that are closed, and so whole, however the block ends."""
+    """Yields `Checkpoints` that are closed, and so complete, however the block ends."""
     manager = Checkpoints(folder, keep)
     try:
         yield manager
     except BaseException:
-        with contextlib.suppress(SaveError):  # the block's own error says more
+        with contextlib.suppress(SaveError):  # the block's own error is more informative
             manager.close()
         raise
     manager.close()

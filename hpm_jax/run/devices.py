@@ -1,4 +1,4 @@
-"""The devices of a run as a mesh with two axes: batches split over both, parameters over one."""
+"""The device mesh of a run: batches are sharded over both axes, parameters over one."""
 
 import dataclasses
 import math
@@ -12,40 +12,40 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hpm_jax.config import ConfigError
 
-SMALL = 2**16  # elements: to gather less would cost more time than it saves memory
+SMALL = 2**16  # elements: sharding smaller arrays costs more time than it saves memory
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """A mesh, and how things lie on it."""
+    """A mesh, and the sharding of arrays on it."""
 
     mesh: Mesh
 
     @property
     def count(self) -> int:
-        """How many devices share a batch."""
+        """Number of devices that share a batch."""
         return self.mesh.size
 
     @property
     def replicated(self) -> NamedSharding:
-        """The same on every device: metrics, and parameters where fsdp is 1."""
+        """Replicated on every device: metrics, and parameters if fsdp is 1."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def batch(self) -> NamedSharding:
-        """Split along the first axis: images."""
+        """Sharded along the first axis: images."""
         return NamedSharding(self.mesh, BATCH)
 
     def shardings(self, shapes: Any) -> Any:
-        """How a state lies: the rule of fully sharded data parallelism.
+        """Returns the shardings of a state, by fully sharded data parallelism.
 
-        Of every array of at least `SMALL` elements in the blocks, which are nearly all, the
-        longest axis that divides is split over `fsdp`; the rest is on every device. Teacher and
-        optimizer lie as the parameters do. Before a block is used it is gathered.
+        Arrays of the blocks with at least `SMALL` elements, which are nearly all, are sharded over
+        `fsdp` along the longest divisible axis; the rest is replicated. Teacher and optimizer are
+        sharded like the parameters. A block is gathered before it is used.
 
         Raises:
-            ConfigError: for an array that has no axis to split.
+            ConfigError: for an array without a divisible axis.
         """
         parts = self.mesh.shape["fsdp"]
 
@@ -69,47 +69,47 @@ class Devices:
         return jax.tree_util.tree_map_with_path(place, shapes)
 
     def gather(self, params: Any) -> Any:
-        """The parameters of a block on every device, before it uses them."""
+        """Replicates the parameters of a block before their use."""
         if self.mesh.shape["fsdp"] == 1:
             return params
         return jax.lax.with_sharding_constraint(params, self.replicated)
 
     def jit_step(self, step: Callable[..., Any], state: Any) -> Any:
-        """A step `(state, ...) -> (state, metrics)`, jitted; its state is donated and stays put.
+        """Jits a step `(state, ...) -> (state, metrics)`; the state is donated, its sharding kept.
 
         Args:
-            state: its shapes, dtypes and shardings; see `abstract_state`.
+            state: shapes, dtypes and shardings of the state; see `abstract_state`.
         """
         placement = jax.tree.map(lambda x: x.sharding, state)
         return jax.jit(step, donate_argnums=0, out_shardings=(placement, self.replicated))
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """Which images of a global batch this process loads, in the order of its devices."""
+        """Returns which images of a global batch this process loads, in device order."""
         places = self.batch.addressable_devices_indices_map((batch_size,)).values()
         spans = {index[0].indices(batch_size)[:2] for index in places if index is not None}
         return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
     def put(self, images: np.ndarray) -> Array:
-        """The rows of a batch that this process has loaded, to the devices."""
+        """Puts the rows of a batch that this process has loaded on the devices."""
         return jax.make_array_from_process_local_data(self.batch, images)
 
     def put_whole(self, images: np.ndarray) -> Array:
-        """A batch that every process has, to the devices, each its own part."""
+        """Puts a batch that every process has on the devices, each device its own part."""
         return jax.make_array_from_callback(images.shape, self.batch, lambda part: images[part])
 
     def round_up(self, count: int) -> int:
-        """The least multiple of the devices that is not below `count`."""
+        """Returns the smallest multiple of the device count that is at least `count`."""
         return -(-count // self.count) * self.count
 
 
 def all_devices(fsdp: int = 1) -> Devices:
-    """Every device of the run, of all its processes.
+    """Returns all devices of the run, of all its processes.
 
     Args:
-        fsdp: over how many devices parameters are split; the rest of the mesh is `data`.
+        fsdp: number of devices over which parameters are sharded; the rest of the mesh is `data`.
 
     Raises:
-        ConfigError: where the devices do not fill such a mesh.
+        ConfigError: if the devices do not fill such a mesh.
     """
     count = jax.device_count()
     if count % fsdp:
@@ -124,7 +124,7 @@ def all_devices(fsdp: int = 1) -> Devices:
 
 
 def check_batch(config: Any, devices: Devices) -> None:
-    """Raises a `ConfigError` where a batch cannot be split over the devices."""
+    """Raises a `ConfigError` if a batch cannot be split over the devices."""
     optimizer = config.optimizer
     part = optimizer.batch_size // optimizer.accumulation
     if part % devices.count:

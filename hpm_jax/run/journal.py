@@ -1,4 +1,4 @@
-"""Reads the metrics of each step one step late, so that the host never holds up the devices."""
+"""Logs metrics; those of a step are read one step late, so that devices never wait for the host."""
 
 import math
 import time
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from hpm_jax.errors import UserError
 from hpm_jax.run.console import Console
 from hpm_jax.run.metrics import MetricsWriter, read_lines
 from hpm_jax.run.throughput import Meter, peak_flops
@@ -17,12 +16,11 @@ from hpm_jax.step.update import Metrics
 Numbers = dict[str, float]
 
 
-class TrainingDiverged(UserError, ArithmeticError):
-    """A loss that is not a number."""
+Bad = Callable[[int, Numbers, Any], None]  # step, its numbers and its batch
 
 
 class Journal:
-    """Takes the metrics of every step, writes some, shows them all, and stops at a NaN."""
+    """Logs metrics: writes some steps, shows all on the console, and reports bad ones."""
 
     def __init__(
         self,
@@ -32,53 +30,54 @@ class Journal:
         writer: MetricsWriter,
         console: Console,
         every: int,
+        bad: Bad,
     ):
-        """What differs from task to task comes as functions of a step's schedule.
+        """Takes the task-specific parts as functions of a step's schedule.
 
         Args:
-            flops: operations for one image.
-            summary: the numbers of a step, as the console shows them.
-            every: the steps between lines in `metrics.jsonl`.
+            flops: operations per image.
+            summary: formats the numbers of a step for the console.
+            every: number of steps between lines in `metrics.jsonl`.
+            bad: called for a step whose loss is not finite, or that has skipped its update.
         """
         self.timetable, self.flops, self.every = timetable, flops, every
-        self.summary = summary
+        self.summary, self.bad = summary, bad
         self.writer, self.console = writer, console
         self.peak, self.peak_source = peak_flops()
         self.meter = Meter()
-        self._pending: tuple[int, Any, Metrics] | None = None
+        self._pending: tuple[int, Any, Metrics, Any] | None = None
         self._rates: dict[str, float] = {}
         before = [line["seconds"] for line in read_lines(writer.path) if "seconds" in line]
         self._began = time.time() - (before[-1] if before else 0.0)
 
     @property
     def seconds(self) -> float:
-        """Since the run began, stops left out."""
+        """Elapsed seconds, excluding stops."""
         return time.time() - self._began
 
-    def step(self, done: int, schedule: Any, metrics: Metrics) -> None:
-        """The step that makes `done` has been started; the one before is read now."""
+    def step(self, done: int, schedule: Any, metrics: Metrics, batch: Any) -> None:
+        """Records that the step number `done` has started; reads the previous one."""
         self.read()
         images = self.timetable.batch_size
         self.meter.step(images, self.flops(schedule) * images)
-        self._pending = (done, schedule, metrics)
+        self._pending = (done, schedule, metrics, batch)
+
+    def pass_over(self, done: int) -> None:
+        """Records that the step number `done` is skipped; reads the previous one."""
+        self.read()
+        self.writer.write(done, {"epoch": self.timetable.epoch(done), "passed_over": 1.0})
 
     def read(self) -> None:
-        """Waits for the last step, and writes what it says.
-
-        Raises:
-            TrainingDiverged: where its loss is not finite.
-        """
+        """Waits for the last step, and writes its metrics."""
         if self._pending is None:
             return
-        (done, schedule, metrics), self._pending = self._pending, None
+        (done, schedule, metrics, batch), self._pending = self._pending, None
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         epoch = self.timetable.epoch(done)
-        if not math.isfinite(numbers["loss"]):
-            raise TrainingDiverged(
-                f"the loss is {numbers['loss']} at step {done} (epoch {epoch:.1f}); checkpoints "
-                "from before are whole. Lower config.optimizer.base_learning_rate, clip harder "
-                "with config.optimizer.clip_norm, or compute with config.model.dtype=float32."
-            )
+        if not math.isfinite(numbers["loss"]) or numbers.get("passed_over"):
+            self.bad(done, numbers | self.timetable.numbers(schedule), batch)
+            self.writer.write(done, {"epoch": epoch, "passed_over": 1.0})
+            return
         if done % self.every == 0:
             self._rates = self.meter.read(self.peak)
             state = self.timetable.numbers(schedule) | {"seconds": round(self.seconds, 2)}

@@ -1,6 +1,5 @@
-"""A finished or unfinished run, loaded from its workdir."""
+"""Loads a finished or unfinished run from its workdir."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from hpm_jax.config import TASKS, Config, Finetune
+from hpm_jax.config import TASKS, Config, Finetune, Segment
 from hpm_jax.config.tasks import resolve
 from hpm_jax.run.build import (
     build_classifier,
@@ -18,6 +17,8 @@ from hpm_jax.run.build import (
     build_method,
     build_model,
     build_optimizer,
+    build_segment_init,
+    build_segmenter,
     load_frozen,
 )
 from hpm_jax.run.checkpoints import CheckpointError, checkpoints
@@ -25,10 +26,11 @@ from hpm_jax.run.workdir import read_config
 from hpm_jax.step.method import Method
 from hpm_jax.step.state import Start, TrainState, abstract_state, on_one_device
 from hpm_jax.storage import as_path
+from hpm_jax.text_files import read_json
 
 
 class Parts(NamedTuple):
-    """What a checkpoint of a task is read with; `Task.build` makes it of a config."""
+    """The parts that are needed to read a checkpoint; `Task.build` makes them from a config."""
 
     model: Any
     init: Callable[[Array, Start], TrainState]
@@ -37,22 +39,22 @@ class Parts(NamedTuple):
 
 
 class LoadedRun(NamedTuple):
-    """What a workdir holds."""
+    """The contents of a workdir."""
 
     config: Any  # the options of its task
-    model: Any  # a MaskedAutoencoder, or a Classifier
+    model: Any  # a MaskedAutoencoder, a Classifier or a Segmenter
     method: Method | None  # of pre-training
     state: TrainState
 
 
 def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> LoadedRun:
-    """The newest whole checkpoint of a workdir, with the model that it belongs to.
+    """Loads the newest intact checkpoint of a workdir, with its model.
 
     Args:
-        folder: which checkpoints: "checkpoints", or "best" of a fine-tuning run.
+        folder: which checkpoints: "checkpoints", or "best" of a fine-tuning or segmentation run.
 
     Raises:
-        CheckpointError: where there is none.
+        CheckpointError: if there is none.
     """
     path = as_path(workdir)
     if not (path / "config.json").exists():
@@ -67,21 +69,28 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Lo
     abstract = abstract_state(init, jax.random.key(0), start, place=on_one_device)
     with checkpoints(path / folder, config.run.keep_checkpoints) as saved:
         state = saved.restore(abstract, print, start.get("frozen"))
-    if state is None:  # in a bucket, one that is not whole is there too
+    if state is None:  # a bucket may hold an incomplete one
         raise CheckpointError(f"{path} has no checkpoint yet")
     return LoadedRun(config, model, method, state)
 
 
 def pretraining_parts(config: Config, workdir: Path) -> Parts:
-    """The masked autoencoder and the method of a pre-training run."""
+    """Builds the masked autoencoder and the method of a pre-training run."""
     model, method = build_model(config), build_method(config)
     init = build_init(config, model, method, build_optimizer(config))
     return Parts(model, init, Start(frozen=load_frozen(method)), method)
 
 
 def finetuning_parts(config: Finetune, workdir: Path) -> Parts:
-    """The classifier of a fine-tuning run; its classes stand in the workdir."""
-    classes = json.loads((workdir / "classes.json").read_text())
+    """Builds the classifier of a fine-tuning run; its classes are stored in the workdir."""
+    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
     classifier = build_classifier(config, len(classes))
     init = build_finetune_init(config, classifier, build_optimizer(config))
     return Parts(classifier, init, Start())
+
+
+def segmentation_parts(config: Segment, workdir: Path) -> Parts:
+    """Builds the segmenter of a run; its classes are stored in the workdir."""
+    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+    segmenter = build_segmenter(config, len(classes))
+    return Parts(segmenter, build_segment_init(segmenter, build_optimizer(config)), Start())

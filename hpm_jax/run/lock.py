@@ -1,6 +1,6 @@
-"""One run in a workdir at a time: the second is refused, and a crash leaves nothing to clean up."""
+"""Locks a workdir: a second run is refused, and a crash leaves nothing to clean up."""
 
-import atexit
+import contextlib
 import fcntl
 import json
 import os
@@ -8,33 +8,41 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from hpm_jax.storage import StorageError, is_local, reported
 
 NAME = ".lock"
-BEAT = 30.0  # seconds between signs of life in a bucket, which knows no locks
-STALE = 5 * BEAT  # without a sign for so long, the other is dead
+BEAT = 30.0  # seconds between heartbeats in a bucket, which has no locks
+STALE = 5 * BEAT  # age of a heartbeat from which its process counts as dead
 
-_held: dict[str, IO[str] | threading.Event] = {}  # by workdir, of this process
+
+class Lease(NamedTuple):
+    """A workdir in a bucket that this process holds."""
+
+    there: Path
+    done: threading.Event  # set when the lease is released
+
+
+_held: dict[str, IO[str] | Lease] = {}  # by workdir, of this process
 
 
 class WorkdirInUse(StorageError):
-    """Another process works there; nothing was written."""
+    """Another process uses the workdir; nothing was written."""
 
     exit_code = os.EX_TEMPFAIL  # 75: the same command may be tried later
 
 
 def hold(workdir: Path) -> None:
-    """Takes the workdir for this process until it ends, however it ends.
+    """Locks the workdir for this process until it exits, however it exits.
 
-    In a folder the operating system keeps the lock, and drops it with the process. In a bucket an
-    object says who is there and since when, and is written anew every `BEAT` seconds. To be called
-    by the main process of a run alone; a second call of the same process changes nothing.
+    In a folder the operating system holds the lock and releases it with the process. In a bucket an
+    object names the holder and the time, and is rewritten every `BEAT` seconds. Only the main
+    process of a run calls this; a second call in the same process has no effect.
 
     Raises:
-        WorkdirInUse: where another process holds it.
-        StorageError: where nothing can be written.
+        WorkdirInUse: if another process holds it.
+        StorageError: if nothing can be written.
     """
     name = str(workdir.resolve()) if is_local(workdir) else str(workdir)
     if name in _held:
@@ -57,7 +65,23 @@ def _lock_folder(workdir: Path) -> IO[str]:
     return file
 
 
-def _lease(workdir: Path) -> threading.Event:
+def release_all() -> None:
+    """Releases every workdir that this process holds, while the network is still usable.
+
+    During Python's shutdown no thread can be started any more. A lease in a bucket that is not
+    released counts as held for another `STALE` seconds.
+    """
+    for held in _held.values():
+        if isinstance(held, Lease):
+            held.done.set()
+            with contextlib.suppress(Exception):  # if the bucket fails, the lease becomes stale
+                held.there.unlink(missing_ok=True)
+        else:
+            held.close()
+    _held.clear()
+
+
+def _lease(workdir: Path) -> Lease:
     there, mine = workdir / NAME, _myself()
     if there.exists():
         found = _parsed(there.read_text())
@@ -68,16 +92,13 @@ def _lease(workdir: Path) -> threading.Event:
 
     def beat() -> None:
         while not done.wait(BEAT):
-            there.write_text(json.dumps(_myself()))
+            with contextlib.suppress(
+                Exception
+            ):  # a bucket may fail temporarily: retry at the next beat
+                there.write_text(json.dumps(_myself()))
 
     threading.Thread(target=beat, daemon=True).start()
-
-    def leave() -> None:
-        done.set()
-        there.unlink(missing_ok=True)
-
-    atexit.register(leave)
-    return done
+    return Lease(there, done)
 
 
 def _myself() -> dict[str, Any]:

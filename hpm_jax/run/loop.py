@@ -1,4 +1,4 @@
-"""The loop that every training task runs: restore, compile, step, look, save, stop."""
+"""The loop of every training task: restore, compile, step, evaluate, save, stop."""
 
 import contextlib
 import time
@@ -9,60 +9,66 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from hpm_jax.config import Run
+from hpm_jax.config import Guard, Run
 from hpm_jax.data.pipeline import BrokenImages
+from hpm_jax.data.reading import Reader
 from hpm_jax.run.checkpoints import check_finite, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices
+from hpm_jax.run.divergence import Divergence, GoBack, way_out
 from hpm_jax.run.journal import Journal
 from hpm_jax.run.metrics import open_writer
 from hpm_jax.run.stopping import StopRequest, stop_requests
+from hpm_jax.step.guard import guarded, pass_over, with_history
 from hpm_jax.step.schedules import Timetable
+from hpm_jax.step.stages import NextStage
 from hpm_jax.step.state import Start, abstract_state
 
 State = Any
 
 
 class Experiment(NamedTuple):
-    """What a task trains, as the loop needs it."""
+    """The parts of a training task that the loop needs."""
 
     init: Callable[[jax.Array, Any], State]  # (key, start) -> state with a `step`, to be jitted
     start: Start  # weights to start from, as `init` takes them
     step: Callable[..., tuple[State, Any]]  # (state, *inputs, key, schedule) -> (state, metrics)
     inputs: dict[str, jax.ShapeDtypeStruct]  # the parts of a batch that the step takes, in order
-    batches: Callable[[int, np.ndarray], Any]  # of the first step and of this process's rows
-    broken: BrokenImages  # which of them cannot be read
+    batches: Callable[[int, np.ndarray], Reader]  # (first step, this process's rows) -> reader
+    broken: BrokenImages  # the unreadable images
     timetable: Timetable
-    flops: Callable[[Any], float]  # schedule -> operations for one image
-    summary: Callable[[dict[str, float], Any], str]  # a step's numbers, for the console
+    flops: Callable[[Any], float]  # schedule -> operations per image
+    summary: Callable[[dict[str, float], Any], str]  # formats a step's numbers for the console
     observe_every: float  # epochs
     observe_first: bool  # also before the first step
+    next_stage: NextStage | None = None  # what happens at the steps `timetable.stages`
+    guard: Guard | None = None  # for a `TrainState`; without one, divergence ends the run
 
 
 class Outcome(NamedTuple):
-    """How the loop ended."""
+    """The result of the loop."""
 
-    done: int  # steps taken
+    done: int  # number of steps taken
     stopped: StopRequest
     facts: list[str]  # sentences for the report
 
     @property
     def unfinished(self) -> bool:
-        """Whether a signal ended it before its time."""
+        """Whether a signal stopped the run before its end."""
         return bool(self.stopped.signal)
 
     @property
     def exit_code(self) -> int:
-        """Of the command: 0 at the end of the run, 143 or 130 where a signal stopped it."""
+        """Exit code of the command: 0 at the end of the run, 143 or 130 if a signal stopped it."""
         return self.stopped.exit_code if self.unfinished else 0
 
 
 class Training:
-    """A run in progress: `for state in training` trains, and gives each state to be measured.
+    """A run in progress: `for state in training` trains, and yields each state to evaluate.
 
-    Entering restores the newest checkpoint, or makes the first state, and compiles the step;
-    leaving ends what runs in the background, however the block ends. What is measured belongs to
-    the task; checkpoints, the lines of `metrics.jsonl`, the bar and stops are here.
+    Entering the context restores the newest checkpoint, or makes the first state, and compiles the
+    step; leaving it ends background work, however the block ends. The task defines the evaluation;
+    checkpoints, the lines of `metrics.jsonl`, the progress bar and stops are handled here.
     """
 
     outcome: Outcome  # once the loop has ended
@@ -76,7 +82,7 @@ class Training:
         devices: Devices,
         console: Console,
     ):
-        """`seed` is of the root key, which `experiment.init` and every step take."""
+        """Takes the `seed` of the root key, which `experiment.init` and every step use."""
         self.experiment, self.run, self.root = experiment, run, jax.random.key(seed)
         self.workdir, self.devices, self.console = workdir, devices, console
         self._stack = contextlib.ExitStack()
@@ -92,101 +98,169 @@ class Training:
 
     @property
     def timetable(self) -> Timetable:
-        """Steps, epochs and schedules."""
+        """The steps, epochs and schedules of the run."""
         return self.experiment.timetable
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         experiment, devices, console = self.experiment, self.devices, self.console
-        # --- a state that may come from a checkpoint
-        init, start = experiment.init, experiment.start
-        abstract = abstract_state(init, self.root, start, place=devices.shardings)
-        folder = self.workdir / "checkpoints"
+        guard = experiment.guard
+        self._init = with_history(experiment.init) if guard else experiment.init
+        self._abstract = abstract_state(
+            self._init, self.root, experiment.start, place=devices.shardings
+        )
+        abstract, folder = self._abstract, self.workdir / "checkpoints"
         self._saved = stack.enter_context(checkpoints(folder, self.run.keep_checkpoints))
-        state = self._saved.restore(abstract, console.say, start.get("frozen"))
-        if state is None:
-            placement = jax.tree.map(lambda x: x.sharding, abstract)
-            state = jax.jit(init, out_shardings=placement)(self.root, start)
-        self._state, self._done = state, int(state.step)
+        self._divergence = Divergence(
+            guard,
+            way_out(self.timetable.optimizer),
+            self.workdir,
+            experiment.broken.records,
+            console.say,
+        )
+        self._begin()
+        stack.callback(lambda: self._batches.close())
 
-        # --- the data starts to flow while the step is compiled
-        rows = devices.rows(self.timetable.batch_size)
-        self._batches = experiment.batches(self._done, rows)
-        stack.callback(self._batches.close)
-
-        # --- the step, compiled once: it cannot recompile, only refuse
+        # --- the step, compiled once: other shapes are an error, not a recompilation
         began = time.perf_counter()
+        step = experiment.step
+        if guard and guard.watches:
+            step = guarded(step, guard.spike)
         inputs = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
             for x in experiment.inputs.values()
         ]
-        jitted = devices.jit_step(experiment.step, abstract)
+        jitted = devices.jit_step(step, abstract)
         lowered = jitted.lower(abstract, *inputs, self.root, self.timetable.at(0))
         self._step = lowered.compile()
         console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
+        if experiment.next_stage:
+            placement = jax.tree.map(lambda x: x.sharding, abstract)
+            self._next_stage = jax.jit(
+                experiment.next_stage, out_shardings=placement, donate_argnums=0
+            )
 
-        # --- what is written down on the way
-        self.writer = open_writer(self.workdir, self._done, self.run.wandb)
-        stack.callback(self.writer.close)
+        # --- metrics
+        self._write_from(self._done)
+        stack.callback(lambda: self.writer.close())
+
+    def _begin(self) -> None:
+        """Restores the newest saved state, or makes the first, and starts the data there."""
+        experiment, abstract = self.experiment, self._abstract
+        start = experiment.start
+        state = self._saved.restore(abstract, self.console.say, start.get("frozen"))
+        if state is None:
+            placement = jax.tree.map(lambda x: x.sharding, abstract)
+            state = jax.jit(self._init, out_shardings=placement)(self.root, start)
+        self._state, self._done = state, int(state.step)
+        rows = self.devices.rows(self.timetable.batch_size)
+        self._batches = experiment.batches(self._done, rows)
+
+    def _write_from(self, done: int) -> None:
+        """Opens the metrics so that steps after `done` are rewritten."""
+        self.writer = open_writer(self.workdir, done, self.run.wandb, self.console.say)
         self._journal = Journal(
             self.timetable,
-            experiment.flops,
-            experiment.summary,
+            self.experiment.flops,
+            self.experiment.summary,
             self.writer,
-            console,
+            self.console,
             self.run.log_every_steps,
+            lambda step, numbers, batch: self._divergence(step, numbers, batch, self._state),
         )
 
+    def _go_back(self) -> None:
+        """Restarts from the last checkpoint without recompiling."""
+        self._saved.wait()
+        self._batches.close()
+        self.writer.close()
+        self._state = None  # the devices need not hold two
+        self._begin()
+        self._write_from(self._done)
+
     def __iter__(self) -> Iterator[State]:
-        """Trains to the end, or until a signal asks to stop; may be called once.
+        """Trains to the end, or until a signal requests a stop; may be called once.
 
         Raises:
-            TrainingDiverged: where the loss is not a number; nothing of that state is saved.
+            TrainingDiverged: if training diverges and `config.guard` has no remedy; that state is
+                not saved.
         """
-        experiment, timetable, console = self.experiment, self.timetable, self.console
-        journal, state, done = self._journal, self._state, self._done
-        del self._state  # the first step takes its memory
-        observed_at = timetable.milestones(experiment.observe_every)
-        saved_at = timetable.milestones(self.run.checkpoint_every_epochs)
-        if done == 0 and observed_at and experiment.observe_first:
-            yield state
+        timetable, console, done = self.timetable, self.console, self._done
+        if done == 0 and self.experiment.observe_first and self._observed_at:
+            yield self._state
         elif done:
             console.say(f"going on from step {done} of {timetable.steps}")
-        stopping = self._stack.enter_context(stop_requests())
+        stopping = self._stack.enter_context(stop_requests(self.run.grace_seconds))
         self._stack.callback(console.stop)
         console.start(timetable.steps, done)
+        while True:
+            try:
+                yield from self._train(stopping)
+                break
+            except GoBack:
+                self._go_back()
+        console.stop()
+        self._saved.wait()
+        check_finite(self._state)  # also for a run that had already ended
+        self.outcome = self._end(self._done, stopping)
 
-        for index in range(done, timetable.steps):
+    @property
+    def _observed_at(self) -> frozenset[int]:
+        return frozenset(self.timetable.milestones(self.experiment.observe_every))
+
+    def _train(self, stopping: StopRequest) -> Iterator[State]:
+        """Trains from the current state to the end, or to a stop.
+
+        Raises:
+            GoBack: if training has to continue from the last checkpoint.
+        """
+        experiment, timetable, console = self.experiment, self.timetable, self.console
+        journal = self._journal
+        observed_at = self._observed_at
+        saved_at = timetable.milestones(self.run.checkpoint_every_epochs)
+        for index in range(self._done, timetable.steps):
             began = time.perf_counter()
-            batch = next(self._batches)
+            batch = self._batches.take(lambda: stopping.now)
+            if batch is None:  # a stop does not wait for a stalled disk
+                self._save()
+                break
             journal.meter.waited(time.perf_counter() - began)
             for name in experiment.broken.add(batch["broken"]):
                 console.say(f"cannot read {name}: another image takes its place")
 
-            schedule = timetable.at(index)
-            arrays = [self.devices.put(batch[name]) for name in experiment.inputs]
-            state, metrics = self._step(state, *arrays, self.root, schedule)
-            done = index + 1
-            journal.step(done, schedule, metrics)
+            if stage := timetable.stages.get(index):
+                self._state = self._next_stage(self._state, self.root, np.int32(stage))
+                console.say(f"stage {stage} begins: the teacher gets the student's weights")
+            self._done = done = index + 1
+            if self._divergence.passes_over(done):
+                self._state = pass_over(self._state)
+                journal.pass_over(done)
+            else:
+                schedule = timetable.at(index)
+                arrays = [self.devices.put(batch[name]) for name in experiment.inputs]
+                self._state, metrics = self._step(self._state, *arrays, self.root, schedule)
+                journal.step(done, schedule, metrics, batch)
 
             stop = stopping.asked(done)
             if done in observed_at or done in saved_at or stop:
-                journal.read()  # nothing is measured or saved of a state that is not finite
+                journal.read()  # a state that is not finite is neither evaluated nor saved
             began = time.perf_counter()
             if done in observed_at:
-                yield state
+                yield self._state
             if done in saved_at or stop:
-                self.writer.flush()  # a run that goes on from here lacks no line
-                self._saved.save(state)
+                self._save()
             journal.meter.paused(time.perf_counter() - began)
             if stop:
                 break
-        console.stop()
-        self._saved.wait()
-        check_finite(state)  # also of a run that had ended before, which saves nothing more
-        self.outcome = self._end(done, stopping)
+        journal.read()  # a run whose last step diverges has not ended
+
+    def _save(self) -> None:
+        """Starts to write a checkpoint, after all earlier metrics are on disk."""
+        self._journal.read()
+        self.writer.flush()  # a run that resumes here lacks no line
+        self._saved.save(self._state)
 
     def _end(self, done: int, stopping: StopRequest) -> Outcome:
-        """How it went."""
+        """Returns the outcome."""
         journal, steps, broken = self._journal, self.timetable.steps, self.experiment.broken
         seconds = time.strftime("%H:%M:%S", time.gmtime(journal.seconds))
         facts = [
@@ -197,7 +271,7 @@ class Training:
             names = ", ".join(broken.names.values())
             facts.append(f"{len(broken.names)} unreadable images: {names}")
         if done == steps:
-            stopping.signal = None  # it came too late to stop anything
+            stopping.signal = None  # too late to stop anything
         elif stopping.signal:
             self.console.say(
                 f"stopped by {stopping.signal.name} after step {done}; everything is saved: "

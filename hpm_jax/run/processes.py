@@ -1,4 +1,4 @@
-"""Several processes as one run: how they meet, agree, and are told apart."""
+"""Several processes as one run: they connect, compare their options, and elect a main process."""
 
 import glob
 import importlib.util
@@ -15,20 +15,25 @@ from jax.experimental import multihost_utils
 from hpm_jax.config import ConfigError
 from hpm_jax.errors import UserError
 
-# Seconds until a process that died is missed: the others then end too, for the launcher to restart.
+# Seconds until a dead process is detected: the others then exit, so that the launcher can restart.
 HEARTBEAT = 60
-# What launchers tell the processes of a job, where it has more than one.
-# (SLURM_NTASKS is also there in a shell that has been given machines, where one process starts.)
+# Environment variables that launchers set for jobs of several processes.
+# (SLURM_NTASKS is also set in the shell of an allocation, where one process starts.)
 COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 class ProcessError(UserError, RuntimeError):
-    """Processes that do not find each other, or do not fit together."""
+    """Processes cannot connect, or do not fit together."""
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints."""
     return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether no other process waits for this one at its end; does not query devices."""
+    return not jax.distributed.is_initialized()
 
 
 def join_processes(
@@ -39,17 +44,17 @@ def join_processes(
 ) -> None:
     """Joins the processes of this run, before anything else touches a device.
 
-    Without arguments it does so where a launcher says that there are several (Slurm, Open MPI, or
+    Without arguments it joins processes started by a launcher (Slurm, Open MPI, or
     `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`) and on TPU machines.
 
     Args:
         coordinator: `host:port` of process 0.
-        processes: how many there are.
-        process: which one this is, from 0.
-        timeout: seconds to wait for the others.
+        processes: number of processes.
+        process: index of this process, from 0.
+        timeout: seconds to wait for other processes.
 
     Raises:
-        ProcessError: where the coordinator is not reached in that time.
+        ProcessError: if the coordinator is not reached in that time.
     """
     if coordinator is None and "JAX_COORDINATOR_ADDRESS" in os.environ:
         coordinator = os.environ["JAX_COORDINATOR_ADDRESS"]
@@ -73,7 +78,7 @@ def join_processes(
 
 
 def _wait_for(coordinator: str, who: str, timeout: int) -> None:
-    """Until the coordinator listens; JAX itself would abort with a stack trace if it never does."""
+    """Waits until the coordinator listens; JAX itself would abort with a stack trace."""
     host, _, port = coordinator.rpartition(":")
     until = time.monotonic() + timeout
     while True:
@@ -91,19 +96,19 @@ def _wait_for(coordinator: str, who: str, timeout: int) -> None:
 
 
 def _on_tpu() -> bool:
-    """Whether this is a machine with TPU chips, which know of each other."""
+    """Whether this machine has TPU chips, which find each other without a launcher."""
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*")
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def check_agreement(facts: dict[str, Any]) -> None:
-    """Compares what every process is about to run.
+    """Checks that all processes are about to run the same.
 
     Args:
         facts: names to values that JSON can hold, such as options and versions.
 
     Raises:
-        ConfigError: names the process that differs, and what differs.
+        ConfigError: if a process differs; the message names it and the difference.
     """
     if jax.process_count() == 1:
         return
@@ -124,14 +129,14 @@ def check_agreement(facts: dict[str, Any]) -> None:
 
 
 def wait_for_all(name: str) -> None:
-    """Until every process has come here; `name` is shown where one does not."""
+    """Waits for all processes; the error for a missing one contains `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def preempted(step: int) -> bool:
-    """Whether some process has had SIGTERM, and this is the step at which all of them stop.
+    """Whether a process has received SIGTERM, and all of them stop at this step.
 
-    Every process calls it after every step; without several processes it is never so.
+    Every process calls it after every step; a single process always gets False.
     """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

@@ -1,4 +1,4 @@
-"""How fast a run is: images a second, share of the peak, and time spent waiting for data."""
+"""The throughput of a run: images per second, MFU, and time spent waiting for data."""
 
 import time
 
@@ -9,7 +9,7 @@ from hpm_jax.chips import peak_of
 
 
 def peak_flops() -> tuple[float, str]:
-    """FLOP/s that the devices of this run could reach at most, and where the figure is from.
+    """Returns the peak FLOP/s of the devices of this run, and the source of the figure.
 
     A device that is not in the table is measured: the best of some square matrix products.
     """
@@ -31,7 +31,7 @@ def peak_flops() -> tuple[float, str]:
 
 
 class Meter:
-    """Rates since the last `read`, without the time that was spent `paused`."""
+    """Measures rates since the last `read`, excluding time spent `paused`."""
 
     def __init__(self) -> None:
         self._reset()
@@ -41,20 +41,20 @@ class Meter:
         self._images, self._flops, self._waited, self._paused = 0, 0.0, 0.0, 0.0
 
     def step(self, images: int, flops: float) -> None:
-        """A step has been started."""
+        """Records that a step has started."""
         self._images += images
         self._flops += flops
 
     def waited(self, seconds: float) -> None:
-        """The step had to wait for its data."""
+        """Records time spent waiting for data."""
         self._waited += seconds
 
     def paused(self, seconds: float) -> None:
-        """Evaluation or the like, which is not training."""
+        """Records time spent outside training, such as evaluation."""
         self._paused += seconds
 
     def read(self, peak: float) -> dict[str, float]:
-        """The rates, and a fresh start."""
+        """Returns the rates and resets the meter."""
         seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
         rates = {
             "images_per_second": self._images / seconds,
