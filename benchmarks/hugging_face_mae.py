@@ -56,7 +56,7 @@ def ours(config):
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     images = jax.device_put(images)
     step = jax.jit(make_train_step(model, method, optimizer), donate_argnums=0)
-    n_hard = config.hidden // 2 if method.asks_teacher else 0
+    n_hard = config.hidden // 2 if method.uses_teacher else 0
     schedule = Schedule(np.float32(1e-4), np.float32(0), np.int32(n_hard))
 
     def take() -> None:
@@ -105,12 +105,14 @@ def main() -> None:
     """Takes turns, and prints medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="S")
-    parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
+    parser.add_argument("--side", type=int, default=224, help="side of the images, in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--compile", action="store_true", help="torch.compile")
-    parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="ours")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument(
+        "--attention", choices=("xla", "cudnn"), default="xla", help="attention kernel of hpm_jax"
+    )
     options = parser.parse_args()
     shared = (SIZES[options.size], options.side, options.batch, options.dtype)
     configs = {

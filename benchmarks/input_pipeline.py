@@ -44,8 +44,8 @@ def main():
     """Makes a store of the images, measures, and prints three tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="folder or tar of JPEG files")
-    parser.add_argument("--short_side", type=int, default=256, help="of the store")
-    parser.add_argument("--quality", type=int, default=95, help="of the store")
+    parser.add_argument("--short_side", type=int, default=256, help="short side of stored images")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of the store")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -44,14 +44,14 @@ def score_time(config: Config, batch: int) -> float:
     readings = {x: jnp.asarray(rng.random(shapes[x]), jnp.float32) for x in strategy.reads}
     patches = rng.standard_normal((batch, units, config.values))
     # the moving average that `reducible` keeps is no part of its scores
-    keeps = "own" not in strategy.onlookers
+    keeps = "own" not in strategy.networks
     state = strategy.init_state({}, method.setting) if keeps else None
 
     @jax.jit
     def scores(key, patches, n_hard, readings, state):
-        seen = {who: readings for who in strategy.onlookers}
+        seen = {who: readings for who in strategy.networks}
         context = Context(
-            patches, method.unit.of_units, method.tokenizer, method.hidden, n_hard, seen, state
+            patches, method.unit.unit_grid, method.tokenizer, method.hidden, n_hard, seen, state
         )
         return strategy.scores(key, context)
 

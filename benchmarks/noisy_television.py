@@ -2,8 +2,10 @@
 
 Some patches of every training image become noise, at random places. Their loss stays high, so by
 its definition HPM must hide them; reducible loss, what a slow teacher expects less what a fast one
-expects, should not. For each arm this says which share of the noise is hidden by the masks of test
-images (random masks: the mask ratio), over the run, and what features of clean images are worth.
+expects, should not. Both are asked with the whole image in view, as HPM is, and with the image in
+parts, where noise is hidden when its loss is predicted. For each arm this says which share of the
+noise is hidden by the masks of test images (random masks: the mask ratio), over the run, and what
+features of clean images are worth.
 
     python -m benchmarks.noisy_television --path /data/cifar10 --out results/noisy_television.json
 """
@@ -23,18 +25,28 @@ from hpm_jax.compare.representation import make_encode, measure_representation
 from hpm_jax.compare.run import steps_of
 from hpm_jax.compare.train import draw_batches, train_seeds
 from hpm_jax.run.build import build_method, build_model
-from hpm_jax.step.choose import choose_mask
+from hpm_jax.step.mask import choose_mask
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.tasks.data import load_data
 
-ARMS = ("random", "hpm", "reducible")
+ARMS = ("random", "hpm", "reducible", "hpm_parts", "reducible_parts")
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 PLANTED = 6  # of 64 patches
 IMAGES = 1000
-REDUCIBLE = {
-    "mask": {"strategy": "reducible(start=0.0, end=0.5, schedule='step')"},
-    "losses": ("ranking",),
-    "teacher": "moving_average(start=0.99, end=0.99)",
+WHOLE = "moving_average(start=0.99, end=0.99)"
+PARTS = "moving_average(start=0.99, end=0.99, view='parts')"
+
+
+def arm(strategy: str, teacher: str) -> dict:
+    """What an arm changes: half of the hidden patches are chosen at the end."""
+    chosen = f"{strategy}(start=0.0, end=0.5, schedule='step')"
+    return {"mask": {"strategy": chosen}, "losses": ("ranking",), "teacher": teacher}
+
+
+MORE_ARMS = {
+    "reducible": arm("reducible", WHOLE),
+    "hpm_parts": arm("hard", PARTS),
+    "reducible_parts": arm("reducible", PARTS),
 }
 
 
@@ -57,11 +69,11 @@ def plant(images: np.ndarray, side: int, seed: int) -> np.ndarray:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", required=True, help="the folder of CIFAR-10")
+    parser.add_argument("--path", required=True, help="folder of CIFAR-10")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("results/noisy_television.json"))
     options = parser.parse_args()
-    comparison = comparison_on(options.path, reducible=REDUCIBLE)
+    comparison = comparison_on(options.path, **MORE_ARMS)
     configs = arm_configs(comparison)
     splits = load_data(comparison.base)
     measured = load_measured(comparison, splits)
@@ -74,10 +86,10 @@ def main() -> None:
         steps = steps_of(base, len(splits.train))
         images = draw_batches(base, splits.train, (seed,), steps)
         plant(images.reshape(-1, *images.shape[3:]), side, seed)
-        for arm in ARMS:
-            if f"{arm}_{seed}" in table:
+        for name in ARMS:
+            if f"{name}_{seed}" in table:
                 continue
-            config = configs[arm]
+            config = configs[name]
             model, method = build_model(config), build_method(config)
             (trained,) = train_seeds(config, (seed,), images, len(splits.train), SHARES, 25, print)
             half = Schedule(np.float32(0), np.float32(0), np.int32(method.hidden // 2))
@@ -91,12 +103,12 @@ def main() -> None:
                 hide = np.asarray(choose(taken.state, jnp.asarray(noisy)).hide)
                 hidden = float(np.take_along_axis(planted, hide, axis=1).sum() / planted.sum())
                 rows.append({"step": taken.step, "noise_hidden": round(hidden, 4)})
-                print(arm, rows[-1], flush=True)
+                print(name, rows[-1], flush=True)
             params = trained.snapshots[-1].state.params
             encode = make_encode(model, method)
             correct = measure_representation(comparison, encode, params, measured, config.patches)
-            clean = {name: round(float(bits.mean()), 4) for name, bits in correct.items()}
-            table[f"{arm}_{seed}"] = {"masks": rows, "clean": clean}
+            clean = {key: round(float(bits.mean()), 4) for key, bits in correct.items()}
+            table[f"{name}_{seed}"] = {"masks": rows, "clean": clean}
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(table, indent=1) + "\n")
 

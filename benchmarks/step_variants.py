@@ -134,15 +134,23 @@ def of_the_cache(options: argparse.Namespace) -> tuple[list[str], Row]:
 def options_of(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="variants; all that fit by default")
+    parser.add_argument("names", nargs="*", help="variants; default: all that apply")
     parser.add_argument("--size", choices=("micro", "tiny", "S", "B", "L", "H"), default="micro")
-    parser.add_argument("--batch", type=int, default=64, help="images; with --tpu on one chip")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the package's step")
+    parser.add_argument(
+        "--batch", type=int, default=64, help="images per step; with --tpu per chip"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="dtype of the package's step"
+    )
     parser.add_argument("--unroll", type=int, help="blocks unrolled in the package's step")
-    parser.add_argument("--pairs", type=int, default=10, help="of steps that are timed")
-    parser.add_argument("--tpu", help="a slice, as in v5e:2x2: compile for one of its chips")
-    parser.add_argument("--workdir", help="a pre-trained run, for variants of the teacher")
-    parser.add_argument("--images", type=int, default=2000, help="of its test split")
+    parser.add_argument("--pairs", type=int, default=10, help="number of timed pairs of steps")
+    parser.add_argument("--tpu", help="TPU slice such as v5e:2x2; compile for one of its chips")
+    parser.add_argument(
+        "--workdir", help="workdir of a pre-trained run, for variants of the teacher"
+    )
+    parser.add_argument(
+        "--images", type=int, default=2000, help="number of images of its test split"
+    )
     return parser.parse_args(arguments)
 
 

@@ -127,8 +127,8 @@ def resizing(repeats):
 def main():
     """Write the files, time every method on every task, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=8, help="of each kind")
-    parser.add_argument("--kilobits", type=int, default=600, help="a second")
+    parser.add_argument("--videos", type=int, default=8, help="number of videos of each kind")
+    parser.add_argument("--kilobits", type=int, default=600, help="bit rate in kbit/s")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

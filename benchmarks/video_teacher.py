@@ -20,7 +20,7 @@ from hpm_jax.masking.strategy import hardest
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.build import build_optimizer
 from hpm_jax.run.load import load_run
-from hpm_jax.step.choose import look
+from hpm_jax.step.mask import run_network
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.step import make_train_step
 
@@ -41,12 +41,14 @@ def main(workdir: str) -> None:
 
     def hard_units(teacher, stride=1):
         sparse = dataclasses.replace(always, frame_stride=stride)
-        asked = dataclasses.replace(method, teacher=sparse)
-        said = jax.jit(lambda t, p: look(model, asked, t, p)["predicted_loss"])(teacher, patches)
+        other = dataclasses.replace(method, teacher=sparse)
+        said = jax.jit(lambda t, p: run_network(model, other, t, p)["predicted_loss"])(
+            teacher, patches
+        )
         return np.asarray(hardest(method.unit.pool(said), n_hard))
 
     def flops(stride=1):
-        return step_flops(model, config.hidden, looks=1, frame_stride=stride)
+        return step_flops(model, config.hidden, network_passes=1, frame_stride=stride)
 
     full = hard_units(state.teacher)
     student = flops().student
@@ -73,7 +75,7 @@ def main(workdir: str) -> None:
     for views in (2, 4):
         teacher = flops().teacher / views
         total = (student + teacher) / (student + flops().teacher)
-        print(f"| {views} views of each look | {teacher / student:.2f} | {total:.2f} | {1:.1%} |")
+        print(f"| {views} views of each pass | {teacher / student:.2f} | {total:.2f} | {1:.1%} |")
     random = int(n_hard) / config.unit.count
     print(f"| none: random | 0 | {student / (student + flops().teacher):.2f} | {random:.1%} |")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hpm_jax.models.layers import gelu
+from hpm_jax.models.mlp import gelu
 
 
 @jax.custom_jvp

@@ -67,7 +67,7 @@ class WithTeacher(NamedTuple):
 
     def apply(self, variables: Params, *arguments: Any, **keywords: Any) -> Any:
         """As `MaskedAutoencoder.apply`."""
-        model = self.teacher if keywords.get("method") in ("look", "predict_loss") else self.student
+        model = self.teacher if keywords.get("method") in ("read", "predict_loss") else self.student
         return model.apply(variables, *arguments, **keywords)
 
 

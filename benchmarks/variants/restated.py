@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
 from hpm_jax.models.attention import attend
+from hpm_jax.models.mlp import gelu
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.tokens import Mask, gather
 
@@ -144,7 +145,7 @@ class Restated:
     dense: Callable[[Params, Array], Array] = dense
     norm: Callable[[Params, Array], Array] = norm
     mlp: Callable[..., Array] = mlp
-    gelu: Callable[[Array], Array] = layers.gelu
+    gelu: Callable[[Array], Array] = gelu
     mix: Mix = attend
     split_heads: Callable[..., Array] = split_heads
     join_heads: Callable[..., Array] = join_heads
@@ -163,7 +164,7 @@ class Restated:
         return self.sizes.grid
 
     def apply(self, variables: Params, *arguments: Any, method: str = "student") -> Any:
-        """As `MaskedAutoencoder.apply`: the student, or by `method="look"` the teacher."""
+        """As `MaskedAutoencoder.apply`: the student, or by `method="read"` the teacher."""
         return getattr(self, method)(self.prepare(variables["params"]), *arguments)
 
     def positions(self, width: int) -> Array:
@@ -188,7 +189,7 @@ class Restated:
         values, loss = self.decode(self, params, tokens, mask.hide.shape[1])
         return Prediction(features, values, loss)
 
-    def look(
+    def read(
         self, params: Params, patches: Array, reads: tuple[str, ...] = ("predicted_loss",)
     ) -> dict[str, Array]:
         """What a step asks the teacher, who predicts losses alone."""
