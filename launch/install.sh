@@ -11,8 +11,8 @@ if (($# != 2)); then
 fi
 requirements=$(dirname "${BASH_SOURCE[0]}")/../requirements.txt
 
-# uv brings its own Python: the images of TPU VMs have 3.10
+# uv brings its own Python: the images of TPU VMs have 3.10. A fixed version, from the package index
 export PATH=$PATH:$HOME/.local/bin
-command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+command -v uv > /dev/null || python3 -m pip install --quiet --user uv==0.13.9
 uv venv --quiet --allow-existing --python 3.12 "$2"
 uv pip install --quiet --python "$2/bin/python" -r "$requirements" "jax[$1]"

@@ -16,7 +16,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 # What these are called with has to be as they say: shapes and dtypes, when a step is traced. The
 # modules of pytrees (state, schedules) are left out: jax fills those with what is no array.
-CHECKED = ("tokens", *(f"step.{name}" for name in ("choose", "finetune_step", "step", "update")))
+CHECKED = ["tokens"]
+CHECKED += ["masking.selection", "masking.units", "losses.reconstruction", "losses.ranking"]
+CHECKED += ["targets.pixels", "models.encoder", "models.masked_autoencoder"]
+CHECKED += ["step.mask", "step.finetune_step", "step.step", "step.update"]
 jaxtyping.install_import_hook([f"hpm_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 

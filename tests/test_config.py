@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import schedule, small_options
+from small_weights import random_weights
 
 from hpm_jax.compare.arms import arm_configs
 from hpm_jax.config import ConfigError, Optimizer, defaults, freeze
+from hpm_jax.convert.weights import Architecture
+from hpm_jax.convert.write import write_weights
 from hpm_jax.evaluation.heads import attentive, linear
 from hpm_jax.evaluation.probe_features import SWEEPS
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
@@ -22,35 +25,63 @@ from hpm_jax.run.build import (
     build_model,
     build_optimizer,
     build_recipe,
+    build_segment_init,
+    build_segment_recipe,
+    build_segmenter,
     load_frozen,
 )
 from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.finetune_step import make_finetune_step
-from hpm_jax.step.schedules import FinetuneSchedule
+from hpm_jax.step.schedules import FinetuneSchedule, SegmentSchedule
+from hpm_jax.step.segment_step import learning_rates, make_segment_step
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.step.step import make_train_step
+from hpm_jax.targets.fitted import write_arrays
 
 FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "quickstart": [None],
     "quickstart_video": ["", "mae,epochs=2", "random,label=both,seed=1"],
-    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600"],
+    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600", "B,target=features"],
     "mae_in1k": ["", "L,epochs=1600"],
+    "crossmae_in1k": ["S", "B,share=0.3333,method=hpm"],
+    "simmim_in1k": ["", "S,masks=hpm"],
+    "maskfeat_in1k": ["", "S,masks=hpm"],
+    "dbot_in1k": ["", "L,stage=400"],
+    "maskdistill_in1k": [""],
+    "dmae_in1k": [""],
+    "capi_in1k": ["S", "S,masks=hpm"],
+    "lut_in1k": [""],
+    "dmjd_in1k": [""],
+    "beit2_in1k": [""],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
     "hpm_k400": ["", "B,masks=free", "H"],
     "hpm_ssv2": ["", "L,epochs=2401", "B,method=videomae"],
     "hpm_ucf101": ["", "videomae"],
     "finetune_video": ["", "ssv2", "k400,size=L", "ucf101", "k400,recipe=mae_st"],
     "hpm_folder": ["", "micro,epochs=10", "B,pixels=160"],
-    "hpm_cifar10": ["", "random", "mae,size=micro,epochs=10", "hpm,size=micro,epochs=10"],
+    "hpm_cifar10": [
+        "",
+        "random",
+        "random,target=features",
+        "mae,size=micro,epochs=10",
+        "hpm,size=micro,epochs=10",
+    ],
     "finetune": ["", "epochs=40,batch=64"],
     "finetune_in1k": ["", "L,recipe=mae,pixels=384", "H"],
     "probe_in1k": ["", "mae,size=L,sweep=0", "attentive,epochs=20"],
     "report": ["", "finetune=3,attentive=1"],
     "evaluate": ["", "k400", "ssv2", "mae_st"],
+    "segment": ["", "frozen=1,epochs=10,batch=8"],
+    "segment_ade20k": ["", "frozen=1,pixels=640,epochs=64"],
+    "segment_probe": ["", "block=9,bank=1000"],
+    "segment_evaluate": ["", "scales=many,flip=1"],
+    "demo": ["", "epochs=2"],
     "compare_cifar10": [""],
+    "compare_digits": [""],
     "compare_teacher": [""],
+    "compare_methods": ["", "grid"],
 }
 
 
@@ -61,6 +92,15 @@ def load(name, variant):
     return module.get_config() if variant is None else module.get_config(variant)
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Weights of a narrow encoder as deep as a ViT-L."""
+    path = tmp_path_factory.mktemp("teacher") / "encoder.npz"
+    sizes = {"patch_size": 16, "channels": 3, "width": 16, "depth": 24, "heads": 4}
+    write_weights(path, random_weights(Architecture((1, 14, 14), **sizes)), "timm")
+    return path
+
+
 def test_no_config_is_forgotten():
     assert {path.stem for path in FOLDER.glob("*.py")} == VARIANTS.keys()
 
@@ -68,8 +108,15 @@ def test_no_config_is_forgotten():
 @pytest.mark.parametrize(
     ("name", "variant"), [(name, variant) for name in VARIANTS for variant in VARIANTS[name]]
 )
-def test_configs_build_and_trace(name, variant):
+def test_configs_build_and_trace(name, variant, teacher, tmp_path):
     options = load(name, variant)
+    if name in ("maskdistill_in1k", "dmae_in1k"):
+        with pytest.raises(ConfigError, match="path is empty: expected a file of weights"):
+            freeze(options)
+        options = load(name, f"teacher={teacher}")
+    if name == "beit2_in1k":
+        write_arrays(tmp_path / "codes.npz", codebook=np.eye(24, 16, dtype=np.float32))
+        options = load(name, f"teacher={teacher},codes={tmp_path / 'codes.npz'}")
     if "init_from" in options and options.task != "pretrain":
         options.init_from = "runs/x"
     config = freeze(options)
@@ -91,6 +138,17 @@ def trace_finetune(config):
     labels = jax.ShapeDtypeStruct((config.optimizer.batch_size,), jnp.int32)
     step = make_finetune_step(model, build_recipe(config), optimizer, config.optimizer.accumulation)
     scalars = FinetuneSchedule(np.float32(1e-3), np.float32(0.1))
+    assert_steady(state, step, images_of(config), labels, KEY, scalars)
+
+
+def trace_segment(config):
+    model, optimizer = build_segmenter(config, classes=150), build_optimizer(config)
+    state = jax.eval_shape(build_segment_init(model, optimizer), KEY, Start())
+    size = (config.optimizer.batch_size, *config.data.image_size)
+    rates = learning_rates(state.params, model, config.optimizer.layer_decay)
+    step = make_segment_step(model, build_segment_recipe(config), optimizer, rates)
+    labels = jax.ShapeDtypeStruct(size, jnp.int16)
+    scalars = SegmentSchedule(np.float32(1e-3))
     assert_steady(state, step, images_of(config), labels, KEY, scalars)
 
 
@@ -129,7 +187,8 @@ def trace_compare(config):
     """Every arm that differs in what it compiles."""
     arms = arm_configs(config)
     assert list(arms) == list(config.order)
-    for name in {"mae", "hpm", "green", "parts", "every_4"} & arms.keys():
+    traced = {"mae", "hpm", "green", "parts", "every_4", "capi", "simmim", "random_teacher"}
+    for name in sorted(traced & arms.keys()):
         trace_pretrain(arms[name])
 
 
@@ -139,6 +198,10 @@ TRACES = {
     "finetune": trace_finetune,
     "probe": trace_probe,
     "report": trace_report,
+    "segment": trace_segment,
+    # what they read describes itself: tests/test_segment.py, tests/test_segment_probe.py
+    "segment_evaluate": lambda config: config.task == "segment_evaluate",
+    "segment_probe": lambda config: config.task == "segment_probe",
     # scores a classifier that its own file describes: tests/test_evaluate.py
     "evaluate": lambda config: config.task == "evaluate",
 }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.run.digest import digest, not_finite
+from hpm_jax.run.digest import LARGE, MIXER, digest, not_finite
 
 
 def tree():
@@ -46,6 +46,14 @@ def test_it_does_not_depend_on_the_devices():
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         there[name] = jax.device_put(there[name], whole)
     np.testing.assert_array_equal(digest(there), digest(tree()))
+
+
+@pytest.mark.parametrize("size", [LARGE, LARGE + 5])
+def test_large_arrays_are_weighed_like_small_ones(size):
+    words = np.random.default_rng(2).integers(0, 2**32, size, dtype=np.uint32)
+    weights = (np.arange(size, dtype=np.uint32) * np.uint32(MIXER)) << 1 | np.uint32(1)
+    expected = np.sum(words * weights, dtype=np.uint32)
+    assert digest(jnp.asarray(words))[0] == expected == digest(jnp.asarray(words[None]))[0]
 
 
 def test_what_is_not_finite_is_named():

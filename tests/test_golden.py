@@ -1,10 +1,14 @@
-"""The official implementation's numbers, case by case, from every `*.npz` in `HPM_GOLDEN`.
+"""The official implementation's numbers, case by case, from every `*.npz` below `HPM_GOLDEN`.
+
+A case says its target: pixels, features of the teacher ("ema"), or vectors that are given
+("features"), as those of CLIP.
 
 Tolerances are relative to the largest magnitude of what is compared. Forward values agree to 1e-5;
 gradients pass through sums over all tokens, and weights after AdamW divide by small second moments,
 so they are given more room, said where it is used.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -16,18 +20,20 @@ import numpy as np
 import pytest
 
 from hpm_jax.convert.official import from_official
-from hpm_jax.losses import squared_error
 from hpm_jax.losses.ranking import absolute, relative
+from hpm_jax.losses.reconstruction import Cosine, SquaredError
+from hpm_jax.losses.term import Own
 from hpm_jax.masking.units import Unit
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.step.mask import read_networks
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import decay_mask, make_optimizer
 from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import TrainState
 from hpm_jax.step.step import Masked, masked_loss, student_pass
 from hpm_jax.step.update import make_update
-from hpm_jax.targets import NormalizedPixels, RawPixels
-from hpm_jax.tokens import Mask, Tokenizer, patchify
+from hpm_jax.targets import NormalizedPixels, RawPixels, Target, TeacherFeatures
+from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
 
 FOLDER = Path(os.environ.get("HPM_GOLDEN") or Path(__file__).parent / "golden")
 
@@ -37,7 +43,35 @@ def _is_hpm(path):
         return "step0/teacher_predicted_loss" in case.files
 
 
-CASES = sorted(path for path in FOLDER.glob("*.npz") if _is_hpm(path))
+CASES = sorted(path for path in FOLDER.rglob("*.npz") if _is_hpm(path))
+
+
+def is_of_pixels(path):
+    with np.load(path) as case:
+        return "step0/pixels_masked" in case.files
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Given(Target):
+    """Vectors that are given for the images of one step, as `frozen`."""
+
+    size: int = 0
+
+    def width(self, setting):
+        return self.size
+
+    def __call__(self, context):
+        return context.frozen
+
+
+def target_of(config):
+    match config.get("target", "pixels"):
+        case "pixels":
+            return NormalizedPixels() if config["norm_pix"] else RawPixels()
+        case "ema":
+            return TeacherFeatures()
+        case "features":
+            return Given(config["target_width"])
 
 
 def test_there_are_cases():
@@ -83,14 +117,18 @@ class Case:
             decoder_width=config["decoder_embed_dim"],
             decoder_depth=config["decoder_depth"],
             decoder_heads=config["decoder_num_heads"],
+            target_values=config.get("target_width", 0),
         )
         self.method = Method(
             tokenizer=Tokenizer(self.patch_size, (0.0,) * channels, (1.0,) * channels),
             unit=Unit(self.model.grid),
             hidden=int(self.arrays["step0/mask"].sum(1)[0]),
             width=config["embed_dim"],
-            target=NormalizedPixels() if config["norm_pix"] else RawPixels(),
+            target=target_of(config),
+            objective=Cosine() if "target_width" in config else SquaredError(),
         )
+        self.given = {"target": self.arrays.get("step0/target_features")}
+        self.values = "values_masked" if "target_width" in config else "pixels_masked"
         self.params = self.tree("weights/")
         self.teacher = self.tree("teacher_weights/")
 
@@ -107,7 +145,7 @@ class Case:
 
     def student(self, params, patches, mask):
         """The student's pass, jitted; nothing of the state but the parameters is used."""
-        state = TrainState(jnp.int32(0), params, None, None)
+        state = TrainState(jnp.int32(0), params, self.teacher, None, frozen=self.given)
         unit = self.method.unit
 
         @jax.jit
@@ -135,7 +173,7 @@ def case(request):
 def test_student(case):
     losses = case.student(case.params, case.patches(), case.mask())
     assert_close(losses.features, case["step0/features"])
-    assert_close(losses.values, case["step0/pixels_masked"])
+    assert_close(losses.values, case[f"step0/{case.values}"])
     assert_close(losses.predicted, case["step0/predicted_loss_masked"])
     assert_close(losses.losses, case["step0/patch_loss"])
     assert_close(losses.losses.mean(), case["step0/loss_reconstruction"])
@@ -145,10 +183,10 @@ def test_student(case):
 
 def test_objective(case):
     """The losses from the official predictions alone, so that nothing else can hide an error."""
-    target = case.method.target_of(case.patches())
-    hide = case.mask().hide
-    target = jnp.take_along_axis(target, hide[..., None], axis=1)
-    loss = squared_error(jnp.asarray(case["step0/pixels_masked"]), target)
+    readings = {"features": jnp.asarray(case["step0/teacher_features"])[:, 1:]}
+    target = case.method.target_of(case.patches(), Own(frozen=case.given["target"]), readings)
+    target = gather(target, case.mask().hide)
+    loss = case.method.objective(jnp.asarray(case[f"step0/{case.values}"]), target)
     assert_close(loss, case["step0/patch_loss"])
     predicted = jnp.asarray(case["step0/predicted_loss_masked"])
     assert_close(relative(predicted, loss), case["step0/loss_relative"])
@@ -162,6 +200,23 @@ def test_teacher(case):
     assert_close(predicted, case["step0/teacher_predicted_loss"])
 
 
+def test_teacher_features_as_a_target(case):
+    """One pass gives what the masks and the target read, and the target is the official one."""
+    if not case.method.target.reads:
+        pytest.skip("the target reads no teacher")
+    state = TrainState(jnp.int32(0), case.params, case.teacher, None)
+    read = jax.jit(functools.partial(read_networks, case.model, case.method))
+    found = read(state, case.patches(), jnp.int32(3))
+    expected = case["step0/teacher_predicted_loss"]
+    assert_close(found.units["teacher"]["predicted_loss"], expected)
+    raw = dataclasses.replace(case.method, target=TeacherFeatures(normalize="none"))
+    target = raw.target_of(case.patches(), readings=found.target)
+    assert_close(target, case["step0/target_features"])
+    alone = read(state, case.patches(), jnp.int32(0))
+    assert_close(alone.target["features"], case["step0/target_features"])
+    assert not alone.units["teacher"]["predicted_loss"].any()
+
+
 def test_steps(case):
     """Losses, gradients, and the weights of student and teacher after all steps of the file."""
     config = case.config
@@ -173,8 +228,10 @@ def test_steps(case):
         params=case.params,
         teacher=case.teacher,
         optimizer=optimizer.init(case.params),
+        frozen=case.given,
     )
     update = jax.jit(make_update(masked_loss(case.model, case.method, state), optimizer))
+    read = jax.jit(functools.partial(read_networks, case.model, case.method))
     schedule = Schedule(np.float32(config["lr"]), np.float32(1 - config["ema_decay"]), np.int32(0))
     steps = config.get("steps", 1)
     for step in range(steps):
@@ -182,7 +239,9 @@ def test_steps(case):
         # later steps start from weights that AdamW has moved by noise, see below
         rtol = 1e-5 if step == 0 else 1e-3
         assert_close(predicted, case[f"step{step}/teacher_predicted_loss"], rtol)
-        state, (metrics, _) = update(state, Masked(case.patches(step), case.mask(step)), schedule)
+        readings = read(state, case.patches(step), schedule.n_hard).target
+        masked = Masked(case.patches(step), case.mask(step), readings=readings)
+        state, (metrics, _) = update(state, masked, schedule)
         for ours, theirs in (
             ("reconstruction", "loss_reconstruction"),
             ("ranking", "loss_relative"),

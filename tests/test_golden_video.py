@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import schedule, small_config
-from test_golden import CASES as HPM_CASES
-from test_golden import FOLDER, Case, assert_close
+from test_golden import CASES, FOLDER, Case, assert_close, is_of_pixels
 
 from hpm_jax.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from hpm_jax.convert.state_dict import from_state_dict
@@ -22,11 +21,13 @@ from hpm_jax.losses.ranking import absolute
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.layouts import LAYOUTS
 from hpm_jax.run.build import build_method, build_model
-from hpm_jax.step.choose import ask_all, choose_mask
+from hpm_jax.step.mask import choose_mask, run_networks
 from hpm_jax.step.state import TrainState, param_shapes
 from hpm_jax.step.step import Masked, student_pass, total_loss
 from hpm_jax.targets import TARGETS, TargetContext
 from hpm_jax.tokens import Mask, Tokenizer, gather, patchify
+
+HPM_CASES = [path for path in CASES if is_of_pixels(path)]
 
 
 def is_video_mae(path):
@@ -189,14 +190,14 @@ def test_one_frame_student(clip):
 
 
 def test_one_frame_teacher(clip):
-    """What it says of tubes of one frame, and the tubes that are hidden when all are to be hard."""
+    """The losses it predicts for tubes of one frame, and which tubes are hidden if all are hard."""
     state = state_of(clip)
     patches, hidden = clip.patches(), clip.method.hidden
     features = clip.apply(clip.teacher, patches, "encode")
     assert_close(features, clip["step0/teacher_features"])
-    seen = jax.jit(lambda x: ask_all(clip.model, clip.method, state, x))(patches)
+    seen = jax.jit(lambda x: run_networks(clip.model, clip.method, state, x))(patches)
     expected = clip["step0/teacher_predicted_loss"]
-    assert_close(seen["teacher"]["predicted_loss"], expected)
+    assert_close(seen.units["teacher"]["predicted_loss"], expected)
     mask = jax.jit(
         lambda x: choose_mask(
             clip.model, clip.method, state, x, jax.random.key(0), schedule(hidden)

@@ -8,10 +8,11 @@ from PIL import Image
 from small_images import WHOLE, config_of, encode, photo
 
 from hpm_jax.config import defaults, freeze
+from hpm_jax.data import geometry
 from hpm_jax.data.decoding import BrokenImage, EncodedImage
 from hpm_jax.data.transforms import byol_box, random_box
 from hpm_jax.data.views import center_crop as center_view
-from hpm_jax.data.views import train_view
+from hpm_jax.data.views import several_crops, train_view
 
 # --- crops
 
@@ -106,6 +107,54 @@ def test_center_crop():
     crop = center_crop(image, config_of(channels=3, image_size=(16, 16), test_crop=0.5).data)
     assert crop.shape == (16, 16, 3)
     assert (crop[:, :7] == 0).all() and (crop[:, 9:] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1), (3, 2000)])
+def test_thin_images_are_cropped_before_they_are_resized(size, monkeypatch):
+    """Resized whole, the first would have 12 GB."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[-(size[0] // 2) :, -(size[1] // 2) :] = 255
+    options = config_of(channels=3, image_size=(224, 224)).data
+    made = []
+    resize = geometry.resize
+    monkeypatch.setattr(
+        geometry, "resize", lambda array, to, *rest: made.append(to) or resize(array, to, *rest)
+    )
+    crop = center_crop(encode(image), options)
+    assert crop.shape == (224, 224, 3) and made == [(224, 224)]
+    assert crop.min() < 64 and crop.max() > 191, (
+        "both halves are seen, as the crop is in the centre"
+    )
+    labels = {"image": image, "label_map": (image[..., 0] > 0).astype(np.int32)}
+    seen = center_view(labels, options)
+    assert ((seen["image"][..., 0] > 127) == seen["label_map"]).mean() > 0.98
+    assert several_crops(labels, options, 3)["image"].shape == (3, 1, 224, 224, 3)
+
+
+def test_crops_of_ordinary_images_are_resized_whole():
+    """Up to 32 times longer than wide: to the pixel what Pillow's resize and crop make."""
+    image = photo(20, 300)
+    options = config_of(channels=3, image_size=(28, 28), test_crop=0.875).data
+    whole = np.asarray(Image.fromarray(image).resize((480, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(center_crop(image, options), whole[2:30, 226:254])
+
+
+# --- images that are too large
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_an_image_of_too_many_pixels_is_not_decoded(format, monkeypatch):
+    data = encode(photo(60, 80), format)
+    options = config_of(channels=3, max_pixels=4799).data
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    message = "80 x 60 pixels, more than config.data.max_pixels = 4799"
+    for view in (center_crop, lambda x, o: train_crop(x, np.random.default_rng(0), o)):
+        with pytest.raises(BrokenImage, match=message):
+            view(data, options)
+    monkeypatch.undo()
+    at_the_limit = config_of(channels=3, max_pixels=4800).data
+    usual = config_of(channels=3).data
+    np.testing.assert_array_equal(center_crop(data, at_the_limit), center_crop(data, usual))
 
 
 def test_channels_beyond_colour():

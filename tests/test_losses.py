@@ -7,6 +7,7 @@ import pytest
 
 from hpm_jax.losses import pairs_ranked_correctly, squared_error
 from hpm_jax.losses.ranking import absolute, relative
+from hpm_jax.losses.reconstruction import Objective
 from hpm_jax.targets import NormalizedPixels, TargetContext, patch_statistics
 from hpm_jax.tokens import Tokenizer
 
@@ -174,3 +175,42 @@ def test_normalized_pixels():
 
 def test_normalized_pixels_of_a_flat_patch_are_finite():
     assert not normalized_pixels(jnp.full((1, 1, 12), 7.0)).any()
+
+
+def objective(call, prediction, target):
+    return Objective.parse_call(call, "config.objective")(prediction, target)
+
+
+def test_smooth_l1():
+    """Huber's loss over beta: both pieces and their slopes meet at beta."""
+    distance = np.float32([0.0, 0.5, 1.999, 2.001, -5.0])
+    found = objective("smooth_l1(beta=2.0)", distance[None, :, None], np.zeros((1, 5, 1), "f"))
+    expected = [0, 0.0625, 1.999**2 / 4, 1.001, 4.0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
+def test_cosine():
+    """Twice one minus the cosine, whatever the lengths; finite, with its gradient, at length 0."""
+    prediction, target = draw(5), draw(5, seed=1)
+    prediction, target = (np.stack(x).reshape(2, 3, 5) for x in (prediction, target))
+    lengths = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(target, axis=-1)
+    expected = 2 - 2 * (prediction * target).sum(axis=-1) / lengths
+    found = objective("cosine", prediction, 100 * target)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    zero = jnp.zeros((1, 1, 5))
+    loss = jax.value_and_grad(lambda x: objective("cosine", x, target[:1, :1]).sum())
+    value, slope = loss(zero)
+    np.testing.assert_allclose(value, 1.0, rtol=1e-6)
+    assert np.isfinite(slope).all()
+
+
+def test_info_nce():
+    """Cross-entropy over the hidden patches of the same image alone."""
+    prediction, target = (np.stack(draw(6, seed)).reshape(2, 3, 6) for seed in (0, 1))
+    unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (prediction, target)]
+    cosines = np.exp(np.einsum("bid,bjd->bij", *unit) / 0.5)
+    share = np.einsum("bii->bi", cosines) / cosines.sum(axis=-1)
+    found = objective("info_nce(temperature=0.5)", prediction, target)
+    np.testing.assert_allclose(found, -np.log(share), rtol=1e-5)
+    alone = objective("info_nce(temperature=0.5)", prediction[:1], target[:1])
+    np.testing.assert_allclose(alone, found[:1], rtol=1e-6)

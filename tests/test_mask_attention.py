@@ -12,7 +12,7 @@ from hpm_jax.masking.attention import normalized_cut, object_side
 
 def seen(batch, n_hard=None, grid=(1, 4, 4), **readings):
     readings = {name: jnp.asarray(value, jnp.float32) for name, value in readings.items()}
-    made = context(batch, grid, seen={"teacher": readings})
+    made = context(batch, grid, readings={"teacher": readings})
     return made._replace(n_hard=jnp.int32(made.hidden if n_hard is None else n_hard))
 
 

@@ -20,7 +20,7 @@ def scores(call, images, tokenizer=TOKENIZER, tube=False, seed=0):
     grid = tuple(size // patch for size, patch in zip(sizes, tokenizer.patch_size, strict=True))
     unit = Unit(grid, tube)
     patches = unit.merge(patches)
-    made = context(len(images), unit.of_units, tokenizer=tokenizer, patches=patches)
+    made = context(len(images), unit.unit_grid, tokenizer=tokenizer, patches=patches)
     return np.asarray(strategy(call).scores(jax.random.key(seed), made))
 
 

@@ -34,7 +34,7 @@ def example(name, kind):
     setting = Setting(tokenizer, grid, made.hidden, 8)
     return made._replace(
         n_hard=jnp.int32(made.hidden // 2),
-        seen={who: {key: readings[key] for key in plug.reads} for who in plug.onlookers},
+        readings={who: {key: readings[key] for key in plug.reads} for who in plug.networks},
         state=plug.init_state({"kernel": jnp.ones((2, 2))}, setting),
         views=2,
     )
@@ -42,20 +42,20 @@ def example(name, kind):
 
 def rows(made, chosen):
     """The context of some of its images."""
-    seen = jax.tree.map(lambda reading: reading[chosen], made.seen)
-    return made._replace(patches=made.patches[chosen], seen=seen)
+    seen = jax.tree.map(lambda reading: reading[chosen], made.readings)
+    return made._replace(patches=made.patches[chosen], readings=seen)
 
 
 def compiled(name, seed, made):
     """The scores, compiled, with everything that is an array traced."""
-    arrays = (made.patches, made.n_hard, made.seen, made.state)
-    return _compiled(name, made._replace(patches=0, n_hard=0, seen=0, state=0), seed, arrays)
+    arrays = (made.patches, made.n_hard, made.readings, made.state)
+    return _compiled(name, made._replace(patches=0, n_hard=0, readings=0, state=0), seed, arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(name, static, seed, arrays):
     patches, n_hard, seen, state = arrays
-    made = static._replace(patches=patches, n_hard=n_hard, seen=seen, state=state)
+    made = static._replace(patches=patches, n_hard=n_hard, readings=seen, state=state)
     return strategy(name).scores(jax.random.key(seed), made)
 
 

@@ -22,7 +22,7 @@ def context(predicted_loss, n_hard):
         tokenizer=Tokenizer((1, 1, 1), (0.0,), (1.0,)),
         hidden=length // 2,
         n_hard=jnp.int32(n_hard),
-        seen={"teacher": {"predicted_loss": jnp.asarray(predicted_loss)}},
+        readings={"teacher": {"predicted_loss": jnp.asarray(predicted_loss)}},
     )
 
 

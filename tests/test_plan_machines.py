@@ -10,7 +10,8 @@ import pytest
 
 from hpm_jax.chips import peak_of
 from hpm_jax.plan.compiled import asked_for
-from hpm_jax.plan.machines import GIB, PlanError, devices_of, machine
+from hpm_jax.plan.gpus import DESCRIBED, target
+from hpm_jax.plan.machines import GIB, PlanError, devices_of, gpus_of, machine
 from hpm_jax.run.throughput import peak_flops
 
 
@@ -28,6 +29,20 @@ def test_a_gpu_gives_what_jax_takes(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     assert machine("a100-40:1").memory == 36 * GIB
     assert machine("v5e:4x4").memory == 15.75 * GIB
+
+
+def test_gpus_are_described_as_their_chips(monkeypatch):
+    """Memory and bandwidth by two sources; what nothing describes is planned by arithmetic."""
+    for kind, gpu in DESCRIBED.items():
+        chip = machine(f"{kind}:1").chip
+        assert gpu.memory / GIB == pytest.approx(chip.memory, rel=0.02)
+        assert gpu.bandwidth == pytest.approx(chip.bandwidth, rel=0.05)
+        text = target(gpu)
+        assert f"core_count: {gpu.cores}" in text and text.count("{") == text.count("}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert gpus_of(machine("h100:8")) == []
+    monkeypatch.undo()
+    assert gpus_of(machine("t4:8")) == []
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,10 @@ from hpm_jax.config import TASKS, ConfigError, freeze
 from hpm_jax.fields import ANY, Bounds, build
 from hpm_jax.losses.reconstruction import Objective
 from hpm_jax.losses.term import Term
+from hpm_jax.main import parse
 from hpm_jax.masking import Strategy
 from hpm_jax.targets.target import Target
 from hpm_jax.teachers.teacher import Teacher
-
-# a block counts from the end where it is negative, and a term may be subtracted
-UNBOUNDED = {"features.block", "weight"}
 
 
 class Number(typing.NamedTuple):
@@ -51,12 +49,15 @@ PLUGS = {
 }
 PLUG_NUMBERS = [(name, number) for name, plug in PLUGS.items() for number in numbers(plug)]
 NON_FINITE = (math.nan, math.inf, -math.inf)
+HUGE = 10**400  # more than a float holds
 
 
 def set_number(task, number, value):
     """Freezes a task's config in which one number is another one."""
     starts = {} if task in ("pretrain", "compare") else {"init_from": "runs/x"}
     options = inner = {"task": task} | starts
+    if task == "compare":
+        options["arms"] = {"hpm": {}}
     *sections, last = number.name.split(".")
     for section in sections:
         inner = inner.setdefault(section, {})
@@ -74,10 +75,11 @@ def beyond(number):
     return [number.kind(value) for value in values if value is not None]
 
 
-def test_every_number_has_bounds():
+def test_every_number_has_bounds_on_both_sides():
     for owner, number in TASK_NUMBERS + PLUG_NUMBERS:
-        assert number.bounds != ANY or number.name in UNBOUNDED, (owner, number.name)
-        assert beyond(number) or number.name in UNBOUNDED, (owner, number.name)
+        low, high, above, below, _ = number.bounds
+        assert (low, above) != (None, None), f"{owner}: {number.name} has no lower bound"
+        assert (high, below) != (None, None), f"{owner}: {number.name} has no upper bound"
 
 
 @pytest.mark.parametrize(("task", "number"), TASK_NUMBERS, ids=lambda x: getattr(x, "name", x))
@@ -108,12 +110,21 @@ def test_numbers_of_plugs(name, number):
         assert f"{name}.{number.name} = {value}: expected a finite number" in str(refusal.value)
 
 
+@pytest.mark.parametrize("form", ["--config={}", "--config={}:B,epochs=3", "-config\n{}"])
+def test_a_config_file_of_fifty_gigabytes(tmp_path, form):
+    path = tmp_path / "config.py"
+    with path.open("wb") as file:
+        file.truncate(50 * 2**30)  # takes no space on the disk
+    with pytest.raises(SystemExit, match=r"error: .*config.py has 53,687,091,200 bytes"):
+        parse(["main", *form.format(path).split("\n")])
+
+
 ORDER = "expected the smaller one first"
 SENSELESS = [
     # --- what a review of the package has found to train, or to end in a traceback
     ("pretrain", "optimizer.b1", 1.5, "expected a number from 0 below 1"),
     ("pretrain", "optimizer.b2", 1.0, "expected a number from 0 below 1"),
-    ("pretrain", "optimizer.eps", 0.0, "expected a number above 0 to 1"),
+    ("pretrain", "optimizer.eps", 0.0, "expected a number from 1e-20 to 1"),
     ("pretrain", "optimizer.clip_norm", -1.0, "expected a number from 0"),
     ("pretrain", "optimizer.weight_decay", -0.05, "expected a number from 0 to 1000"),
     ("pretrain", "optimizer.epochs", 0, "expected a number from 1"),
@@ -126,7 +137,7 @@ SENSELESS = [
     ("pretrain", "teacher", "moving_average(start=1.5)", "expected a number from 0 to 1"),
     ("pretrain", "teacher", "moving_average(every_steps=0)", "expected a number above 0"),
     ("pretrain", "teacher", "moving_average(frame_stride=2)", "does not divide the 1 frames"),
-    ("pretrain", "data.std", (0.2, 0.0, 0.2), "expected a number above 0"),
+    ("pretrain", "data.std", (0.2, 0.0, 0.2), "expected a number from 1e-06 to 1e+06"),
     ("pretrain", "data.mean", (), "expected 3 values"),
     ("pretrain", "data.crop_ratio", (0.0, 1.0), "expected a number from 0.001 to 1000"),
     ("pretrain", "data.crop_scale", (0.9, 0.2), "expected 0 < low <= high <= 1"),
@@ -161,6 +172,34 @@ SENSELESS = [
     ("probe", "optimizer.base_learning_rates", (), "need one value or more each"),
     ("probe", "optimizer.warmup_epochs", 100.0, "is not shorter than the run of 100 epochs"),
     ("probe", "choose_on", 1.0, "expected a number from 0 below 1"),
+    ("pretrain", "mask.ratio", -math.inf, "expected a finite number above 0 below 1"),
+    ("pretrain", "model.width", 2147483648, "expected a number from 4 to 65536"),
+    ("pretrain", "model.width", HUGE, "a number of 1329 bits: expected a number from 4 to 65536"),
+    ("pretrain", "optimizer.b1", -HUGE, "a number of 1329 bits: expected a number from 0 below 1"),
+    ("pretrain", "optimizer.b1", -math.inf, "expected a finite number from 0 below 1"),
+    ("pretrain", "data.std", (0.2, math.nan, 0.2), "expected a finite number from 1e-06"),
+    ("pretrain", "data.std", (0.2, None, 0.2), "expected float"),
+    ("pretrain", "data.crop_ratio", (1.5, 0.5), "expected the smaller one first"),
+    ("pretrain", "data.image_size", (32768, 32768), "bytes of each example, expected at most"),
+    ("pretrain", "data.test_crops", 1000000, "expected a number from 1 to 1000"),
+    ("pretrain", "optimizer.floor", 0.01, "is above the peak learning rate of 0.0012"),
+    ("finetune", "optimizer.floor", 0.5, "is above the peak learning rate of 0.002"),
+    ("finetune", "augment.policy", "rand-n1000000000", "is not like n2"),
+    ("finetune", "augment.policy", f"rand-mstd{10**400}", "is not like mstd0.5"),
+    ("probe", "optimizer.floor", 2.0, "expected at most 1, as a share of each"),
+    ("probe", "optimizer.base_learning_rates", (0.1, -0.1), "expected a number above 0"),
+    ("probe", "optimizer.weight_decays", (), "need one value or more each"),
+    ("probe", "features.block", 0, "blocks count from 1, or from the end"),
+    ("report", "features.block", 0, "blocks count from 1, or from the end"),
+    ("report", "probes.neighbors", (10, 0), "expected a number from 1 to"),
+    ("report", "probes.neighbors", (), "give one number or more, or leave baselines and knn out"),
+    ("report", "probes.shots", (), "give one number or more, or leave few_shot out"),
+    ("report", "probes.names", (), "so there is nothing to measure"),
+    ("compare", "neighbors", 0, "expected a number above 0"),
+    ("compare", "finetune.shares", (0.1, 1.5), "expected a number above 0 to 1"),
+    ("compare", "finetune.shares", (), "give one share of the labels or more"),
+    ("compare", "checkpoints", (), "give one share of the run or more"),
+    ("compare", "seeds", (), "expected different numbers, at least one"),
     # --- masks
     ("pretrain", "mask.ratio", -0.5, "expected a number above 0 below 1"),
     ("pretrain", "mask.ratio", 0.9999, "hides 196 of 196 patches"),

@@ -12,8 +12,11 @@ from hpm_jax.masking import select
 from hpm_jax.masking.hard import Random
 from hpm_jax.models.flops import step_flops
 from hpm_jax.run.devices import Devices
-from hpm_jax.step.choose import choose_mask, context_of
+from hpm_jax.step.mask import choose_mask, mask_context
 from hpm_jax.step.step import make_train_step
+
+FEATURES = {"target": "teacher_features", "objective": "cosine"}
+TARGETS = pytest.mark.parametrize("changes", [{}, FEATURES], ids=["pixels", "features"])
 
 
 def run(config, n_hard=0, steps=1, accumulation=1, put=lambda x: x, put_images=lambda x: x):
@@ -56,7 +59,7 @@ def test_training_lowers_the_loss():
 def test_without_hard_patches_the_mask_is_that_of_random_masking():
     parts = parts_of(small_config())
     patches = parts.method.patches(parts.images)
-    context = context_of(parts.method, parts.state, patches, jnp.int32(0), {})
+    context = mask_context(parts.method, parts.state, patches, jnp.int32(0), {})
     expected = select(Random().scores(parts.key, context), parts.method.hidden)
     np.testing.assert_array_equal(mask_of(parts.config, 0).hide, expected.hide)
 
@@ -92,8 +95,9 @@ def test_teacher_starts_as_the_student_and_follows_it():
         chex.assert_trees_all_equal(state.teacher, parts.state.teacher)
 
 
-def test_accumulation_changes_no_mask_and_no_gradient():
-    config = small_config()
+@TARGETS
+def test_accumulation_changes_no_mask_and_no_gradient(changes):
+    config = small_config(**changes)
     chex.assert_trees_all_equal(mask_of(config, 6), mask_of(config, 6, passes=4))
     whole, metrics = run(config, n_hard=6)
     parted, parted_metrics = run(config, n_hard=6, accumulation=4)
@@ -102,10 +106,10 @@ def test_accumulation_changes_no_mask_and_no_gradient():
     chex.assert_trees_all_close(whole.optimizer[1].mu, parted.optimizer[1].mu, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [2, 8])
-def test_any_number_of_devices(count):
+@pytest.mark.parametrize(("count", "changes"), [(2, {}), (8, {}), (8, FEATURES)])
+def test_any_number_of_devices(count, changes):
     """As on one: the same masks, bit for bit, and the same update, up to the order of sums."""
-    config = small_config()
+    config = small_config(**changes)
     grid = np.array(jax.devices()[:count]).reshape(-1, 1)
     devices = Devices(jax.sharding.Mesh(grid, ("data", "fsdp")))
     where = {
@@ -130,10 +134,12 @@ def test_a_compiled_step_serves_every_schedule():
         state, _ = step(state, parts.images, parts.key, schedule(n_hard, 1e-4 * n_hard))
 
 
-def test_bfloat16():
+@TARGETS
+def test_bfloat16(changes):
     with jax.numpy_dtype_promotion("standard"):  # flax's layer norm mixes dtypes itself
-        state, metrics = run(small_config(model={"dtype": "bfloat16"}), n_hard=6, steps=2)
-    _, expected = run(small_config(), n_hard=6, steps=2)
+        config = small_config(**changes, model={"dtype": "bfloat16"})
+        state, metrics = run(config, n_hard=6, steps=2)
+    _, expected = run(small_config(**changes), n_hard=6, steps=2)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=0.03)
     dtypes = {x.dtype for x in jax.tree.leaves((state.params, state.teacher))}
     assert dtypes == {jnp.dtype("float32")}
@@ -156,7 +162,7 @@ def test_flops_against_the_compiler():
         return parts.model.apply({"params": params}, patches, method="predict_loss")
 
     patches, mask = parts.method.patches(parts.images), mask_of(config, 3)
-    wanted = step_flops(parts.model, config.hidden, looks=1)
+    wanted = step_flops(parts.model, config.hidden, network_passes=1)
     for function, arguments, analytic in (
         (jax.grad(student), (parts.state.params, patches, mask), wanted.student),
         (teacher, (parts.state.params, patches), wanted.teacher),

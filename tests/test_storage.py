@@ -24,6 +24,7 @@ from hpm_jax.fields import as_dict
 from hpm_jax.run import metrics
 from hpm_jax.run.checkpoints import Checkpoints, SaveError, checkpoints
 from hpm_jax.run.load import load_run
+from hpm_jax.run.lock import release_all
 from hpm_jax.run.metrics import MetricsWriter, read_lines
 from hpm_jax.run.workdir import open_workdir, read_config
 from hpm_jax.step.state import abstract_state, on_one_device
@@ -57,6 +58,7 @@ def bucket():
         for name, value in server.environment().items():
             patch.setenv(name, value)
         yield server
+        release_all()
     server.shutdown()
 
 

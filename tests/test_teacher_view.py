@@ -7,7 +7,7 @@ import pytest
 from small import parts_of, small_config
 
 from hpm_jax.config import ConfigError
-from hpm_jax.step.choose import look, look_at_parts
+from hpm_jax.step.mask import losses_by_parts, run_network
 from hpm_jax.tokens import Mask
 
 PARTS = "moving_average(start=0.9, end=0.9, view='parts')"
@@ -21,7 +21,7 @@ def looked_at(config):
 
 def test_each_patch_is_predicted_by_the_parts_that_do_not_hold_it():
     parts, patches, params = looked_at(small_config(teacher=PARTS))
-    found = look_at_parts(parts.model, parts.method, params, patches)["predicted_loss"]
+    found = losses_by_parts(parts.model, parts.method, params, patches)["predicted_loss"]
     dealt = np.array_split(np.random.default_rng(0).permutation(16), 4)
     expected = np.zeros((4, 16))
     for part in dealt:
@@ -35,14 +35,15 @@ def test_each_patch_is_predicted_by_the_parts_that_do_not_hold_it():
 
 def test_what_is_in_a_patch_does_not_change_its_own_prediction():
     parts, patches, params = looked_at(small_config(teacher=PARTS))
-    before = look(parts.model, parts.method, params, patches)["predicted_loss"]
+    before = run_network(parts.model, parts.method, params, patches)["predicted_loss"]
     changed = patches.at[:, 5].add(3.0)
-    after = look(parts.model, parts.method, params, changed, passes=2)["predicted_loss"]
+    after = run_network(parts.model, parts.method, params, changed, passes=2)["predicted_loss"]
     np.testing.assert_allclose(after[:, 5], before[:, 5], rtol=1e-5, atol=1e-6)
     assert not np.allclose(after, before)
     whole, patches, params = looked_at(small_config())
     one, other = (
-        look(whole.model, whole.method, params, x)["predicted_loss"] for x in (patches, changed)
+        run_network(whole.model, whole.method, params, x)["predicted_loss"]
+        for x in (patches, changed)
     )
     assert not np.allclose(one[:, 5], other[:, 5])
 
@@ -53,7 +54,7 @@ def test_there_are_as_many_parts_as_views_fit_into_an_image():
         parts = parts_of(config)
         assert parts.method.parts == (4 if not changes else 2)
         found = jax.eval_shape(
-            lambda x, p=parts: look(p.model, p.method, p.state.params, p.method.patches(x)),
+            lambda x, p=parts: run_network(p.model, p.method, p.state.params, p.method.patches(x)),
             parts.images,
         )
         assert found["predicted_loss"].shape == (64, 16)

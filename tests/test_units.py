@@ -61,10 +61,10 @@ def test_the_marks_of_a_tube_are_those_of_every_frame():
     mask = TUBE.spread(units)
     pairs = ((mask.keep, mask.replaced, units.keep), (mask.hide, mask.counted, units.hide))
     for ours, marks, tubes in pairs:
-        of_units = units.replaced if tubes is units.keep else units.counted
+        unit_grid = units.replaced if tubes is units.keep else units.counted
         assert marks.shape == ours.shape and marks.any() and not marks.all()
         for row in range(4):
-            marked = dict(zip(np.asarray(tubes[row]), np.asarray(of_units[row]), strict=True))
+            marked = dict(zip(np.asarray(tubes[row]), np.asarray(unit_grid[row]), strict=True))
             expected = [marked[place % 8] for place in np.asarray(ours[row])]
             np.testing.assert_array_equal(marks[row], expected)
     assert PATCH.spread(units) is units
@@ -111,7 +111,7 @@ def mask_of(unit, said, n_hard, count, seed=0):
     """As a step masks: the strategy scores units, the highest are hidden, and spread."""
     x = unit.merge(jnp.asarray(patches(batch=len(said))))
     seen = {"teacher": {"predicted_loss": jnp.asarray(said)}}
-    context = Context(x, unit.of_units, TOKENIZER, count, jnp.int32(n_hard), seen)
+    context = Context(x, unit.unit_grid, TOKENIZER, count, jnp.int32(n_hard), seen)
     return unit.spread(select(Hard().scores(jax.random.key(seed), context), count))
 
 
@@ -136,7 +136,7 @@ def test_the_tubes_of_an_image_are_its_patches():
     grid = (1, 4, 6)
     tube, patch = Unit(grid, tube=True), Unit(grid)
     said = np.random.default_rng(1).normal(size=(3, 24)).astype(np.float32)
-    assert tube.of_units == patch.of_units == grid and tube.count == patch.count == 24
+    assert tube.unit_grid == patch.unit_grid == grid and tube.count == patch.count == 24
     assert tube.hidden(0.75) == patch.hidden(0.75) == 18
     np.testing.assert_array_equal(tube.pool(jnp.asarray(said)), said)
     ours, theirs = (mask_of(unit, said, 6, 18) for unit in (tube, patch))

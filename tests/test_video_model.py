@@ -10,10 +10,10 @@ import pytest
 from small import small_config
 
 from hpm_jax.models import Classifier, MaskedAutoencoder
+from hpm_jax.models.decoders.self_attention import DecoderInput
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.flops import step_flops
 from hpm_jax.models.layouts import LAYOUTS
-from hpm_jax.models.masked_autoencoder import DecoderInput
 from hpm_jax.models.positions import encoder_on_grid, sincos_2d, sinusoid
 from hpm_jax.run.build import build_model, build_optimizer
 from hpm_jax.step.state import init_params, param_shapes
@@ -310,7 +310,7 @@ def test_flops_against_the_compiler(layout, stride):
     def teacher(params, patches, seen):
         return model.apply({"params": params}, patches, seen, method="predict_loss")
 
-    wanted = step_flops(model, hidden=52, looks=1, frame_stride=stride)
+    wanted = step_flops(model, hidden=52, network_passes=1, frame_stride=stride)
     for function, arguments, analytic in (
         (jax.grad(student), (params, patches, keep, hide), wanted.student),
         (teacher, (params, patches, seen), wanted.teacher),
@@ -318,4 +318,4 @@ def test_flops_against_the_compiler(layout, stride):
         counted = jax.jit(function).lower(*arguments).cost_analysis()["flops"]
         share = counted / 8 / analytic
         assert 0.97 < share < 1.12, f"{function.__name__}: XLA counts {share:.3f} of the formula"
-    assert step_flops(model, 52, looks=0).teacher == 0
+    assert step_flops(model, 52, network_passes=0).teacher == 0

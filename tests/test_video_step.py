@@ -24,7 +24,7 @@ from hpm_jax.run.build import (
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step import step as step_module
-from hpm_jax.step.choose import ask_all, look
+from hpm_jax.step.mask import run_network, run_networks
 from hpm_jax.step.state import abstract_state, on_one_device
 from hpm_jax.step.step import Masked, draw_all, make_train_step, total_loss
 from hpm_jax.tokens import Mask
@@ -92,10 +92,10 @@ class Run:
 
     @functools.cached_property
     def says(self):
-        """`(teacher, patches)` to what it says of each unit."""
+        """`(teacher, patches)` to its predicted loss of each unit."""
 
         def says(teacher, patches):
-            found = look(self.model, self.method, teacher, patches)
+            found = run_network(self.model, self.method, teacher, patches)
             return self.method.unit.pool(found["predicted_loss"])
 
         return jax.jit(says)
@@ -124,11 +124,11 @@ def test_the_teacher_sees_every_second_slot(tubes):
     unit = Unit(run.model.grid, tube=tubes)
     method = dataclasses.replace(run.method, unit=unit)
     teacher = run.state.teacher
-    look_at = jax.jit(functools.partial(ask_all, run.model, method))
+    look_at = jax.jit(functools.partial(run_networks, run.model, method))
 
     def says(patches):
         found = look_at(run.state, patches.reshape(8, 64, 32))
-        return np.asarray(found["teacher"]["predicted_loss"])
+        return np.asarray(found.units["teacher"]["predicted_loss"])
 
     patches = run.patches.reshape(8, 4, 16, 32)
     unseen = patches.copy()
@@ -151,11 +151,11 @@ def test_the_teacher_sees_every_second_slot(tubes):
     np.testing.assert_allclose(said, expected, rtol=1e-5, atol=1e-6)
 
 
-# --- a teacher that looks seldom
+# --- a teacher that runs every n-th step
 
 
 def asked(steps):
-    """At which steps the teacher was asked: its word is another one."""
+    """At which steps the teacher ran: its predictions are other ones."""
     return [
         number
         for number, (before, after, _) in enumerate(steps)
@@ -163,7 +163,7 @@ def asked(steps):
     ]
 
 
-def test_the_teacher_looks_at_every_third_step():
+def test_the_teacher_runs_at_every_third_step():
     run = run_of(video_config(**SELDOM))
     assert run.state.scores.shape == (8, 16) and np.isnan(run.state.scores).all()
     steps = run.masks([4] * 7)
@@ -338,7 +338,7 @@ def test_the_pairs_of_a_config(pairs):
 
 
 def test_flops_of_a_step_of_clips():
-    """Every clip and every mask costs a student; a look is shared by masks, and by steps."""
+    """Every clip and mask costs a student; masks and steps share a pass of the teacher."""
     plain, full = build_flops(video_config()), build_flops(video_config(**EVERYTHING))
     assert full.student == 4 * plain.student
     seen = build_flops(video_config(teacher="moving_average(frame_stride=2)")).teacher

@@ -1,4 +1,4 @@
-"""Pictures: visible patches are pasted, normalised ones put back rightly, fates told apart."""
+"""Pictures: visible patches are pasted, normalised ones put back, hidden kinds told apart."""
 
 import io
 
@@ -26,12 +26,12 @@ def view_of(config, n_hard=6):
 
 def test_fates_and_pasted_patches():
     parts, view = view_of(small_config())
-    for fate in view.fate.reshape(3, -1):
-        assert [(fate == kind).sum() for kind in (VISIBLE, HIDDEN, HARD)] == [4, 6, 6]
-    assert (np.isnan(view.true) == (view.fate == VISIBLE)).all()
+    for status in view.status.reshape(3, -1):
+        assert [(status == kind).sum() for kind in (VISIBLE, HIDDEN, HARD)] == [4, 6, 6]
+    assert (np.isnan(view.true) == (view.status == VISIBLE)).all()
     rebuilt = patchify(view.rebuilt, (1, 4, 4))
     images = patchify(parts.images[:3] / np.float32(255), (1, 4, 4))
-    visible = view.fate.reshape(3, -1) == VISIBLE
+    visible = view.status.reshape(3, -1) == VISIBLE
     np.testing.assert_allclose(rebuilt[visible], images[visible], atol=1e-6)
     assert np.abs(rebuilt[~visible] - images[~visible]).max() > 0.1
 

@@ -12,7 +12,7 @@ from small import parts_of, schedule, small_config
 from hpm_jax import random
 from hpm_jax.run.build import build_method
 from hpm_jax.run.devices import all_devices
-from hpm_jax.step.choose import choose_mask
+from hpm_jax.step.mask import choose_mask
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.step import student_pass
 from hpm_jax.tasks import observe
@@ -47,7 +47,7 @@ def by_patch(pixels):
     ("unit", "stride", "size"), [("tube", 1, 2), ("patch", 2, 1)], ids=["tubes", "seldom"]
 )
 def test_the_mask_is_that_of_training(unit, stride, size):
-    """Whatever is hidden as one, and however often the teacher looks."""
+    """Whatever is hidden as one, and however often the teacher runs."""
     parts = parts_of(video())
     method = build_method(video(unit, teacher=f"moving_average(frame_stride={stride})"))
     five, key = schedule(5), random.stream(jax.random.key(0), "pictures", 0)
@@ -58,16 +58,16 @@ def test_the_mask_is_that_of_training(unit, stride, size):
         return make_view(parts.model, method)(state, clips, schedule), mask.hide
 
     view, hide = jax.tree.map(np.asarray, both(parts.state, CLIPS, five))
-    assert view.fate.shape == view.predicted.shape == view.true.shape == (3, 2, 4, 4)
-    fates = view.fate.reshape(3, -1)
-    for fate, hidden in zip(fates, hide, strict=True):
-        assert set(np.flatnonzero(fate != VISIBLE)) == set(hidden)
-        assert (fate == HARD).sum() == 5 * size and (fate == HIDDEN).sum() > 0
+    assert view.status.shape == view.predicted.shape == view.true.shape == (3, 2, 4, 4)
+    fates = view.status.reshape(3, -1)
+    for status, hidden in zip(fates, hide, strict=True):
+        assert set(np.flatnonzero(status != VISIBLE)) == set(hidden)
+        assert (status == HARD).sum() == 5 * size and (status == HIDDEN).sum() > 0
     units = view.predicted.mean(1) if unit == "tube" else view.predicted
-    hard = (view.fate[:, 0] if unit == "tube" else view.fate) == HARD
+    hard = (view.status[:, 0] if unit == "tube" else view.status) == HARD
     for losses, chosen in zip(units, hard, strict=True):
         assert losses[chosen].min() >= losses[~chosen].max()
-    assert (np.isnan(view.true) == (view.fate == VISIBLE)).all()
+    assert (np.isnan(view.true) == (view.status == VISIBLE)).all()
 
     rebuilt, clips = by_patch(view.rebuilt), by_patch(CLIPS / np.float32(255))
     visible = fates == VISIBLE
@@ -91,7 +91,7 @@ def test_a_perfect_prediction_is_drawn_as_the_clip_itself(monkeypatch, target, f
     view = jax.jit(make_view(parts.model, method))(parts.state, CLIPS, schedule(0))
     expected = CLIPS / 255
     if frames == "one":  # of frames 0 to 3 the first and the last
-        hidden = np.asarray(view.fate != VISIBLE).repeat(2, 1).repeat(4, 2).repeat(4, 3)
+        hidden = np.asarray(view.status != VISIBLE).repeat(2, 1).repeat(4, 2).repeat(4, 3)
         expected = np.where(hidden[..., None], expected[:, [0, 0, 3, 3]], expected)
     np.testing.assert_allclose(view.rebuilt, expected, atol=1e-4)
 
@@ -101,13 +101,13 @@ def made_by_hand():
     shade = np.array([[40, 90, 140, 190], [60, 110, 160, 210]], np.uint8)
     clips = np.zeros((2, 4, 8, 8, 3), np.uint8)
     clips[..., 0] = shade[..., None, None]
-    fate = np.full((2, 2, 2, 2), VISIBLE)
-    fate[0, 1, 0, 1], fate[1, 0, 1, 0] = HARD, HIDDEN
+    status = np.full((2, 2, 2, 2), VISIBLE)
+    status[0, 1, 0, 1], status[1, 0, 1, 0] = HARD, HIDDEN
     predicted = np.zeros((2, 2, 2, 2))
     predicted[0, 1, 0, 1], predicted[0, 0, 1, 1] = 8.0, 4.0
     predicted[1, 0, 1, 0] = 0.5
-    true = np.where(fate == VISIBLE, np.nan, 1.0)
-    return clips, View(np.ones(clips.shape, np.float32), fate, predicted, true)
+    true = np.where(status == VISIBLE, np.nan, 1.0)
+    return clips, View(np.ones(clips.shape, np.float32), status, predicted, true)
 
 
 def near(pixels, color, error=2):
@@ -194,7 +194,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
     )
     evaluate = lambda state: {"rank_me": 1.0}  # noqa: E731
     evaluate.images = CLIPS
-    evaluate.raw_pixels = dict
+    evaluate.baselines, evaluate.labelled = lambda state: {}, False
     monkeypatch.setattr(observe, "Evaluator", lambda *_: evaluate)
     (tmp_path / "pictures").mkdir()
     timetable = PretrainTimetable(config, 640, config.hidden_units)
@@ -205,7 +205,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
         writer=writer,
         console=SimpleNamespace(say=lambda line: None),
     )
-    observer = observe.make_observer(config, parts.model, parts.method, None, training)
+    observer = observe.make_observer(config, parts.model, parts.method, None, training, [])
     for step in (0, 5, 9):
         observer(parts.state.replace(step=np.int32(step)))
     png = (tmp_path / "pictures" / "step_0000009.png").read_bytes()
@@ -224,4 +224,4 @@ def test_what_a_picture_says_of_itself():
     assert "normalised" in note and "one frame" not in note and "teacher" not in note
     config = video("patch", target="pixels(frames='one')", teacher="moving_average(frame_stride=2)")
     note = observe.explain(build_method(config))
-    assert "as the model says" in note and "one frame" in note and "one in 2" in note
+    assert "hidden ones are predictions" in note and "one frame" in note and "one in 2" in note

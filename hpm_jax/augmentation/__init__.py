@@ -1,4 +1,4 @@
-"""What is done to a batch on the device before a classifier learns from it."""
+"""Augmentation of batches on the device, for fine-tuning."""
 
 from hpm_jax.augmentation.erasing import ERASE_MODES as ERASE_MODES
 from hpm_jax.augmentation.erasing import erase as erase

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-AREA = (0.02, 1 / 3)  # of all boxes of an image, as a share of it
+AREA = (0.02, 1 / 3)  # of all boxes of an image, as a fraction of it
 ASPECT = (0.3, 1 / 0.3)  # of a box, its height over its width
-ATTEMPTS = 10  # boxes drawn for each one, of which the first that fits is erased
-# What a box is filled with: standard normal noise for each pixel and channel, zeros (the mean of
-# the data), or one colour for each box, standard normal in each channel.
+ATTEMPTS = 10  # number of candidates per box; the first that fits is erased
+# The fill of a box: standard normal noise per pixel and channel, zeros (the mean of the data), or
+# one colour per box, standard normal in each channel.
 ERASE_MODES = ("pixel", "const", "rand")
 
 
@@ -20,12 +20,11 @@ def erase(
     """Replaces boxes of some images.
 
     Args:
-        images: `[B, H, W, C]` float32, normalised: the noise has their mean and deviation. In
-            clips `[B, T, H, W, C]` a box is at the same place in every frame, its noise or its
-            colour new in each.
-        probability: that an image is erased, drawn for each by itself; 0 turns erasing off.
-        mode: what a box is filled with, a name in `ERASE_MODES`.
-        count: the largest number of boxes; an image has 1 to `count`, uniformly, that share the
+        images: `[B, H, W, C]` float32, normalised, like the noise. In clips `[B, T, H, W, C]` a box
+            is at the same place in every frame; its noise or colour differs between frames.
+        probability: probability of erasing, drawn independently for each image; 0 for none.
+        mode: fill of a box, a name in `ERASE_MODES`.
+        count: largest number of boxes; an image has 1 to `count` boxes, uniformly, which share the
             area of one.
     """
     if probability == 0:
@@ -49,12 +48,12 @@ def erase(
 
 
 def _boxes(key: Array, counts: Array, height: int, width: int) -> Array:
-    """True in one box of each image, `[B, H, W]`; nowhere if no attempt fitted.
+    """Draws one box per image, `[B, H, W]` bool; empty if no attempt fits.
 
     Areas are uniform, aspects log-uniform, positions uniform.
 
     Args:
-        counts: `[B]` how many boxes share the area of an image.
+        counts: `[B]` number of boxes that share the area of an image.
     """
     of_area, of_aspect, of_top, of_left = jax.random.split(key, 4)
     drawn = (len(counts), ATTEMPTS)
@@ -72,7 +71,7 @@ def _boxes(key: Array, counts: Array, height: int, width: int) -> Array:
 
 
 def _spans(key: Array, lengths: Array, side: int) -> Array:
-    """True on `lengths` `[B, 1]` places in a row, anywhere in `side` places: `[B, side]`."""
+    """Returns `[B, side]` bool: an interval of `lengths` `[B, 1]` at a random position."""
     starts = jax.random.randint(key, lengths.shape, 0, side - lengths + 1)
     places = jnp.arange(side)
     return (places >= starts) & (places < starts + lengths)

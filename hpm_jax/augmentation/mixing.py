@@ -8,12 +8,11 @@ MIXUP_MODES = ("batch", "pair", "elem")
 
 
 def smooth_labels(labels: Array, classes: int, smoothing: float) -> Array:
-    """One-hot targets `[B, classes]` float32, a share of which is spread over all classes.
+    """Returns smoothed one-hot targets `[B, classes]` float32 (Szegedy et al. 2016).
 
     Args:
         labels: `[B]` int, from 0 to `classes` - 1.
-        smoothing: that share (Szegedy et al. 2016): `smoothing / classes` for every class, and
-            `1 - smoothing` more for the right one.
+        smoothing: every class gets `smoothing / classes`, the right one `1 - smoothing` more.
     """
     return (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
 
@@ -30,24 +29,24 @@ def mix(
     mode: str = "batch",
     minmax: tuple[float, ...] = (),
 ) -> tuple[Array, Array]:
-    """Mixes each image, and its target, with the one at the same place from its group's end.
+    """Mixes image i of each group, and its target, with image i from the end of the group.
 
-    A share `lambda ~ Beta(alpha, alpha)` of each image is kept. Mixup blends all pixels with it;
-    CutMix replaces a box with `1 - lambda` of the area, and what the image's edge cuts off that
-    box is given back to lambda, so that targets are mixed as pixels are.
+    A fraction `lambda ~ Beta(alpha, alpha)` of each image is kept. Mixup blends all pixels with it.
+    CutMix replaces a box with `1 - lambda` of the area; lambda is corrected for the part of the box
+    outside the image, so that targets are mixed in the same proportion as pixels.
 
     Args:
-        images: `[B, H, W, C]` float32, or clips `[B, T, H, W, C]`, every frame alike.
+        images: `[B, H, W, C]` float32, or clips `[B, T, H, W, C]`, mixed equally in every frame.
         targets: `[B, classes]` float32.
-        mixup_alpha: of mixup; 0 turns it off.
-        cutmix_alpha: of CutMix; 0 turns it off.
-        probability: that a draw mixes at all.
-        switch_probability: that it does so by CutMix, where both are on.
-        groups: into how many parts of successive images the batch is cut, each mixed by itself.
-            The official codes mix the batch of each device by itself.
-        mode: what shares a draw of lambda and of the box: a group ("batch"), an image and its
-            partner ("pair"), or nothing ("elem").
-        minmax: the smallest and the largest side of CutMix's box, as shares of the image's, drawn
+        mixup_alpha: alpha of Mixup; 0 turns it off.
+        cutmix_alpha: alpha of CutMix; 0 turns it off.
+        probability: probability of mixing.
+        switch_probability: probability of CutMix rather than Mixup, if both are on.
+        groups: number of parts of consecutive images, each mixed separately. The official codes mix
+            the batch of each device separately.
+        mode: which images share lambda and the box: a group ("batch"), an image and its partner
+            ("pair"), or none ("elem").
+        minmax: smallest and largest side of CutMix's box, as fractions of the image's, drawn
             uniformly in place of lambda; this turns CutMix on. () draws lambda.
 
     Returns:
@@ -58,7 +57,7 @@ def mix(
     cutmix_alpha = 1.0 if minmax else cutmix_alpha
     batch, (height, width) = len(images), images.shape[-3:-1]
     size = batch // groups
-    each = {"batch": 1, "pair": -(-size // 2), "elem": size}[mode]  # draws of a group
+    each = {"batch": 1, "pair": -(-size // 2), "elem": size}[mode]  # number of draws per group
     shape = (groups, each)
     which, whether, how_much, where = jax.random.split(key, 4)
     both = mixup_alpha > 0 and cutmix_alpha > 0
@@ -84,10 +83,9 @@ def mix(
 
 
 def _for_images(draws: Array, size: int) -> Array:
-    """Draws `[G, D, ...]` for the `size` images of each group: `[G, size, ...]`, or `[G, 1, ...]`.
+    """Expands draws `[G, D, ...]` to the images of each group: `[G, size, ...]` or `[G, 1, ...]`.
 
-    Where there is a draw for each pair, the second half of a group has those of the first, from
-    its end.
+    With one draw per pair, the second half of a group has those of the first half in reverse order.
     """
     if draws.shape[1] in (1, size):
         return draws
@@ -95,15 +93,15 @@ def _for_images(draws: Array, size: int) -> Array:
 
 
 def _blend(values: Array, kept: Array, groups: int) -> Array:
-    """`kept` `[G, B / G, ...]` of each value and the rest of its partner: `[B, ...]`."""
+    """Blends each value with its partner in the proportion `kept` `[G, B / G, ...]`: `[B, ...]`."""
     grouped = values.reshape(groups, -1, *values.shape[1:])
     return (kept * grouped + (1 - kept) * grouped[:, ::-1]).reshape(values.shape)
 
 
 def _cutmix_box(key: Array, kept: Array, height: int, width: int) -> Array:
-    """1 in a box, 0 around it, `[..., H, W]` float32; no 1 at all where `kept` `[...]` is 1.
+    """Returns 1 in a box, 0 around it, `[..., H, W]` float32; empty if `kept` `[...]` is 1.
 
-    Its centre is uniform, its sides are `sqrt(1 - kept)` of the image's, before the edges cut.
+    The centre is uniform; the sides are `sqrt(1 - kept)` of the image's, before clipping.
     """
     spans = []
     for side_key, side in zip(jax.random.split(key), (height, width), strict=True):
@@ -116,7 +114,7 @@ def _cutmix_box(key: Array, kept: Array, height: int, width: int) -> Array:
 def _minmax_box(
     key: Array, shape: tuple[int, ...], height: int, width: int, minmax: tuple[float, ...]
 ) -> Array:
-    """As `_cutmix_box`, with sides uniform in `minmax` and the whole box inside the image.
+    """Returns a box as `_cutmix_box`, with sides uniform in `minmax`, inside the image.
 
     The upper end of a side is excluded, as in timm's `rand_bbox_minmax`.
     """
@@ -131,7 +129,7 @@ def _minmax_box(
 
 
 def _span(start: Array, length: Array, side: int) -> Array:
-    """True on the places from `start` `[...]` on, `length` many, of `side`: `[..., side]`."""
+    """Returns `[..., side]` bool: an interval of `length` from `start` `[...]`."""
     place = jnp.arange(side)
     return (place >= start[..., None]) & (place < (start + length)[..., None])
 

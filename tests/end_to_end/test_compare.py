@@ -12,13 +12,13 @@ from small import changed, parts_of, small_options
 from hpm_jax.compare.arms import arm_configs, operations, parse_contrasts, with_seed
 from hpm_jax.compare.cells import cell_path, read_cell, write_cell
 from hpm_jax.compare.finetuning import stratified
-from hpm_jax.compare.rebuilding import FILLINGS, fill, fill_interpolated
 from hpm_jax.compare.run import load_params, save_params
 from hpm_jax.compare.train import draw_batches, train_seeds
 from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.config.inherit import inherit
 from hpm_jax.data.pipeline import train_batches
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.evaluation.fillings import FILLINGS, fill, fill_interpolated
 from hpm_jax.run.build import build_method, build_optimizer
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.step import make_train_step

@@ -99,12 +99,15 @@ def test_a_finished_run_is_left_as_it_is(tuned):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_an_average_is_scored_saved_and_resumed(pretrained, tmp_path, capsys):
+def test_an_average_and_regularizers_are_resumed(pretrained, tmp_path, capsys):
     """From the checkpoint before the last one the same end is reached, bit for bit."""
     optimizer = {"epochs": 2, "warmup_epochs": 1.0, "average": 0.8}
     changes = {"optimizer": optimizer, "evaluation": {"every_epochs": 1.0}}
-    config = freeze(inherit(options(pretrained, model={"head_dropout": 0.2}, **changes)))
+    changes |= {"model": {"head_dropout": 0.2}}
+    changes |= {"regularize": {"terms": ("virtual_adversarial(size=0.05)", "counterfactual")}}
+    config = freeze(inherit(options(pretrained, **changes)))
     assert finetune(config, tmp_path) == 0
+    assert json.loads((tmp_path / "frozen.json").read_text()).keys() == {"counterfactual"}
     lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "top1" in line]
     assert all(0 < line["average_top1"] <= line["average_top5"] <= 1 for line in lines)
     assert "averaged weights" in capsys.readouterr().out

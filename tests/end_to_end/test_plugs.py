@@ -46,6 +46,7 @@ CASES = {
     "strategy": {"mask": {"strategy": "contrast(noise=0.5)"}},
     "target": {"target": "thumbnail(side=3)"},
     "frozen": {"target": "projected(size=7)"},
+    "features": {"target": "teacher_features", "objective": "cosine"},
     "loss": {"losses": ("ranking", "brightness(weight=0.1)")},
     "state": {"mask": {"strategy": "group_hard(bits=4)"}},
     "token": {"mask": {"replaced": 0.25, "ratio_end": 0.5}},

@@ -3,20 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import HANGS, finish, start
 
 from hpm_jax.run.checkpoints import CheckpointError
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 
 ROOT = Path(__file__).parents[2]
-HANGS = 1800  # seconds after which nothing will come any more, however busy the machine is
 CONFIG = f"""
 import sys
 
@@ -38,25 +36,6 @@ def config_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     return path
-
-
-def start(config_file, workdir, *options):
-    command = [sys.executable, "-m", "hpm_jax.main", f"--config={config_file}"]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a process group of its own, to be signalled as a terminal does
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
-    )
-
-
-def finish(config_file, workdir, *options):
-    process = start(config_file, workdir, *options)
-    output, _ = process.communicate(timeout=HANGS)
-    return process.returncode, output
 
 
 def numbers(workdir):
@@ -106,14 +85,18 @@ def whole(config_file, tmp_path_factory):
 def test_what_a_run_leaves_behind(whole):
     workdir, output = whole
     found = {path.name for path in workdir.iterdir()}
-    assert found == {
-        *("config.json", "versions.json", "metrics.jsonl", "report.md"),
+    assert found - {"warnings.log"} == {  # there where a library had something to say
+        *("config.json", "versions.json", "metrics.jsonl"),
+        *("report.md", "report.html", "report.json"),
         *("checkpoints", "pictures", "tensorboard"),
         "data.json",
         ".lock",  # held by the process alone: what is left of it holds nothing
     }
     pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
-    assert pictures == ["curves.png", *(f"step_{s:07d}.png" for s in (0, 76, 151))]
+    steps = [f"step_{s:07d}.{kind}" for s in (0, 76, 151) for kind in ("json", "png")]
+    assert pictures == ["curves.png", *steps]
+    page = (workdir / "report.html").read_text()
+    assert "kNN accuracy" in page and page.count("data:image/png") > 30
     assert any((workdir / "tensorboard").iterdir())
     report = (workdir / "report.md").read_text()
     assert "kNN accuracy" in report and "pictures/step_0000151.png" in report

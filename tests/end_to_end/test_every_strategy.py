@@ -53,12 +53,12 @@ def test_what_is_refused(name, kind):
         ({"losses": ()}, "predicted_loss" in plug.reads, "reads predicted losses, and no term of"),
         (
             {"teacher": "none"},
-            plug.reads and "teacher" in plug.onlookers,
+            plug.reads and "teacher" in plug.networks,
             "asks the teacher, and config.teacher = 'none' keeps none: ",
         ),
         (
             {"teacher": "moving_average(every_steps=2)"},
-            plug.reads and (*plug.reads, *plug.onlookers) != ("predicted_loss", "teacher"),
+            plug.reads and (*plug.reads, *plug.networks) != ("predicted_loss", "teacher"),
             "which alone are kept from step to step: every_steps = 1 in config.teacher",
         ),
         (
