@@ -214,6 +214,24 @@ def test_arrays_that_are_not_those_that_were_saved_are_noticed(tmp_path, monkeyp
     assert int(state.step) == 6 and "is not what was saved: its checksum differs" in said[0]
 
 
+def test_a_damaged_array_is_said_in_one_sentence(monkeypatch, capfd):
+    """Reads of further arrays fail after the error that is raised; Python would show each."""
+
+    class Read:
+        def __init__(self, message):
+            self.message = message
+
+        def __del__(self):
+            raise ValueError(self.message)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    _say_failures_once()
+    Read("Encountered error while reading array index: (slice(0, 8, 1),). See full details")
+    assert not capfd.readouterr().err
+    Read("something else")
+    assert "something else" in capfd.readouterr().err
+
+
 def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_read(tmp_path):
     folder = tmp_path / "checkpoints"
     *_, state = states()

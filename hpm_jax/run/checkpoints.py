@@ -219,13 +219,15 @@ def as_saved(state: Any) -> dict[str, Any]:
 
 
 def _say_failures_once() -> None:
-    """Suppresses the tracebacks, one per array, from the threads of a failing save.
+    """Suppresses the tracebacks, one per array, of a failing save or of a damaged checkpoint.
 
     The error is raised as well.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)
     hide_unraisable("Event loop is closed")
+    # reads of the other arrays that had failed before the first error was raised
+    hide_unraisable("Encountered error while reading array index")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

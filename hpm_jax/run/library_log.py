@@ -53,7 +53,7 @@ def log_to_workdir(workdir: str | os.PathLike[str]) -> None:
 
 
 def hide_unraisable(text: str) -> None:
-    """Hides unraisable errors of libraries that contain `text`.
+    """Hides unraisable errors of libraries whose message begins with `text`.
 
     The error is raised elsewhere as well. Another hook, such as that of pytest, is kept.
     """
@@ -63,5 +63,5 @@ def hide_unraisable(text: str) -> None:
 
 
 def _show_unless_hidden(found: Any) -> None:
-    if str(found.exc_value) not in _HIDDEN:
+    if not str(found.exc_value).startswith(tuple(_HIDDEN)):
         sys.__unraisablehook__(found)

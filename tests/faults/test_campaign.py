@@ -7,7 +7,8 @@ import campaign
 
 def test_a_short_campaign(tmp_path):
     found = campaign.campaign(tmp_path, faults=6, seed=3, write=lambda entries: None)
-    assert [entry["outcome"] for entry in found] == ["survived"] * len(found), found
+    bad = [entry for entry in found if entry["outcome"] != "survived"]
+    assert not bad, "\n".join(f"{entry['kind']}: {entry.get('output')}" for entry in bad)
     assert len({entry["kind"] for entry in found}) > 4
     assert "| fault |" in campaign.table(found)
 
