@@ -10,61 +10,12 @@ all. Prints images a second, our MFU, the ratio of the two MAE steps, and of HPM
 """
 
 import argparse
-import statistics
-import time
 
-import jax
-import numpy as np
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from hpm_jax.config import defaults, freeze
+from benchmarks.steps import in_turns, noise_config, our_step, utilisation
 from hpm_jax.models.sizes import SIZES
-from hpm_jax.run.build import (
-    Start,
-    build_flops,
-    build_init,
-    build_method,
-    build_model,
-    build_optimizer,
-    load_frozen,
-)
-from hpm_jax.run.throughput import peak_flops
-from hpm_jax.step.schedules import Schedule
-from hpm_jax.step.step import make_train_step
-
-
-def config_of(options: argparse.Namespace, hpm: bool):
-    """Pre-training on noise, by HPM or by MAE."""
-    config = defaults()
-    config.data.update(source="synthetic", image_size=(options.side, options.side))
-    config.model.update(SIZES[options.size], dtype=options.dtype, unroll=0)
-    config.model.attention = options.attention
-    config.target = "normalized_pixels"
-    if not hpm:
-        config.mask.strategy, config.losses, config.teacher = "random", (), "none"
-    config.optimizer.update(batch_size=options.batch, clip_norm=0.0)
-    return freeze(config)
-
-
-def ours(config):
-    """A function that takes one step and waits for it."""
-    model, method, optimizer = build_model(config), build_method(config), build_optimizer(config)
-    key, shape = jax.random.key(0), (config.optimizer.batch_size, *config.data.image_size, 3)
-    init = build_init(config, model, method, optimizer)
-    state = jax.jit(init)(key, Start(frozen=load_frozen(method)))
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    images = jax.device_put(images)
-    step = jax.jit(make_train_step(model, method, optimizer), donate_argnums=0)
-    n_hard = config.hidden // 2 if method.uses_teacher else 0
-    schedule = Schedule(np.float32(1e-4), np.float32(0), np.int32(n_hard))
-
-    def take() -> None:
-        nonlocal state
-        state, metrics = step(state, images, key, schedule)
-        jax.block_until_ready(metrics)
-
-    return take
 
 
 def theirs(size: dict, side: int, batch: int, dtype: str, compiled: bool):
@@ -102,7 +53,7 @@ def theirs(size: dict, side: int, batch: int, dtype: str, compiled: bool):
 
 
 def main() -> None:
-    """Takes turns, and prints medians."""
+    """Prints medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="S")
     parser.add_argument("--side", type=int, default=224, help="side of the images, in pixels")
@@ -114,30 +65,33 @@ def main() -> None:
         "--attention", choices=("xla", "cudnn"), default="xla", help="attention kernel of hpm_jax"
     )
     options = parser.parse_args()
-    shared = (SIZES[options.size], options.side, options.batch, options.dtype)
-    configs = {
-        "hpm_jax, MAE": config_of(options, hpm=False),
-        "hpm_jax, HPM": config_of(options, hpm=True),
+    for line in compare(options):
+        print(line)
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """The lines of the result."""
+    shapes = options.size, options.side, options.batch
+    ours = {
+        name: noise_config(
+            *shapes, hpm=hpm, dtype=options.dtype, unroll=0, attention=options.attention
+        )
+        for name, hpm in {"hpm_jax, MAE": False, "hpm_jax, HPM": True}.items()
     }
-    takes = {name: ours(config) for name, config in configs.items()}
-    takes["transformers"] = theirs(*shared, options.compile)
-    times: dict[str, list[float]] = {name: [] for name in takes}
-    for turn in range(options.steps + 2):
-        for name, take in takes.items():
-            began = time.perf_counter()
-            take()
-            if turn >= 2:  # compiled and warm
-                times[name].append(time.perf_counter() - began)
-    rates = {name: options.batch / statistics.median(found) for name, found in times.items()}
-    mae, hpm, peer = rates.values()
-    peak, source = peak_flops()
-    for name, rate in rates.items():
+    takes = {name: our_step(config) for name, config in ours.items()}
+    sizes = SIZES[options.size]
+    takes["transformers"] = theirs(sizes, *shapes[1:], options.dtype, options.compile)
+    seconds = in_turns(takes, options.steps)
+    lines = []
+    for name, time in seconds.items():
         share = ""
-        if name in configs:
-            share = f", {build_flops(configs[name]).total * rate / peak:.0%} of {source}"
-        print(f"{name:<14} {rate:8.1f} images/s{share}")
-    print(f"ours / theirs  {mae / peer:8.2f} x images/s")
-    print(f"HPM / MAE      {mae / hpm:8.2f} x time")
+        if name in ours:
+            share = ", {:.0%} of {}".format(*utilisation(ours[name], time))
+        lines.append(f"{name:<14} {options.batch / time:8.1f} images/s{share}")
+    mae, hpm, peer = seconds.values()
+    lines.append(f"ours / theirs  {peer / mae:8.2f} x images/s")
+    lines.append(f"HPM / MAE      {hpm / mae:8.2f} x time")
+    return lines
 
 
 if __name__ == "__main__":

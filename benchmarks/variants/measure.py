@@ -59,8 +59,9 @@ def bench_of(config: Config) -> Bench:
 
 
 def schedule_of(config: Config) -> Schedule:
-    """A step late in training."""
-    return Schedule(np.float32(1e-4), np.float32(1e-3), np.int32(config.hidden // 2))
+    """A step late in training: half of the hidden patches are hard, where a teacher says which."""
+    hard = config.hidden // 2 if build_method(config).uses_teacher else 0
+    return Schedule(np.float32(1e-4), np.float32(1e-3), np.int32(hard))
 
 
 def step_of(config: Config, subject: Subject) -> Any:
