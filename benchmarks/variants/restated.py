@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
 from hpm_jax.models.attention import attend
+from hpm_jax.models.decoders import Sizes
 from hpm_jax.models.mlp import gelu
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.tokens import Mask, gather
@@ -162,6 +163,11 @@ class Restated:
     def grid(self) -> tuple[int, int, int]:
         """The grid of patches."""
         return self.sizes.grid
+
+    @property
+    def decoder_sizes(self) -> Sizes:
+        """The facts that decoders are built from."""
+        return self.sizes.decoder_sizes
 
     def apply(self, variables: Params, *arguments: Any, method: str = "student") -> Any:
         """As `MaskedAutoencoder.apply`: the student, or by `method="read"` the teacher."""

@@ -43,6 +43,19 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
         "objective": "cross_entropy(temperature=0.12)",
         "losses": ("ranking", "clustering", "morphed_tokens(rounds=3)"),
     },
+    "local": {
+        "model": {"depth": 3},
+        "decoder": "self_attention(block=2)",
+        "target": "hog(cell=4, window=0)",
+        "losses": ("ranking", "multi_scale(blocks=(1, 2, 3), cells=(1, 2, 8), bins=3)"),
+    },
+    "alignment": {
+        "model": {"depth": 2},
+        "decoder": "no_decoder",
+        "teacher": "frozen(path='e.npz', mean=(0.5,), std=(0.5,))",
+        "mask": {"strategy": "attention(high=False, noise=1.0)"},
+        "losses": ("dynamic_alignment(layers=2, blocks=(1, 2))", "visible"),
+    },
     "low_variance": {
         "target": "low_variance_pixels(path='pca.npz')",
         "objective": "frequency(channels=1)",
