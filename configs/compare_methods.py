@@ -49,6 +49,7 @@ METHODS = {
     | {"target": "online_clusters(clusters=512)", "objective": "cross_entropy(temperature=0.12)"}
     | {"losses": ("clustering",), "teacher": TEACHER},
     "a2mim": MAE | {"losses": ("fourier(weight=0.1)",)},
+    "cae": MAE | {"decoder": "latent_regressor(depth=1)", "losses": ("latent_alignment",)},
     "localmim": MAE
     | {"decoder": "self_attention(block=3)", "target": "hog(cell=4, window=0)"}
     | {"losses": ("multi_scale(blocks=(1, 2, 4), cells=(1, 2, 8))",)},

@@ -56,6 +56,7 @@ VARIANTS = {
     "dmjd_in1k": [""],
     "localmim_in1k": ["S", "L,method=hpm"],
     "maskalign_in1k": ["S"],
+    "cae_in1k": ["", "S,masks=hpm"],
     "beit2_in1k": [""],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
     "hpm_k400": ["", "B,masks=free", "H"],

@@ -184,7 +184,7 @@ class Restated:
         tokens = jnp.concatenate([cls_token.astype(tokens.dtype), tokens], axis=1)
         return self.stack(self, params["transformer"], tokens, self.sizes.heads, tokens.shape[1])
 
-    def student(self, params: Params, patches: Array, mask: Mask) -> Prediction:
+    def student(self, params: Params, patches: Array, mask: Mask, *_: Any) -> Prediction:
         """Encodes what is kept, rebuilds what is hidden, predicts its own loss."""
         features = self.encode(params["encoder"], patches, mask.keep)
         entry, positions = params["decoder_input"], self.positions(self.sizes.decoder_width)

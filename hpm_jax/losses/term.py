@@ -37,6 +37,7 @@ class Outputs(NamedTuple):
     own: Own = Own()  # arrays of the term itself
     whole_target: Any = None  # [B, L, D] float32: the target of every patch, without gradient
     blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
+    latents: Any = None  # ([B, M, D], [B, M, D]), see `Prediction.latents`, where a term takes them
     readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
     tokenizer: Any = None  # the `Tokenizer` of the run, for terms
     sizes: Any = None  # of the model's decoders, see `hpm_jax.models.decoders.Sizes`
@@ -53,6 +54,7 @@ class Term(Plug, kind="loss"):
     arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
     reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
     of_hidden: ClassVar[bool] = False  # whether it takes predictions of hidden patches
+    takes_latents: ClassVar[bool] = False  # whether it takes `Outputs.latents`
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:

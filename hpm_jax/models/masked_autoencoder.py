@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int
@@ -23,6 +24,8 @@ class Prediction(NamedTuple):
     values: Array  # [B, M, P] float32: the predicted target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
     blocks: tuple[Array, ...] = ()  # [B, 1 + K, D] each: the outputs of blocks asked for
+    # [B, M, D] each: the encoder's output as the decoder predicts it, and of hidden patches alone
+    latents: tuple[Array, Array] | None = None
 
 
 class Reconstructor(nn.Module):
@@ -155,6 +158,7 @@ class MaskedAutoencoder(nn.Module):
         mask: Mask,
         collect: tuple[int, ...] = (),
         drawn: Any = None,
+        latents: bool = False,
     ) -> Prediction:
         """Runs the student: encodes visible patches, predicts hidden ones and their losses.
 
@@ -163,6 +167,8 @@ class MaskedAutoencoder(nn.Module):
             mask: visible and hidden patches.
             collect: indices of blocks, from 0, whose outputs at visible patches are returned too.
             drawn: the random numbers of the decoder; None in evaluations.
+            latents: whether hidden patches are encoded too, by themselves and without gradient; for
+                a decoder that predicts what the encoder says of them, see `Decoder.latent`.
         """
         of_decoder = self.decoder.collect(self.depth)
         every = tuple(sorted({*of_decoder, *collect}))
@@ -175,7 +181,11 @@ class MaskedAutoencoder(nn.Module):
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         features = self._visible(encoded.tokens, mask.keep)
         blocks = tuple(self._visible(found[number], mask.keep) for number in collect)
-        return Prediction(features, self.reconstructor(tokens, count), loss, blocks)
+        pair = None
+        if latents:
+            hidden = self.encoder(patches, mask.hide)[:, self.layout.extra_tokens :]
+            pair = tokens, jax.lax.stop_gradient(hidden)
+        return Prediction(features, self.reconstructor(tokens, count), loss, blocks, pair)
 
     def _outputs(
         self,

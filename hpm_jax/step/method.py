@@ -124,6 +124,11 @@ class Method:
         return tuple(sorted({block for term in self.terms for block in term.student_blocks}))
 
     @property
+    def takes_latents(self) -> bool:
+        """Whether a term compares predictions with the encoder's output of hidden patches."""
+        return any(term.takes_latents for term in self.terms)
+
+    @property
     def parts(self) -> int:
         """Number of parts that the teacher sees one by one; see `losses_by_parts`."""
         if self.teacher.view == "whole":

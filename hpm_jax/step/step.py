@@ -53,8 +53,8 @@ def student_pass(
         readings = run_networks(model, method, state, patches, hard=False).target
     collect = tuple(number - 1 for number in method.student_blocks)
     drawn = own(state, "decoder", params, masked.drawn).drawn
-    more = (collect, drawn) if collect or drawn is not None else ()
-    prediction: Any = model.apply({"params": params}, patches, mask, *more)
+    inputs: Any = (patches, mask, collect, drawn, method.takes_latents)
+    prediction: Any = model.apply({"params": params}, *inputs)
     whole = method.target_of(patches, own(state, "target", params), readings)
     whole = jax.lax.stop_gradient(whole)
     target = gather(whole, mask.hide)
@@ -69,6 +69,7 @@ def student_pass(
         unit=method.unit,
         whole_target=whole,
         blocks=dict(zip(method.student_blocks, prediction.blocks, strict=True)) if collect else {},
+        latents=prediction.latents,
         readings=readings,
         sizes=model.decoder_sizes,
     )

@@ -32,9 +32,10 @@ from hpm_jax.tasks.pretrain import load_start
 from hpm_jax.visualize.view import HARD, HIDDEN, VISIBLE, make_view
 
 CROSS = "cross_attention(share=0.5, blocks='all')"
-KINDS = [CROSS, "linear"]
+REGRESSOR = "latent_regressor(depth=1)"
+KINDS = [CROSS, "linear", REGRESSOR]
 EACH = pytest.mark.parametrize("kind", KINDS)
-QUERIED = {CROSS: 6, "linear": 12}
+QUERIED = {CROSS: 6, "linear": 12, REGRESSOR: 12}
 
 
 def config_of(kind, **changes):
@@ -118,7 +119,8 @@ def test_a_picture_shows_every_hidden_patch(kind):
 def test_a_plan_by_arithmetic(kind):
     config = config_of(kind, model={"depth": 2})
     assert config.queried == QUERIED[kind]
-    tokens = {CROSS: (5, 6 * 5), "linear": (17, 0)}[kind]  # of the encoder; weights of a decoder
+    # of the encoder; weights of a decoder
+    tokens = {CROSS: (5, 6 * 5), "linear": (17, 0), REGRESSOR: (5, 12 * (4 + 12))}[kind]
     assert attention_bytes(config, 8) == 3 * 8 * 2 * max(tokens[0] ** 2, tokens[1]) * 4
     assert 0 < kept(config, 1, depth=1) < kept(config, 1)
 

@@ -56,6 +56,11 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
         "mask": {"strategy": "attention(high=False, noise=1.0)"},
         "losses": ("dynamic_alignment(layers=2, blocks=(1, 2))", "visible"),
     },
+    "latents": {
+        "decoder": "latent_regressor(depth=1)",
+        "mask": {"counted": 0.5},
+        "losses": ("ranking", "latent_alignment"),
+    },
     "low_variance": {
         "target": "low_variance_pixels(path='pca.npz')",
         "objective": "frequency(channels=1)",
@@ -91,7 +96,8 @@ def test_trains_resumes_and_is_the_same_anywhere(case, folder, monkeypatch, tmp_
     step = make_train_step(
         parts.model, parts.method, parts.optimizer, optimizer.get("accumulation", 1)
     )
-    inputs = images, parts.key, schedule(n_hard=4)
+    counted = np.float32(config.mask.counted) if config.mask.some_count else None
+    inputs = images, parts.key, schedule(n_hard=4)._replace(counted=counted)
     one = jax.jit(step).lower(parts.state, *inputs).compile()
     second, first_metrics = one(parts.state, *inputs)
     third, metrics = one(second, *inputs)

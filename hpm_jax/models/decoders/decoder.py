@@ -69,6 +69,8 @@ class Decoder(Plug, kind="decoder"):
     # whether hidden patches stay in the encoder's input, each replaced by a mask token
     in_place: ClassVar[bool] = False
     predicts: ClassVar[bool] = True  # whether anything of hidden patches is predicted
+    # whether what both bodies read are predictions of the encoder's output, [B, Q, D]
+    latent: ClassVar[bool] = False
     share: float = 1.0  # fraction of the hidden patches that are predicted in a training step
 
     @property
