@@ -57,6 +57,8 @@ VARIANTS = {
     "localmim_in1k": ["S", "L,method=hpm"],
     "maskalign_in1k": ["S"],
     "cae_in1k": ["", "S,masks=hpm"],
+    "njepa_in1k": ["", "S,masks=hpm", "H"],
+    "diffmae_in1k": ["", "S,method=hpm"],
     "beit2_in1k": [""],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
     "hpm_k400": ["", "B,masks=free", "H"],
