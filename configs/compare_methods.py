@@ -11,7 +11,8 @@ the cost of each arm; --config.budget=flops gives all arms the same. Cells are r
 to results/compare_methods; --config.results= keeps them in the workdir instead.
 
 Papers: HPM (CVPR 2023), MAE, SimMIM and MaskFeat (CVPR 2022), CrossMAE (2024), CAPI (2025), A2MIM
-(2023), dBOT (2022), LeJEPA (2025). This comparison has not been run here yet.
+(2023), dBOT and CAE (2022), DiffMAE and LocalMIM (2023), LeJEPA and N-JEPA (2025). This comparison
+has not been run here yet.
 """
 
 import itertools
@@ -49,6 +50,14 @@ METHODS = {
     | {"target": "online_clusters(clusters=512)", "objective": "cross_entropy(temperature=0.12)"}
     | {"losses": ("clustering",), "teacher": TEACHER},
     "a2mim": MAE | {"losses": ("fourier(weight=0.1)",)},
+    "cae": MAE | {"decoder": "latent_regressor(depth=1)", "losses": ("latent_alignment",)},
+    "njepa": MAE
+    | {"target": "teacher_features(normalize='layer_norm')", "teacher": TEACHER}
+    | {"mask": {"strategy": "beit_block", "ratio": 0.5}, "decoder": "noisy_positions"},
+    "diffmae": MAE | {"decoder": "diffusion", "target": "pixels"},
+    "localmim": MAE
+    | {"decoder": "self_attention(block=3)", "target": "hog(cell=4, window=0)"}
+    | {"losses": ("multi_scale(blocks=(1, 2, 4), cells=(1, 2, 8))",)},
 }
 METHOD_CONTRASTS = (
     "hpm > mae: hard patches and loss prediction help",

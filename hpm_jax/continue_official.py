@@ -70,7 +70,7 @@ def continue_official(
     """
     if config.task != "pretrain":
         raise ConfigError(f"config.task = {config.task!r}: a pre-training run goes on")
-    if not isinstance(config.decoder, SelfAttention):
+    if config.decoder.architecture != SelfAttention():
         raise ConfigError(
             f"config.decoder = {str(config.decoder)!r}: official checkpoints have MAE's decoder, "
             "--config.decoder=self_attention"

@@ -28,6 +28,7 @@ class Setting(NamedTuple):
     width: int  # of the encoder, D
     features_width: int = 0  # of the teacher's features; 0 for that of the encoder
     target_width: int = 0  # values of the target of one patch; 0 where the target itself is asked
+    sizes: Any = None  # of the model's decoders, `hpm_jax.models.decoders.Sizes`, for terms
 
 
 class Plug:

@@ -54,6 +54,11 @@ VARIANTS = {
     "capi_in1k": ["S", "S,masks=hpm"],
     "lut_in1k": [""],
     "dmjd_in1k": [""],
+    "localmim_in1k": ["S", "L,method=hpm"],
+    "maskalign_in1k": ["S"],
+    "cae_in1k": ["", "S,masks=hpm"],
+    "njepa_in1k": ["", "S,masks=hpm", "H"],
+    "diffmae_in1k": ["", "S,method=hpm"],
     "beit2_in1k": [""],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
     "hpm_k400": ["", "B,masks=free", "H"],
@@ -110,7 +115,7 @@ def test_no_config_is_forgotten():
 )
 def test_configs_build_and_trace(name, variant, teacher, tmp_path):
     options = load(name, variant)
-    if name in ("maskdistill_in1k", "dmae_in1k"):
+    if name in ("maskdistill_in1k", "dmae_in1k", "maskalign_in1k"):
         with pytest.raises(ConfigError, match="path is empty: expected a file of weights"):
             freeze(options)
         options = load(name, f"teacher={teacher}")

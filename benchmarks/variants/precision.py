@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.variants.restated import Params, dense
+from hpm_jax.models.decoders import Sizes
 
 
 def cast_once(params: Params) -> Params:
@@ -64,6 +65,11 @@ class WithTeacher(NamedTuple):
     def grid(self) -> tuple[int, int, int]:
         """The grid of patches."""
         return self.student.grid
+
+    @property
+    def decoder_sizes(self) -> Sizes:
+        """The facts that decoders are built from."""
+        return self.student.decoder_sizes
 
     def apply(self, variables: Params, *arguments: Any, **keywords: Any) -> Any:
         """As `MaskedAutoencoder.apply`."""

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
 from hpm_jax.models.attention import attend
+from hpm_jax.models.decoders import Sizes
 from hpm_jax.models.mlp import gelu
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.tokens import Mask, gather
@@ -163,6 +164,11 @@ class Restated:
         """The grid of patches."""
         return self.sizes.grid
 
+    @property
+    def decoder_sizes(self) -> Sizes:
+        """The facts that decoders are built from."""
+        return self.sizes.decoder_sizes
+
     def apply(self, variables: Params, *arguments: Any, method: str = "student") -> Any:
         """As `MaskedAutoencoder.apply`: the student, or by `method="read"` the teacher."""
         return getattr(self, method)(self.prepare(variables["params"]), *arguments)
@@ -178,7 +184,7 @@ class Restated:
         tokens = jnp.concatenate([cls_token.astype(tokens.dtype), tokens], axis=1)
         return self.stack(self, params["transformer"], tokens, self.sizes.heads, tokens.shape[1])
 
-    def student(self, params: Params, patches: Array, mask: Mask) -> Prediction:
+    def student(self, params: Params, patches: Array, mask: Mask, *_: Any) -> Prediction:
         """Encodes what is kept, rebuilds what is hidden, predicts its own loss."""
         features = self.encode(params["encoder"], patches, mask.keep)
         entry, positions = params["decoder_input"], self.positions(self.sizes.decoder_width)

@@ -170,9 +170,13 @@ class Config(TaskOptions, OnGrid):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """All terms of the loss: `losses`, and reconstruction unless they name it."""
+        """All terms of the loss: `losses`, and reconstruction unless they name it.
+
+        Without it where nothing of hidden patches is predicted.
+        """
         named = any(isinstance(term, Reconstruction) for term in self.losses)
-        return self.losses if named else (Reconstruction(), *self.losses)
+        added = self.decoder.predicts and not named
+        return (Reconstruction(), *self.losses) if added else self.losses
 
     @property
     def clips(self) -> int:

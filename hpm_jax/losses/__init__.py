@@ -1,10 +1,13 @@
 """The training loss: objectives, and the terms of the loss."""
 
+from hpm_jax.losses.alignment import DynamicAlignment as DynamicAlignment
 from hpm_jax.losses.clustering import Clustering as Clustering
 from hpm_jax.losses.consistency import GlobalConsistency as GlobalConsistency
 from hpm_jax.losses.distillation import Distillation as Distillation
 from hpm_jax.losses.fourier import Fourier as Fourier
+from hpm_jax.losses.latent_alignment import LatentAlignment as LatentAlignment
 from hpm_jax.losses.morphing import MorphedTokens as MorphedTokens
+from hpm_jax.losses.multi_scale import MultiScale as MultiScale
 from hpm_jax.losses.ranking import Absolute as Absolute
 from hpm_jax.losses.ranking import Relative as Relative
 from hpm_jax.losses.ranking import pairs_ranked_correctly as pairs_ranked_correctly

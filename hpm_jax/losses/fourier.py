@@ -1,6 +1,6 @@
 """A loss in the frequency domain, which weighs frequencies by how badly they are rebuilt."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class Fourier(Term):
     batch: bool = option(
         True, "whether weights are divided by the largest of the batch, or of each channel"
     )
+
+    of_hidden: ClassVar[bool] = True
 
     def check(self, config: Any) -> None:
         """Checks that the target is an image."""

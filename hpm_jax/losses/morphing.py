@@ -1,6 +1,6 @@
 """A loss on groups of patches that the target finds alike: their means are compared."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ class MorphedTokens(Term):
     levels: int = positive(2, "number of groupings in each step, averaged", high=64)
     rounds: int = positive(14, "largest number of rounds of merging", high=1000)
     beta: float = option(2.0, "difference up to which the loss is quadratic", above=0, high=1e6)
+
+    of_hidden: ClassVar[bool] = True
 
     def check(self, config: Any) -> None:
         """Checks that every hidden patch is predicted."""

@@ -93,6 +93,7 @@ class LossPrediction(Term):
     distances: int = positive(8, "number of pairs per hidden patch, for 'sampled'", high=10**4)
 
     predicts_loss: ClassVar[bool] = True
+    of_hidden: ClassVar[bool] = True
     reported: ClassVar[str] = "ranking"
 
     def check(self, config: Any) -> None:

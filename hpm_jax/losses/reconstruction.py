@@ -1,7 +1,7 @@
 """How far a prediction is from its target: objectives `[B, M, D]` to `[B, M]`, and their mean."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +188,8 @@ class Frequency(Objective):
 @register("reconstruction")
 class Reconstruction(Term):
     """The objective's mean over the hidden patches; there unless a config weighs it itself."""
+
+    of_hidden: ClassVar[bool] = True
 
     def __call__(self, outputs: Outputs) -> tuple[Float32[Array, ""], dict[str, Array]]:
         """The mean."""

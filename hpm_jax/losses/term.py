@@ -9,7 +9,7 @@ from jax import Array
 
 from hpm_jax.fields import option
 from hpm_jax.masking.units import Unit
-from hpm_jax.plugs import Plug
+from hpm_jax.plugs import Plug, Setting
 from hpm_jax.tokens import Mask
 
 
@@ -37,8 +37,10 @@ class Outputs(NamedTuple):
     own: Own = Own()  # arrays of the term itself
     whole_target: Any = None  # [B, L, D] float32: the target of every patch, without gradient
     blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
+    latents: Any = None  # ([B, M, D], [B, M, D]), see `Prediction.latents`, where a term takes them
     readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
     tokenizer: Any = None  # the `Tokenizer` of the run, for terms
+    sizes: Any = None  # of the model's decoders, see `hpm_jax.models.decoders.Sizes`
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,10 +53,20 @@ class Term(Plug, kind="loss"):
     student_blocks: ClassVar[tuple[int, ...]] = ()  # blocks of the student's encoder, from 1
     arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
     reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
+    of_hidden: ClassVar[bool] = False  # whether it takes predictions of hidden patches
+    takes_latents: ClassVar[bool] = False  # whether it takes `Outputs.latents`
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the unweighted term and other metrics to report: float32 scalars."""
+
+    def step_flops(self, setting: Setting) -> float:
+        """Returns the operations of a step for one image, forward and backward, where they matter.
+
+        Args:
+            setting: with the `sizes` of the model's decoders.
+        """
+        return 0.0
 
 
 def mean_of(losses: Array, mask: Mask) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from hpm_jax.models.attention import ATTENTIONS, Linear, to_heads
+from hpm_jax.models.attention import ATTENTIONS, Attention, Linear, to_heads
 from hpm_jax.models.layers import (
     REMAT_POLICIES,
     Gather,
@@ -75,12 +75,21 @@ class Mix(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """The pre-norm block: `x += attention(norm(x), memory); x += mlp(norm(x))`."""
+    """The pre-norm block: `x += attention(norm(x), memory); x += mlp(norm(x))`.
+
+    Attributes:
+        joined: whether the tokens are part of the memory, as wide as they are, after a norm of
+            both, so that they attend to each other too (CAE).
+        among: whether self-attention among the tokens comes first, and the memory has a norm
+            (DiffMAE's cross-self decoder).
+    """
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
     attention: str = "xla"
+    joined: bool = False
+    among: bool = False
 
     @nn.compact
     def __call__(self, x: Array, memory: Array) -> Array:
@@ -91,6 +100,15 @@ class CrossBlock(nn.Module):
         """
         if memory.ndim == 4:
             memory = Mix(self.dtype, name="mix")(memory)
+        if self.joined:
+            memory = jnp.concatenate([memory, x], axis=1)
+        if self.joined or self.among:
+            memory = layer_norm(self.dtype, name="memory_norm")(memory)
+        if self.among:
+            itself = Attention(
+                self.heads, self.dtype, self.key_bias, self.attention, name="self_attention"
+            )
+            x = x + itself(layer_norm(self.dtype, name="self_norm")(x), x.shape[1])
         attend = CrossAttend(
             self.heads, self.dtype, self.key_bias, self.attention, name="attention"
         )
@@ -102,7 +120,7 @@ class CrossBlock(nn.Module):
 class CrossStack(nn.Module):
     """`depth` such blocks with their parameters stacked on a leading axis, then a layer norm.
 
-    The attributes are those of `Stack`.
+    The attributes are those of `Stack` and of `CrossBlock`.
     """
 
     depth: int
@@ -113,12 +131,20 @@ class CrossStack(nn.Module):
     key_bias: bool = True
     attention: str = "xla"
     gather: Gather = as_they_are
+    joined: bool = False
+    among: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, memory: Array) -> Array:
-        """Maps tokens `[B, Q, W]` to the same shape; `memory` is that of `CrossBlock`."""
-        block = CrossBlock(self.heads, self.dtype, self.key_bias, self.attention, parent=None)
-        first = x[:1], memory[..., :1, :, :]
+    def __call__(self, x: Array, memory: Array, each: Array | None = None) -> Array:
+        """Maps tokens `[B, Q, W]` to the same shape; `memory` is that of `CrossBlock`.
+
+        With `each`, `[depth]`, block i reads `memory[each[i]]` of several, `[k, B, N, D]`.
+        """
+        block = CrossBlock(
+            *(self.heads, self.dtype, self.key_bias, self.attention, self.joined, self.among),
+            parent=None,
+        )
+        first = x[:1], memory[0, :1] if each is not None else memory[..., :1, :, :]
         start = jax.vmap(lambda key: block.init(key, *first)["params"])
         params = self.param("blocks", lambda key: start(jax.random.split(key, self.depth)))
 
@@ -126,10 +152,12 @@ class CrossStack(nn.Module):
             return param.astype(self.dtype) if param.ndim > 1 else param
 
         def step(x: Array, one: Any) -> Any:
-            prepared = self.gather(jax.tree.map(cast, one))
-            return block.apply({"params": prepared}, x, memory), None
+            params, number = one
+            prepared = self.gather(jax.tree.map(cast, params))
+            read = memory if number is None else memory[number]
+            return block.apply({"params": prepared}, x, read), None
 
         kept = REMAT_POLICIES[self.remat]
         step = jax.checkpoint(step, prevent_cse=False, policy=kept)
-        x, _ = jax.lax.scan(step, x, params, unroll=self.unroll)
+        x, _ = jax.lax.scan(step, x, (params, each), unroll=self.unroll)
         return layer_norm(self.dtype, name="norm")(x)

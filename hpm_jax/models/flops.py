@@ -66,10 +66,10 @@ def step_flops(
     asked = hidden if queried is None else queried
     head = 2 * asked * head_width * model.target_width
     reconstructor = decoder.body_flops(sizes, visible, asked) + head
-    student = encoder(visible) + decoder.entry_flops(sizes, visible)
+    student = encoder(visible) + decoder.entry_flops(sizes, visible, asked)
     student += reconstructor + predictor(visible, asked)
     seen = length // frame_stride // parts
-    heads = decoder.entry_flops(sizes, seen) + predictor(seen, length)
+    heads = decoder.entry_flops(sizes, seen, length) + predictor(seen, length)
     network = encoder(seen) + (heads if predicts else 0)
     return StepFlops(3 * student, network_passes * parts * network)
 

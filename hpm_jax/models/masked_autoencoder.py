@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int
 
-from hpm_jax.models.decoders import Decoder, SelfAttention, Sizes
+from hpm_jax.models.decoders import Decoder, DecoderContext, SelfAttention, Sizes
 from hpm_jax.models.decoders.decoder import Body
 from hpm_jax.models.encoder import Encoder, stack_options, token_init
 from hpm_jax.models.layers import Dense, Gather, Outputs, as_they_are
@@ -23,6 +24,8 @@ class Prediction(NamedTuple):
     values: Array  # [B, M, P] float32: the predicted target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
     blocks: tuple[Array, ...] = ()  # [B, 1 + K, D] each: the outputs of blocks asked for
+    # [B, M, D] each: the encoder's output as the decoder predicts it, and of hidden patches alone
+    latents: tuple[Array, Array] | None = None
 
 
 class Reconstructor(nn.Module):
@@ -135,6 +138,7 @@ class MaskedAutoencoder(nn.Module):
         stack = stack_options(self, self.decoder_depth, self.decoder_heads)
         return Sizes(
             grid=self.grid,
+            values=self.values,
             encoder_width=self.width,
             encoder_depth=self.depth,
             width=self.decoder_width,
@@ -149,7 +153,12 @@ class MaskedAutoencoder(nn.Module):
         return self.target_values or self.values
 
     def __call__(
-        self, patches: Float[AnyArray, "B L P"], mask: Mask, collect: tuple[int, ...] = ()
+        self,
+        patches: Float[AnyArray, "B L P"],
+        mask: Mask,
+        collect: tuple[int, ...] = (),
+        drawn: Any = None,
+        latents: bool = False,
     ) -> Prediction:
         """Runs the student: encodes visible patches, predicts hidden ones and their losses.
 
@@ -157,18 +166,26 @@ class MaskedAutoencoder(nn.Module):
             patches: `[B, L, P]`.
             mask: visible and hidden patches.
             collect: indices of blocks, from 0, whose outputs at visible patches are returned too.
+            drawn: the random numbers of the decoder; None in evaluations.
+            latents: whether hidden patches are encoded too, by themselves and without gradient; for
+                a decoder that predicts what the encoder says of them, see `Decoder.latent`.
         """
         of_decoder = self.decoder.collect(self.depth)
         every = tuple(sorted({*of_decoder, *collect}))
         encoded = self._outputs(patches, mask, every)
         found = dict(zip(every, encoded.blocks, strict=True))
-        encoded = encoded._replace(blocks=tuple(found[number] for number in of_decoder))
         hide, count = mask.hide, mask.hide.shape[1]
-        tokens = self.decoder.tokens(self.decoder_input, encoded, mask.keep, hide, hide)
+        read = tuple(found[number] for number in of_decoder)
+        context = DecoderContext(encoded.tokens, read, mask.keep, hide, hide, patches, drawn)
+        tokens = self.decoder.tokens(self.decoder_input, context)
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         features = self._visible(encoded.tokens, mask.keep)
         blocks = tuple(self._visible(found[number], mask.keep) for number in collect)
-        return Prediction(features, self.reconstructor(tokens, count), loss, blocks)
+        pair = None
+        if latents:
+            hidden = self.encoder(patches, mask.hide)[:, self.layout.extra_tokens :]
+            pair = tokens, jax.lax.stop_gradient(hidden)
+        return Prediction(features, self.reconstructor(tokens, count), loss, blocks, pair)
 
     def _outputs(
         self,
@@ -262,21 +279,24 @@ class MaskedAutoencoder(nn.Module):
         for name, number in blocks.items():
             found[name] = collected[number][:, extra:].astype(jnp.float32)
         if predicts:
-            encoded = outputs._replace(blocks=tuple(collected[number] for number in of_decoder))
-            found["predicted_loss"] = self._predicted_loss(encoded, mask)
+            read = tuple(collected[number] for number in of_decoder)
+            found["predicted_loss"] = self._predicted_loss(features, read, mask)
         return found
 
     def predict_loss_from(
         self, features: Float[AnyArray, "B N D"], mask: Mask | None = None
     ) -> Float32[Array, "B L"]:
         """Returns the predicted loss of every patch from encoder features `[B, 1 + K, D]`."""
-        return self._predicted_loss(Outputs(features, (), None), mask)
+        return self._predicted_loss(features, (), mask)
 
-    def _predicted_loss(self, encoded: Outputs, mask: Mask | None) -> Float32[Array, "B L"]:
+    def _predicted_loss(
+        self, features: Float[AnyArray, "B N D"], blocks: tuple[Array, ...], mask: Mask | None
+    ) -> Float32[Array, "B L"]:
         """Returns the predicted loss of every patch, in the order `[visible, hidden]`."""
         keep, hide = (None, None) if mask is None else mask[:2]
         every = None if mask is None else jnp.concatenate([mask.keep, mask.hide], axis=1)
-        tokens = self.decoder.tokens(self.decoder_input, encoded, keep, hide, every)
+        context = DecoderContext(jnp.asarray(features), blocks, keep, hide, every)
+        tokens = self.decoder.tokens(self.decoder_input, context)
         return self.predictor(tokens, self.decoder_sizes.length)
 
     def predict_loss(

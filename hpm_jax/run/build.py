@@ -86,14 +86,15 @@ def build_method(config: Config) -> Method:
         objective=config.objective,
         terms=config.terms,
         teacher=config.teacher,
+        decoder=config.decoder,
     )
 
 
 def build_flops(config: Config) -> StepFlops:
     """Returns the operations of one training step per image or video of a batch."""
-    method = build_method(config)
+    method, model = build_method(config), build_model(config)
     flops = step_flops(
-        build_model(config),
+        model,
         config.hidden,
         method.network_passes,
         "predicted_loss" in method.strategy.reads,
@@ -103,12 +104,14 @@ def build_flops(config: Config) -> StepFlops:
     )
     # what the target reads is computed in every step; a strategy that asks the teacher shares it
     passes = len(method.models(method.networks(False)))
-    of_target = step_flops(build_model(config), config.hidden, passes, False)
+    of_target = step_flops(model, config.hidden, passes, False)
+    setting = method.setting._replace(sizes=model.decoder_sizes)
+    of_terms = sum(term.step_flops(setting) for term in method.terms)
     shared = of_target.teacher if method.uses_teacher else 0
     clips = config.data.clips
     every = config.teacher.every_steps if config.stored_scores else 1
     return StepFlops(
-        student=(flops.student * method.views + of_target.teacher) * clips,
+        student=((flops.student + of_terms) * method.views + of_target.teacher) * clips,
         teacher=(flops.teacher - shared) * clips / every,
     )
 
@@ -124,10 +127,12 @@ def build_fresh_params(
 ) -> Callable[[Array, Array | int], Params]:
     """Builds `(root key, stage) -> params`, random parameters of the model and of all plugs."""
 
+    setting = method.setting._replace(sizes=model.decoder_sizes)
+
     def fresh_params(root: Array, stage: Array | int) -> Params:
         params = init_params(model, random.stream(root, "init", stage))
         terms = {
-            slot: plug.init(random.stream(root, f"init {slot}", stage), method.setting)
+            slot: plug.init(random.stream(root, f"init {slot}", stage), setting)
             for slot, plug in method.plugs.items()
         }
         terms = {slot: tree for slot, tree in terms.items() if tree is not None}

@@ -14,6 +14,7 @@ from hpm_jax.losses.term import Own, Term
 from hpm_jax.masking.hard import Hard, Random
 from hpm_jax.masking.strategy import Readings, Strategy
 from hpm_jax.masking.units import Unit
+from hpm_jax.models.decoders import Decoder
 from hpm_jax.plugs import Plug, Setting
 from hpm_jax.step.state import TrainState
 from hpm_jax.targets import NormalizedPixels, Target, TargetContext
@@ -44,6 +45,7 @@ class Method:
     target: Target = NormalizedPixels()
     objective: Objective = SquaredError()
     terms: tuple[Term, ...] = (Reconstruction(), Relative())
+    decoder: Decoder | None = None  # that of the model; None where it draws no random numbers
     teacher: Teacher = MovingAverage()
 
     @property
@@ -51,6 +53,7 @@ class Method:
         """Every plug by its slot: what it brings lies under that name in the state."""
         named: dict[str, Plug] = {"mask": self.strategy, "target": self.target}
         named |= {"objective": self.objective, "teacher": self.teacher}
+        named |= {"decoder": self.decoder} if self.decoder else {}
         return named | {term.name: term for term in self.terms}
 
     @property
@@ -70,8 +73,8 @@ class Method:
 
     @property
     def in_full(self) -> "Method":
-        """The same with one mask of each image, all of which is predicted."""
-        return dataclasses.replace(self, views=1, queried=0)
+        """The same with one mask of each image, all of which is predicted, as in evaluations."""
+        return dataclasses.replace(self, views=1, queried=0, decoder=None)
 
     @property
     def target_width(self) -> int:
@@ -119,6 +122,11 @@ class Method:
     def student_blocks(self) -> tuple[int, ...]:
         """Blocks of the student's encoder, from 1, whose outputs the terms take."""
         return tuple(sorted({block for term in self.terms for block in term.student_blocks}))
+
+    @property
+    def takes_latents(self) -> bool:
+        """Whether a term compares predictions with the encoder's output of hidden patches."""
+        return any(term.takes_latents for term in self.terms)
 
     @property
     def parts(self) -> int:

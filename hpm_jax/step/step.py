@@ -52,7 +52,8 @@ def student_pass(
     if readings is None:
         readings = run_networks(model, method, state, patches, hard=False).target
     collect = tuple(number - 1 for number in method.student_blocks)
-    inputs: Any = (patches, mask, collect) if collect else (patches, mask)
+    drawn = own(state, "decoder", params, masked.drawn).drawn
+    inputs: Any = (patches, mask, collect, drawn, method.takes_latents)
     prediction: Any = model.apply({"params": params}, *inputs)
     whole = method.target_of(patches, own(state, "target", params), readings)
     whole = jax.lax.stop_gradient(whole)
@@ -68,7 +69,9 @@ def student_pass(
         unit=method.unit,
         whole_target=whole,
         blocks=dict(zip(method.student_blocks, prediction.blocks, strict=True)) if collect else {},
+        latents=prediction.latents,
         readings=readings,
+        sizes=model.decoder_sizes,
     )
 
 
@@ -88,7 +91,7 @@ def total_loss(
 
 def observations(method: Method, outputs: Outputs) -> dict[str, Any]:
     """What the plugs with a state of their own learn from the student's pass, by slot."""
-    arrays: Any = outputs._replace(unit=None)  # type: ignore[arg-type]
+    arrays: Any = outputs._replace(unit=None, sizes=None)  # type: ignore[arg-type]
     stopped = jax.lax.stop_gradient(arrays)._replace(unit=outputs.unit)
     found = {slot: plug.observe(stopped) for slot, plug in method.plugs.items()}
     return {slot: values for slot, values in found.items() if values is not None}

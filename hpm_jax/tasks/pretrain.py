@@ -152,7 +152,7 @@ def describe(
     hidden = f"{config.hidden} of {config.patches} patches"
     masks = f"{mask.strategy} masks, {units if mask.unit == 'tube' else hidden} hidden"
     terms = " + ".join(map(str, config.terms))
-    usual = isinstance(config.decoder, SelfAttention)
+    usual = config.decoder == SelfAttention()
     decoder = "" if usual else f"; decoder {config.decoder}"
     kind = jax.devices()[0].device_kind
     where = config.data.name if config.data.source == "tfds" else config.data.path

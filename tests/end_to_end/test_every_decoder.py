@@ -32,9 +32,11 @@ from hpm_jax.tasks.pretrain import load_start
 from hpm_jax.visualize.view import HARD, HIDDEN, VISIBLE, make_view
 
 CROSS = "cross_attention(share=0.5, blocks='all')"
-KINDS = [CROSS, "linear"]
+REGRESSOR = "latent_regressor(depth=1)"
+KINDS = [CROSS, "linear", REGRESSOR, "diffusion"]
 EACH = pytest.mark.parametrize("kind", KINDS)
-QUERIED = {CROSS: 6, "linear": 12}
+WITH_NOISE = pytest.mark.parametrize("kind", [*KINDS, "noisy_positions(levels=(0, 300))"])
+QUERIED = {CROSS: 6, "linear": 12, REGRESSOR: 12, "diffusion": 12}
 
 
 def config_of(kind, **changes):
@@ -52,7 +54,7 @@ def trained(kind):
     return (parts.state, second, third), (metrics, others)
 
 
-@EACH
+@WITH_NOISE
 def test_it_trains_and_resumes(kind, tmp_path):
     (first, second, third), (metrics, others) = trained(kind)
     assert np.isfinite([float(value) for value in (metrics | others).values()]).all()
@@ -66,9 +68,9 @@ def test_it_trains_and_resumes(kind, tmp_path):
             if not one
         ]
         still = {name for name in still if "head_bias" not in name}  # a ranking has none
-        # a mix of the blocks reads nothing that follows the last one
+        # what reads the blocks reads nothing that follows the last one
         norm = {f"['encoder']['transformer']['norm'][{name!r}]" for name in ("bias", "scale")}
-        assert still == (norm if kind == CROSS else set())
+        assert still == (norm if kind in (CROSS, "diffusion") else set())
     with checkpoints(tmp_path, keep=1) as saved:
         saved.save(second)
     with checkpoints(tmp_path, keep=1) as saved:
@@ -78,7 +80,7 @@ def test_it_trains_and_resumes(kind, tmp_path):
     chex.assert_trees_all_equal(again, (third, others))
 
 
-@EACH
+@WITH_NOISE
 def test_sharded_over_eight_devices(kind, monkeypatch):
     """Numbers of one device, with the parameters of blocks spread over two of eight."""
     monkeypatch.setattr(placement, "SMALL", 8)
@@ -118,7 +120,9 @@ def test_a_picture_shows_every_hidden_patch(kind):
 def test_a_plan_by_arithmetic(kind):
     config = config_of(kind, model={"depth": 2})
     assert config.queried == QUERIED[kind]
-    tokens = {CROSS: (5, 6 * 5), "linear": (17, 0)}[kind]  # of the encoder; weights of a decoder
+    # of the encoder; weights of a decoder
+    tokens = {CROSS: (5, 6 * 5), "linear": (17, 0), REGRESSOR: (5, 12 * (4 + 12))}
+    tokens = (tokens | {"diffusion": (5, 12 * 12)})[kind]
     assert attention_bytes(config, 8) == 3 * 8 * 2 * max(tokens[0] ** 2, tokens[1]) * 4
     assert 0 < kept(config, 1, depth=1) < kept(config, 1)
 

@@ -43,6 +43,24 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
         "objective": "cross_entropy(temperature=0.12)",
         "losses": ("ranking", "clustering", "morphed_tokens(rounds=3)"),
     },
+    "local": {
+        "model": {"depth": 3},
+        "decoder": "self_attention(block=2)",
+        "target": "hog(cell=4, window=0)",
+        "losses": ("ranking", "multi_scale(blocks=(1, 2, 3), cells=(1, 2, 8), bins=3)"),
+    },
+    "alignment": {
+        "model": {"depth": 2},
+        "decoder": "no_decoder",
+        "teacher": "frozen(path='e.npz', mean=(0.5,), std=(0.5,))",
+        "mask": {"strategy": "attention(high=False, noise=1.0)"},
+        "losses": ("dynamic_alignment(layers=2, blocks=(1, 2))", "visible"),
+    },
+    "latents": {
+        "decoder": "latent_regressor(depth=1)",
+        "mask": {"counted": 0.5},
+        "losses": ("ranking", "latent_alignment"),
+    },
     "low_variance": {
         "target": "low_variance_pixels(path='pca.npz')",
         "objective": "frequency(channels=1)",
@@ -78,7 +96,8 @@ def test_trains_resumes_and_is_the_same_anywhere(case, folder, monkeypatch, tmp_
     step = make_train_step(
         parts.model, parts.method, parts.optimizer, optimizer.get("accumulation", 1)
     )
-    inputs = images, parts.key, schedule(n_hard=4)
+    counted = np.float32(config.mask.counted) if config.mask.some_count else None
+    inputs = images, parts.key, schedule(n_hard=4)._replace(counted=counted)
     one = jax.jit(step).lower(parts.state, *inputs).compile()
     second, first_metrics = one(parts.state, *inputs)
     third, metrics = one(second, *inputs)

@@ -12,7 +12,7 @@ from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option
 from hpm_jax.models.block_flops import cross_flops
 from hpm_jax.models.cross_attention import CrossStack
-from hpm_jax.models.decoders.decoder import Body, Decoder, Encoded, Sizes
+from hpm_jax.models.decoders.decoder import Body, Decoder, DecoderContext, Sizes
 from hpm_jax.models.decoders.self_attention import mask_token_init
 from hpm_jax.models.encoder import patch_positions
 from hpm_jax.models.layouts import LAYOUTS, Layout
@@ -87,12 +87,10 @@ class CrossAttention(Decoder):
         """Returns the module of the queries."""
         return Queries(sizes.grid, sizes.width, sizes.dtype, sizes.layout)
 
-    def tokens(
-        self, entry: Any, encoded: Encoded, keep: Array | None, hide: Array | None, asked: Any
-    ) -> tuple[Array, Array]:
+    def tokens(self, entry: Any, context: DecoderContext) -> tuple[Array, Array]:
         """Returns queries `[B, Q, width]`, and the memory `[B, N, D]` or `[depth + 1, B, N, D]`."""
-        memory = jnp.stack(encoded.blocks) if encoded.blocks else encoded.tokens
-        return entry(len(encoded.tokens), asked), memory
+        memory = jnp.stack(context.blocks) if context.blocks else context.tokens
+        return entry(context.images, context.asked), memory
 
     def body(self, sizes: Sizes) -> Body:
         """Returns the blocks."""
@@ -103,7 +101,7 @@ class CrossAttention(Decoder):
 
         return body
 
-    def entry_flops(self, sizes: Sizes, seen: int) -> float:
+    def entry_flops(self, sizes: Sizes, seen: int, asked: int) -> float:
         """Returns 0: queries are looked up."""
         return 0.0
 

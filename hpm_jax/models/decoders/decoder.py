@@ -11,12 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 from jax import Array
 
-from hpm_jax.models.layers import Outputs
 from hpm_jax.models.layouts import Layout
 from hpm_jax.plugs import Plug
 from hpm_jax.tokens import Grid
 
-Encoded = Outputs  # tokens [B, 1 + K, D], and the blocks of `Decoder.collect`
 Body = Callable[[Any, int], Array]  # (tokens, count) -> [B, count, width], within a module
 
 
@@ -24,6 +22,7 @@ class Sizes(NamedTuple):
     """The facts of a model that its decoders depend on."""
 
     grid: Grid
+    values: int  # of a patch, P
     encoder_width: int  # D
     encoder_depth: int
     width: int  # `decoder_width` of the model
@@ -42,6 +41,24 @@ class Sizes(NamedTuple):
         return self.layout.extra_tokens
 
 
+class DecoderContext(NamedTuple):
+    """The input of a decoder."""
+
+    tokens: Array  # [B, 1 + K, D]: the encoder's output, in the order of `keep`
+    blocks: tuple[Array, ...]  # [B, 1 + K, D] each: the blocks of `Decoder.collect`
+    keep: Array | None  # [B, K]: the visible patches; None if all are visible, in order
+    hide: Array | None  # [B, M]: the hidden patches; None for none
+    # [B, Q]: the patches to predict; None for all, in order. They are `hide`, or `keep` and `hide`
+    asked: Array | None
+    patches: Array | None = None  # [B, L, P]: all patches; None outside of the student's pass
+    drawn: Any = None  # from `draw`: the random numbers of a training step; None in evaluations
+
+    @property
+    def images(self) -> int:
+        """Number of images, B."""
+        return len(self.tokens)
+
+
 class Decoder(Plug, kind="decoder"):
     """Base class of decoders.
 
@@ -51,6 +68,9 @@ class Decoder(Plug, kind="decoder"):
 
     # whether hidden patches stay in the encoder's input, each replaced by a mask token
     in_place: ClassVar[bool] = False
+    predicts: ClassVar[bool] = True  # whether anything of hidden patches is predicted
+    # whether what both bodies read are predictions of the encoder's output, [B, Q, D]
+    latent: ClassVar[bool] = False
     share: float = 1.0  # fraction of the hidden patches that are predicted in a training step
 
     @property
@@ -67,27 +87,16 @@ class Decoder(Plug, kind="decoder"):
         """Returns the module `decoder_input` of the model."""
 
     @abc.abstractmethod
-    def tokens(
-        self, entry: Any, encoded: Encoded, keep: Array | None, hide: Array | None, asked: Any
-    ) -> Any:
-        """Returns the input of both bodies.
-
-        Args:
-            entry: the module of `entry`, bound.
-            encoded: the encoder's output, in the order of `keep`.
-            keep: `[B, K]` indices of the visible patches; None if all are visible, in order.
-            hide: `[B, M]` indices of the hidden patches; None for none.
-            asked: `[B, Q]` indices of the patches to predict; None for all, in order. They are
-                `hide`, or `keep` and then `hide`.
-        """
+    def tokens(self, entry: Any, context: DecoderContext) -> Any:
+        """Returns the input of both bodies; `entry` is the module of that name, bound."""
 
     @abc.abstractmethod
     def body(self, sizes: Sizes) -> Body:
         """Returns `(tokens, count) -> [B, count, width]` for the patches asked for."""
 
     @abc.abstractmethod
-    def entry_flops(self, sizes: Sizes, seen: int) -> float:
-        """Returns the operations of `tokens`, with `seen` patches encoded."""
+    def entry_flops(self, sizes: Sizes, seen: int, asked: int) -> float:
+        """Returns the operations of `tokens` for `asked` patches, with `seen` patches encoded."""
 
     @abc.abstractmethod
     def body_flops(self, sizes: Sizes, seen: int, asked: int) -> float:

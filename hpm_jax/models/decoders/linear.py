@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from hpm_jax.errors import ConfigError
-from hpm_jax.models.decoders.decoder import Body, Decoder, Encoded, Sizes
+from hpm_jax.models.decoders.decoder import Body, Decoder, DecoderContext, Sizes
 from hpm_jax.models.decoders.self_attention import mask_token_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.plugs import register
@@ -51,18 +51,16 @@ class Linear(Decoder):
         """Returns the module of the mask token."""
         return MaskToken(sizes.encoder_width, sizes.layout)
 
-    def tokens(
-        self, entry: Any, encoded: Encoded, keep: Array | None, hide: Array | None, asked: Any
-    ) -> Array:
+    def tokens(self, entry: Any, context: DecoderContext) -> Array:
         """Returns the encoder's output at the patches asked for, `[B, Q, D]`."""
-        features = encoded.tokens[:, entry.layout.extra_tokens :]
-        return features if asked is None else gather(features, asked)
+        features = context.tokens[:, entry.layout.extra_tokens :]
+        return features if context.asked is None else gather(features, context.asked)
 
     def body(self, sizes: Sizes) -> Body:
         """Returns the identity."""
         return lambda tokens, count: tokens
 
-    def entry_flops(self, sizes: Sizes, seen: int) -> float:
+    def entry_flops(self, sizes: Sizes, seen: int, asked: int) -> float:
         """Returns 0."""
         return 0.0
 
