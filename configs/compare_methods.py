@@ -49,6 +49,11 @@ METHODS = {
     | {"target": "online_clusters(clusters=512)", "objective": "cross_entropy(temperature=0.12)"}
     | {"losses": ("clustering",), "teacher": TEACHER},
     "a2mim": MAE | {"losses": ("fourier(weight=0.1)",)},
+    "intl": MAE
+    | {"mask": {"strategy": "disjoint", "views": 2}, "losses": ("intl(width=96, values=32)",)}
+    | FEATURES
+    | {"teacher": TEACHER},
+    "supervised": MAE | {"losses": ("supervised(classes=10)",)},  # with the labels of all images
 }
 METHOD_CONTRASTS = (
     "hpm > mae: hard patches and loss prediction help",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from hpm_jax.errors import ConfigError, UserError
 from hpm_jax.fields import option
+from hpm_jax.plugs import Setting
 from hpm_jax.tokens import AnyArray, Grid, Tokenizer
 
 
@@ -47,6 +48,18 @@ class EncoderFile:
     def encoder_params(self, grid: Grid) -> Any:
         """Returns the parameters of the encoder, with positions on the grid."""
         return _encoder_and_params(self, grid)[1]
+
+    def encoder_flops(self, setting: Setting, patches: int, depth: int | None = None) -> float:
+        """Returns FLOPs of a forward pass of the encoder over `patches` of an image.
+
+        Args:
+            depth: number of its first blocks that are computed; None for all.
+        """
+        from hpm_jax.models.flops import encoder_flops
+
+        encoder, values = self.encoder(setting.grid), setting.tokenizer.values
+        depth = encoder.stack["depth"] if depth is None else depth
+        return encoder_flops(patches, values, encoder.width, depth, encoder.layout)
 
     def own_patches(
         self, patches: Float[AnyArray, "B L P"], grid: Grid, tokenizer: Tokenizer

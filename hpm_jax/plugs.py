@@ -8,6 +8,7 @@ parameters, frozen weights and a state. A family of plugs is a subclass of `Plug
 import ast
 import dataclasses
 import importlib
+import math
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -28,6 +29,16 @@ class Setting(NamedTuple):
     width: int  # of the encoder, D
     features_width: int = 0  # of the teacher's features; 0 for that of the encoder
     target_width: int = 0  # values of the target of one patch; 0 where the target itself is asked
+
+    @property
+    def patches(self) -> int:
+        """Number of patches per image, L."""
+        return math.prod(self.grid)
+
+    @property
+    def visible(self) -> int:
+        """Number of visible patches per image, K."""
+        return self.patches - self.hidden
 
 
 class Plug:
@@ -72,6 +83,14 @@ class Plug:
         Args:
             outputs: an `Outputs`; see `hpm_jax/losses/term.py`.
         """
+
+    def step_flops(self, setting: Setting) -> float:
+        """Returns the operations of its networks in a training step, per mask of an image.
+
+        Matrix products count, as in `hpm_jax/models/flops.py`; those of a head are three forward
+        passes. What depends on the other images of a batch, and is small, is left out.
+        """
+        return 0.0
 
     def __init_subclass__(cls, kind: str = "", **rest: Any):
         super().__init_subclass__(**rest)

@@ -14,6 +14,9 @@ from hpm_jax.losses.reconstruction import squared_error as squared_error
 from hpm_jax.losses.spread import Dispersive as Dispersive
 from hpm_jax.losses.spread import SIGReg as SIGReg
 from hpm_jax.losses.spread import VarianceCovariance as VarianceCovariance
+from hpm_jax.losses.supervised import Supervised as Supervised
 from hpm_jax.losses.term import Outputs as Outputs
 from hpm_jax.losses.term import Term as Term
 from hpm_jax.losses.visible import Visible as Visible
+from hpm_jax.losses.whitening import INTL as INTL
+from hpm_jax.losses.whitening import WhiteningMSE as WhiteningMSE

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.data.records import Splits
 from hpm_jax.fields import option
 from hpm_jax.masking.units import Unit
 from hpm_jax.plugs import Plug
@@ -39,6 +40,9 @@ class Outputs(NamedTuple):
     blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
     readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
     tokenizer: Any = None  # the `Tokenizer` of the run, for terms
+    views: int = 1  # masks of each image, in rows one after the other
+    annotations: Any = None  # by name, what `Term.annotations` of each example: [B, ...]
+    whole_features: Any = None  # [B, 1 + L, D]: the student's features of the whole image
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,6 +55,11 @@ class Term(Plug, kind="loss"):
     student_blocks: ClassVar[tuple[int, ...]] = ()  # blocks of the student's encoder, from 1
     arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
     reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
+    annotations: ClassVar[tuple[str, ...]] = ()  # of each example beside its image: "label"
+    whole_image: ClassVar[bool] = False  # whether the student also encodes the whole image
+
+    def check_data(self, splits: Splits) -> None:
+        """Raises a `DataError` if the data lack what the term reads of each example."""
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:

@@ -12,7 +12,7 @@ from hpm_jax import random
 from hpm_jax.config import Config, Finetune, Segment
 from hpm_jax.convert.assign import overlay
 from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
-from hpm_jax.models.flops import StepFlops, step_flops
+from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, layout_of
 from hpm_jax.run.devices import Devices, check_batch
@@ -89,11 +89,19 @@ def build_method(config: Config) -> Method:
     )
 
 
+def batch_inputs(config: Config, method: Method) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the parts of a batch that the step takes, in order: images, and what terms read."""
+    count = config.optimizer.batch_size
+    images = jax.ShapeDtypeStruct((count, *config.data.train_shape), config.data.pixel_dtype)
+    known = {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    return {"image": images} | {name: known[name] for name in method.annotations}
+
+
 def build_flops(config: Config) -> StepFlops:
     """Returns the operations of one training step per image or video of a batch."""
-    method = build_method(config)
+    model, method = build_model(config), build_method(config)
     flops = step_flops(
-        build_model(config),
+        model,
         config.hidden,
         method.network_passes,
         "predicted_loss" in method.strategy.reads,
@@ -103,13 +111,21 @@ def build_flops(config: Config) -> StepFlops:
     )
     # what the target reads is computed in every step; a strategy that asks the teacher shares it
     passes = len(method.models(method.networks(False)))
-    of_target = step_flops(build_model(config), config.hidden, passes, False)
-    shared = of_target.teacher if method.uses_teacher else 0
+    of_target = step_flops(model, config.hidden, passes, False).teacher
+    shared = of_target if method.uses_teacher else 0
+    # a frozen teacher is another model; one pass serves all that read it
+    read, always = (method.networks(hard).get("teacher", ()) for hard in (True, False))
+    frozen = method.teacher.pass_flops(method.setting, always)
+    of_strategy = method.teacher.pass_flops(method.setting, read) - frozen
+    student = flops.student + sum(x.step_flops(method.setting) for x in method.plugs.values())
+    if method.encodes_whole:
+        length = config.patches
+        student += 3 * encoder_flops(length, model.values, model.width, model.depth, model.layout)
     clips = config.data.clips
     every = config.teacher.every_steps if config.stored_scores else 1
     return StepFlops(
-        student=(flops.student * method.views + of_target.teacher) * clips,
-        teacher=(flops.teacher - shared) * clips / every,
+        student=(student * method.views + of_target + frozen) * clips,
+        teacher=(flops.teacher - shared + of_strategy) * clips / every,
     )
 
 
@@ -242,8 +258,13 @@ class ShardedStep(NamedTuple):
     init: Callable[[Array, Start], TrainState]  # to be jitted
     start: Start  # its second argument
     state: TrainState  # shapes, dtypes and shardings
-    images: jax.ShapeDtypeStruct  # of a global batch
-    step: Any  # jitted: (state, images, key, schedule) -> (state, metrics)
+    inputs: dict[str, jax.ShapeDtypeStruct]  # of a global batch, see `batch_inputs`
+    step: Any  # jitted: (state, *inputs, key, schedule) -> (state, metrics)
+
+    @property
+    def images(self) -> jax.ShapeDtypeStruct:
+        """The images of a global batch."""
+        return self.inputs["image"]
 
 
 def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
@@ -258,9 +279,11 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
 
     init, start = build_init(config, model, method, optimizer), Start(frozen=load_frozen(method))
     state = abstract_state(init, jax.random.key(0), start, place=devices.shardings)
-    shape = (config.optimizer.batch_size, *config.data.train_shape)
     step = devices.jit_step(
         make_train_step(model, method, optimizer, config.optimizer.accumulation), state
     )
-    images = jax.ShapeDtypeStruct(shape, config.data.pixel_dtype, sharding=devices.batch)
-    return ShardedStep(model, method, init, start, state, images, step)
+    inputs = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
+        for name, x in batch_inputs(config, method).items()
+    }
+    return ShardedStep(model, method, init, start, state, inputs, step)

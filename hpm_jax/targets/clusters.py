@@ -52,6 +52,10 @@ class OnlineClusters(Target):
             "bias": jnp.zeros(self.clusters, jnp.float32),
         }
 
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the head's logits."""
+        return 2.0 * setting.patches * (setting.features_width or setting.width) * self.clusters
+
     def __call__(self, context: TargetContext) -> Float[Array, "B L clusters"]:
         """Shares of the clusters."""
         logits = cluster_logits(context.params, context.readings["features"])
