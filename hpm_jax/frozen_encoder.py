@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from jax import Array
@@ -36,10 +37,13 @@ class EncoderFile:
     dtype: str = option("float32", "dtype of its matrix products", choices=("float32", "bfloat16"))
 
     def read(self) -> Any:
-        """Returns the `Weights` in the file."""
-        from hpm_jax.convert.read import read_weights
+        """Returns the `Weights` in the file, which is read once; see `release`."""
+        from hpm_jax.convert import read
 
-        return read_weights(self.path, self.weights, self.heads or None)
+        key = self.path, self.weights, self.heads, _stamp(self.path)
+        if key not in _held:
+            _held[key] = read.read_weights(self.path, self.weights, self.heads or None)
+        return _held[key]
 
     def encoder(self, grid: Grid) -> Any:
         """Returns the `Encoder` on a grid, without its parameters."""
@@ -47,6 +51,7 @@ class EncoderFile:
 
     def encoder_params(self, grid: Grid) -> Any:
         """Returns the parameters of the encoder, with positions on the grid."""
+        self.encoder(grid)  # its sizes stay known when the weights are released
         return _encoder_and_params(self, grid)[1]
 
     def encoder_flops(self, setting: Setting, patches: int, depth: int | None = None) -> float:
@@ -112,6 +117,24 @@ class EncoderFile:
                     f"{name}: images of this encoder are normalised by other numbers: set "
                     f"mean={known.mean}, std={known.std}"
                 )
+
+
+_held: dict[Any, Any] = {}  # weights that were read and not yet loaded into a state
+
+
+def release() -> None:
+    """Forgets the weights that were read, when every plug has loaded its own."""
+    _held.clear()
+
+
+def _stamp(place: str) -> tuple[Any, ...]:
+    """Returns what changes with a file, or with the files of a folder, on this machine."""
+    path = Path(place)
+    if not path.exists():
+        return ()
+    found = [path, *path.iterdir()] if path.is_dir() else [path]
+    stats = [(str(each), each.stat()) for each in sorted(found)]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
 def _encoder_and_params(plug: EncoderFile, grid: Grid) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from jax import Array
 from hpm_jax import random
 from hpm_jax.config import Config, Finetune, Segment
 from hpm_jax.convert.assign import overlay
+from hpm_jax.frozen_encoder import release
 from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
 from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
@@ -132,6 +133,7 @@ def build_flops(config: Config) -> StepFlops:
 def load_frozen(method: Method) -> dict[str, Any]:
     """Loads the frozen weights of every plug that has some, by slot."""
     loaded = {slot: plug.load(method.setting) for slot, plug in method.plugs.items()}
+    release()
     return {slot: weights for slot, weights in loaded.items() if weights is not None}
 
 
