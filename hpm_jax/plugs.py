@@ -41,6 +41,15 @@ class Setting(NamedTuple):
         return self.patches - self.hidden
 
 
+class OwnOptimizer(NamedTuple):
+    """AdamW for the parameters of one plug, apart from that of the run."""
+
+    rate: float  # its learning rate over that of the run, whose schedule it follows
+    b1: float
+    b2: float
+    weight_decay: float
+
+
 class Plug:
     """Base class of all plugs; a family of plugs is a subclass with a `kind`.
 
@@ -50,6 +59,7 @@ class Plug:
     kind: ClassVar[str] = "plug"  # name of the family in messages
     plugs: ClassVar[dict[str, type["Plug"]]] = {}  # the family's members by name
     name: ClassVar[str] = ""
+    optimizer: OwnOptimizer | None = None  # of its trained parameters; None for that of the run
 
     def check(self, config: Any) -> None:
         """Raises a `ConfigError` if the plug is incompatible with the rest of a config."""

@@ -245,11 +245,14 @@ def build_recipe(config: Finetune) -> Recipe:
 
 
 def build_optimizer(config: Config | Finetune | Segment) -> optax.GradientTransformation:
-    """Builds AdamW with gradient clipping."""
+    """Builds AdamW with gradient clipping, and the optimizers that plugs have of their own."""
     o = config.optimizer
-    pretrain = isinstance(config, Config)
-    decayed = LAYOUTS[config.model.layout].decayed if pretrain else FINETUNE_DECAYED
-    return make_optimizer(o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None, decayed)
+    numbers = o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None
+    if not isinstance(config, Config):
+        return make_optimizer(*numbers, FINETUNE_DECAYED)
+    plugs = build_method(config).plugs
+    own = {slot: plug.optimizer for slot, plug in plugs.items() if plug.optimizer is not None}
+    return make_optimizer(*numbers, LAYOUTS[config.model.layout].decayed, own)
 
 
 class ShardedStep(NamedTuple):
