@@ -19,6 +19,7 @@ from hpm_jax.evaluation.probe_features import SWEEPS
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.run.build import (
     Start,
+    batch_inputs,
     build_classifier,
     build_init,
     build_method,
@@ -53,6 +54,8 @@ VARIANTS = {
     "dmae_in1k": [""],
     "capi_in1k": ["S", "S,masks=hpm"],
     "lut_in1k": [""],
+    "supervised_in1k": ["S", "S,masks=hpm"],
+    "hybrid_distill_in1k": [""],
     "dmjd_in1k": [""],
     "beit2_in1k": [""],
     "videomae_k400": ["", "L", "S,recipe=mae_st"],
@@ -110,10 +113,11 @@ def test_no_config_is_forgotten():
 )
 def test_configs_build_and_trace(name, variant, teacher, tmp_path):
     options = load(name, variant)
-    if name in ("maskdistill_in1k", "dmae_in1k"):
+    if name in ("maskdistill_in1k", "dmae_in1k", "hybrid_distill_in1k"):
         with pytest.raises(ConfigError, match="path is empty: expected a file of weights"):
             freeze(options)
-        options = load(name, f"teacher={teacher}")
+        both = f"mae={teacher},clip={teacher},parts=4"
+        options = load(name, both if name == "hybrid_distill_in1k" else f"teacher={teacher}")
     if name == "beit2_in1k":
         write_arrays(tmp_path / "codes.npz", codebook=np.eye(24, 16, dtype=np.float32))
         options = load(name, f"teacher={teacher},codes={tmp_path / 'codes.npz'}")
@@ -129,7 +133,7 @@ def trace_pretrain(config):
     init = build_init(config, model, method, optimizer)
     state = jax.eval_shape(init, KEY, Start(frozen=load_frozen(method)))
     step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
-    assert_steady(state, step, images_of(config), KEY, schedule())
+    assert_steady(state, step, *batch_inputs(config, method).values(), KEY, schedule())
 
 
 def trace_finetune(config):

@@ -22,6 +22,7 @@ CASES = {
     "supervised": MAE | {"losses": ("supervised(classes=100)",)},
     "visible": MAE | {"losses": ("visible(layers=2)",)},
     "distillation": MAE | {"losses": (f"distillation({FILE}, block=2, layers=1)",)},
+    "token_relations": MAE | {"losses": (f"token_relations({FILE}, block=2)",)},
     "frozen_features": MAE | {"target": f"frozen_features({FILE})"},
     "codes": MAE
     | {"target": f"codes(path='codes.npz', of=\"frozen_features({FILE})\")"}

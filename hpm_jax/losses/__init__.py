@@ -11,6 +11,7 @@ from hpm_jax.losses.ranking import pairs_ranked_correctly as pairs_ranked_correc
 from hpm_jax.losses.reconstruction import Objective as Objective
 from hpm_jax.losses.reconstruction import Reconstruction as Reconstruction
 from hpm_jax.losses.reconstruction import squared_error as squared_error
+from hpm_jax.losses.relations import TokenRelations as TokenRelations
 from hpm_jax.losses.spread import Dispersive as Dispersive
 from hpm_jax.losses.spread import SIGReg as SIGReg
 from hpm_jax.losses.spread import VarianceCovariance as VarianceCovariance

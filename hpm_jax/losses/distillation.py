@@ -23,8 +23,8 @@ class Distillation(EncoderFile, Term):
     L1, averaged over values, between the linear projection of the student's features and the
     teacher's, both of length 1. DMAE takes blocks at three quarters of both depths: 9 of 12 and 18
     of 24. The teacher runs on the visible patches alone, up to `block`. `normalize="none"` and
-    `beta=1.0` are the smooth L1 of feature maps of Hybrid Distillation (Shi et al. 2023), of which
-    the relations of tokens are not there.
+    `beta=1.0` are the smooth L1 of feature maps of Hybrid Distillation (Shi et al. 2023); the term
+    `token_relations` is the rest of it.
     """
 
     block: int = option(

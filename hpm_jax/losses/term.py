@@ -38,6 +38,7 @@ class Outputs(NamedTuple):
     own: Own = Own()  # arrays of the term itself
     whole_target: Any = None  # [B, L, D] float32: the target of every patch, without gradient
     blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
+    heads: Any = None  # by number, of `Term.related_blocks`: [B, heads, 1 + K, D / heads], thrice
     readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
     tokenizer: Any = None  # the `Tokenizer` of the run, for terms
     views: int = 1  # masks of each image, in rows one after the other
@@ -53,6 +54,8 @@ class Term(Plug, kind="loss"):
 
     predicts_loss: ClassVar[bool] = False  # whether it needs a loss predictor
     student_blocks: ClassVar[tuple[int, ...]] = ()  # blocks of the student's encoder, from 1
+    # those whose query, key and value are taken, from 1, or from the end
+    related_blocks: ClassVar[tuple[int, ...]] = ()
     arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
     reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
     annotations: ClassVar[tuple[str, ...]] = ()  # of each example beside its image: "label"

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int
@@ -23,6 +24,8 @@ class Prediction(NamedTuple):
     values: Array  # [B, M, P] float32: the predicted target
     loss: Array | None  # [B, M] float32: the predicted loss; None without a loss predictor
     blocks: tuple[Array, ...] = ()  # [B, 1 + K, D] each: the outputs of blocks asked for
+    # query, key and value of related blocks, [B, heads, 1 + K, D / heads] each
+    heads: tuple[tuple[Array, ...], ...] = ()
 
 
 class Reconstructor(nn.Module):
@@ -149,7 +152,11 @@ class MaskedAutoencoder(nn.Module):
         return self.target_values or self.values
 
     def __call__(
-        self, patches: Float[AnyArray, "B L P"], mask: Mask, collect: tuple[int, ...] = ()
+        self,
+        patches: Float[AnyArray, "B L P"],
+        mask: Mask,
+        collect: tuple[int, ...] = (),
+        related: tuple[int, ...] = (),
     ) -> Prediction:
         """Runs the student: encodes visible patches, predicts hidden ones and their losses.
 
@@ -157,10 +164,11 @@ class MaskedAutoencoder(nn.Module):
             patches: `[B, L, P]`.
             mask: visible and hidden patches.
             collect: indices of blocks, from 0, whose outputs at visible patches are returned too.
+            related: indices of blocks whose query, key and value are returned too.
         """
         of_decoder = self.decoder.collect(self.depth)
         every = tuple(sorted({*of_decoder, *collect}))
-        encoded = self._outputs(patches, mask, every)
+        encoded = self._outputs(patches, mask, every, related=related)
         found = dict(zip(every, encoded.blocks, strict=True))
         encoded = encoded._replace(blocks=tuple(found[number] for number in of_decoder))
         hide, count = mask.hide, mask.hide.shape[1]
@@ -168,7 +176,11 @@ class MaskedAutoencoder(nn.Module):
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         features = self._visible(encoded.tokens, mask.keep)
         blocks = tuple(self._visible(found[number], mask.keep) for number in collect)
-        return Prediction(features, self.reconstructor(tokens, count), loss, blocks)
+        heads = tuple(
+            tuple(jax.vmap(self._visible, (1, None), 1)(part, mask.keep) for part in parts)
+            for parts in encoded.heads
+        )
+        return Prediction(features, self.reconstructor(tokens, count), loss, blocks, heads)
 
     def _outputs(
         self,
@@ -176,6 +188,7 @@ class MaskedAutoencoder(nn.Module):
         mask: Mask | None,
         collect: tuple[int, ...] = (),
         attention: bool = False,
+        related: tuple[int, ...] = (),
     ) -> Outputs:
         """Encodes what a mask leaves visible; None leaves everything.
 
@@ -187,9 +200,9 @@ class MaskedAutoencoder(nn.Module):
             return encode(patches, collect=collect, attention=attention)
         if self.decoder.in_place:
             token = hidden_places(mask, patches.shape[1]), self.decoder_input()
-            return encode(patches, collect=collect, attention=attention, replaced=token)
+            return encode(patches, None, None, collect, attention, token, related)
         replaced = None if mask.replaced is None else (mask.replaced, self.replacing_token)
-        return encode(patches, mask.keep, collect=collect, attention=attention, replaced=replaced)
+        return encode(patches, mask.keep, None, collect, attention, replaced, related)
 
     def _visible(
         self, features: Float[AnyArray, "B N D"], keep: Int[AnyArray, "B K"]

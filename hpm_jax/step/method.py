@@ -131,6 +131,11 @@ class Method:
         return any(term.whole_image for term in self.terms)
 
     @property
+    def related_blocks(self) -> tuple[int, ...]:
+        """Blocks of the student's encoder whose query, key and value the terms take."""
+        return tuple(sorted({block for term in self.terms for block in term.related_blocks}))
+
+    @property
     def parts(self) -> int:
         """Number of parts that the teacher sees one by one; see `losses_by_parts`."""
         if self.teacher.view == "whole":

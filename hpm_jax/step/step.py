@@ -53,8 +53,13 @@ def student_pass(
     if readings is None:
         readings = run_networks(model, method, state, patches, hard=False).target
     collect = tuple(number - 1 for number in method.student_blocks)
-    inputs: Any = (patches, mask, collect) if collect else (patches, mask)
-    prediction: Any = model.apply({"params": params}, *inputs)
+    related = tuple(
+        number - 1 if number > 0 else model.depth + number for number in method.related_blocks
+    )
+    more: Any = {
+        name: blocks for name, blocks in (("collect", collect), ("related", related)) if blocks
+    }
+    prediction: Any = model.apply({"params": params}, patches, mask, **more)
     whole = method.target_of(patches, own(state, "target", params), readings)
     whole = jax.lax.stop_gradient(whole)
     target = gather(whole, mask.hide)
@@ -70,6 +75,7 @@ def student_pass(
         unit=method.unit,
         whole_target=whole,
         blocks=dict(zip(method.student_blocks, prediction.blocks, strict=True)) if collect else {},
+        heads=dict(zip(method.related_blocks, prediction.heads, strict=True)) if related else {},
         readings=readings,
         views=method.views,
         annotations=masked.annotations,

@@ -36,6 +36,7 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
         "losses": (
             "ranking", "visible(beta=2.0, power=0.0, layers=2)",
             "distillation(path='e.npz', block=1, student_block=1, mean=(0.5,), std=(0.5,))",
+            "token_relations(path='e.npz', block=1, parts=2, mean=(0.5,), std=(0.5,))",
             "intl(width=8, values=4)", "w_mse(width=8, values=4, group=8)",
         ),
         "mask": {"views": 2},
