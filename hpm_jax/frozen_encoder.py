@@ -47,7 +47,7 @@ class EncoderFile:
 
     def encoder(self, grid: Grid) -> Any:
         """Returns the `Encoder` on a grid, without its parameters."""
-        return _encoder_alone(self, grid)
+        return _encoder_alone(self, Path(self.path).absolute(), grid)
 
     def encoder_params(self, grid: Grid) -> Any:
         """Returns the parameters of the encoder, with positions on the grid."""
@@ -129,7 +129,7 @@ def release() -> None:
 
 def _stamp(place: str) -> tuple[Any, ...]:
     """Returns what changes with a file, or with the files of a folder, on this machine."""
-    path = Path(place)
+    path = Path(place).absolute()
     if not path.exists():
         return ()
     found = [path, *path.iterdir()] if path.is_dir() else [path]
@@ -148,6 +148,6 @@ def _encoder_and_params(plug: EncoderFile, grid: Grid) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder_alone(plug: EncoderFile, grid: Grid) -> Any:
+def _encoder_alone(plug: EncoderFile, path: Path, grid: Grid) -> Any:
     """Keeps the module, not the parameters, so the file is read once for it."""
     return _encoder_and_params(plug, grid)[0]

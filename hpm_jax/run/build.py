@@ -17,6 +17,7 @@ from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, layout_of
 from hpm_jax.run.devices import Devices, check_batch
+from hpm_jax.step.criterion import CRITERIA
 from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
@@ -241,6 +242,7 @@ def build_recipe(config: Finetune) -> Recipe:
         mask_sub=regularize.mask_sub,
         max_sup=regularize.max_sup_start > 0 or regularize.max_sup_end > 0,
         regularizers=regularize.terms,
+        criterion=CRITERIA[config.labels],
     )
 
 
