@@ -39,6 +39,7 @@ from hpm_jax.step.segment_step import learning_rates, make_segment_step
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 from hpm_jax.targets.fitted import write_arrays
+from hpm_jax.tasks.finetune import label_shapes
 
 FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
@@ -72,6 +73,7 @@ VARIANTS = {
         "hpm,size=micro,epochs=10",
     ],
     "finetune": ["", "epochs=40,batch=64"],
+    "finetune_multi_label": ["", "pixels=448,branch=0"],
     "finetune_in1k": ["", "L,recipe=mae,pixels=384", "H"],
     "probe_in1k": ["", "mae,size=L,sweep=0", "attentive,epochs=20"],
     "report": ["", "finetune=3,attentive=1"],
@@ -139,7 +141,7 @@ def trace_pretrain(config):
 def trace_finetune(config):
     model, optimizer = build_classifier(config, classes=10), build_optimizer(config)
     state = jax.eval_shape(lambda k: fresh_state(init_params(model, k), optimizer), KEY)
-    labels = jax.ShapeDtypeStruct((config.optimizer.batch_size,), jnp.int32)
+    (labels,) = label_shapes(config, 10).values()
     step = make_finetune_step(model, build_recipe(config), optimizer, config.optimizer.accumulation)
     scalars = FinetuneSchedule(np.float32(1e-3), np.float32(0.1))
     assert_steady(state, step, images_of(config), labels, KEY, scalars)
