@@ -15,8 +15,8 @@ import statistics
 import time
 
 import jax
-import numpy as np
 
+from hpm_jax.benchmark import noise_batch
 from hpm_jax.compare.arms import arm_configs
 from hpm_jax.config import freeze
 from hpm_jax.config_files import shipped
@@ -38,7 +38,7 @@ class Arm:
         timetable = PretrainTimetable(config, 100 * batch, config.hidden_units)
         schedule = timetable.at(timetable.steps - 1)  # hard patches are there
         key = jax.random.key(0)
-        lowered = parts.step.lower(parts.state, parts.images, key, schedule)
+        lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, schedule)
         self.operations = lowered.cost_analysis()["flops"] / batch
         self.parameters = sum(x.size for x in jax.tree.leaves(parts.state.params))
         self.times: list[float] = []
@@ -46,8 +46,8 @@ class Arm:
             return
         placement = jax.tree.map(lambda x: x.sharding, parts.state)
         self.state = jax.jit(parts.init, out_shardings=placement)(key, parts.start)
-        noise = np.random.default_rng(0).integers(0, 256, parts.images.shape, dtype=np.uint8)
-        self.inputs = devices.put(noise), key, schedule
+        noise = noise_batch(parts.inputs).values()
+        self.inputs = *map(devices.put, noise), key, schedule
         self.step = lowered.compile()
 
     def run(self) -> None:

@@ -121,9 +121,9 @@ def main() -> None:
             continue
         steps = steps_of(config, len(splits.train))
         late = [share - LATE / steps for share in SHARES]
-        images = draw_batches(config, splits.train, (seed,), steps)
+        batches = draw_batches(config, splits.train, (seed,), steps)
         shares = (*SHARES, *late)
-        (trained,) = train_seeds(config, (seed,), images, len(splits.train), shares, 25, print)
+        (trained,) = train_seeds(config, (seed,), batches, len(splits.train), shares, 25, print)
         rows = []
         for before, taken in zip(trained.snapshots[::2], trained.snapshots[1::2], strict=True):
             found = [

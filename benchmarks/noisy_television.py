@@ -84,14 +84,15 @@ def main() -> None:
     for seed in options.seeds:
         base = configs["random"]
         steps = steps_of(base, len(splits.train))
-        images = draw_batches(base, splits.train, (seed,), steps)
+        batches = draw_batches(base, splits.train, (seed,), steps)
+        images = batches["image"]
         plant(images.reshape(-1, *images.shape[3:]), side, seed)
         for name in ARMS:
             if f"{name}_{seed}" in table:
                 continue
             config = configs[name]
             model, method = build_model(config), build_method(config)
-            (trained,) = train_seeds(config, (seed,), images, len(splits.train), SHARES, 25, print)
+            (trained,) = train_seeds(config, (seed,), batches, len(splits.train), SHARES, 25, print)
             half = Schedule(np.float32(0), np.float32(0), np.int32(method.hidden // 2))
             choose = jax.jit(
                 lambda state, pixels, model=model, method=method, half=half: choose_mask(

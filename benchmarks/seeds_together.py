@@ -24,7 +24,13 @@ def seconds(config, images: np.ndarray, seeds: int) -> float:
     """For a step of one seed, where so many are trained together."""
     batch = config.optimizer.batch_size
     (trained, *_) = train_seeds(
-        config, range(seeds), images[:seeds], STEPS * batch, (1.0,), 25, lambda line: None
+        config,
+        range(seeds),
+        {"image": images[:seeds]},
+        STEPS * batch,
+        (1.0,),
+        25,
+        lambda line: None,
     )
     return trained.seconds_per_step / seeds
 

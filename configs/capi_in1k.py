@@ -7,9 +7,9 @@ Variants: the size S, B or L (the default); epochs=400; masks=inverse_block (the
 with HPM's masks and loss.
 
 Paper: Cluster and Predict Latent Patches for Improved Masked Image Modeling (Darcet et al. 2025,
-arXiv 2502.08769). What differs: the head of the clusters has the run's optimizer and learning rate,
-not one of its own with half the rate; the student's head is linear, without weight norm; the
-epochs are ours, where the paper has 500,000 steps; the decay of the teacher rises once.
+arXiv 2502.08769). What differs: the student's head is linear, without weight norm; the epochs and
+the batch are ours, where the paper has 500,000 steps of 16,384 images; the decay of the teacher
+rises once; there is no stochastic depth, and one learning rate for all layers of the student.
 Expected: ViT-L 83.8 with an attentive probe, by the abstract. Not yet run here.
 """
 
@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = parse_variant(variant, "SBL", size="L", epochs=400, masks="inverse_block")
     masks = check_choice("masks", chosen["masks"], ("inverse_block", "hpm"))
     config = imagenet(chosen["size"])
+    config.data.crop_scale = (0.6, 1.0)
     config.model.update(patch_size=14)
     config.model.update(registers=16, encoder_positions="none", rotary_base=100.0)
     config.model.update(decoder_width=config.model.width, decoder_depth=12)
@@ -42,7 +43,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         batch_size=2048,
         base_learning_rate=1e-3 / 8,
         warmup_epochs=40.0,
-        weight_decay=0.05,
+        weight_decay=0.1,
         b2=0.95,
+        clip_norm=0.0,
     )
     return config

@@ -58,6 +58,11 @@ METHODS = {
     "localmim": MAE
     | {"decoder": "self_attention(block=3)", "target": "hog(cell=4, window=0)"}
     | {"losses": ("multi_scale(blocks=(1, 2, 4), cells=(1, 2, 8))",)},
+    "intl": MAE
+    | {"mask": {"strategy": "disjoint", "views": 2}, "losses": ("intl(width=96, values=32)",)}
+    | FEATURES
+    | {"teacher": TEACHER},
+    "supervised": MAE | {"losses": ("supervised(classes=10)",)},  # with the labels of all images
 }
 METHOD_CONTRASTS = (
     "hpm > mae: hard patches and loss prediction help",

@@ -48,10 +48,10 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
     from hpm_jax.run.throughput import peak_flops
     from hpm_jax.step.mask import make_mask, read_networks
     from hpm_jax.step.schedules import PretrainTimetable
-    from hpm_jax.step.step import Masked, masked_loss
+    from hpm_jax.step.step import Masked, draw_all, masked_loss
 
     devices = all_devices(config.run.fsdp)
-    model, method, init, start, abstract, shape, jitted = build_sharded_step(config, devices)
+    model, method, init, start, abstract, shapes, jitted = build_sharded_step(config, devices)
     batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
     key = jax.random.key(config.seed)
     timetable = PretrainTimetable(config, batch, config.hidden_units)
@@ -59,17 +59,17 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
     placement = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(init, out_shardings=placement)(key, start)
-    noise = np.random.default_rng(0).integers(0, 256, shape.shape).astype(shape.dtype)
-    images = devices.put(noise[devices.rows(batch)])
+    noise = noise_batch(shapes)
+    inputs = [devices.put(part[devices.rows(batch)]) for part in noise.values()]
 
     # --- the whole step
     began = time.perf_counter()
-    step = jitted.lower(abstract, images, key, schedule).compile()
+    step = jitted.lower(abstract, *inputs, key, schedule).compile()
     compiled = time.perf_counter() - began
 
     def whole():
         nonlocal state
-        state, metrics = step(state, images, key, schedule)
+        state, metrics = step(state, *inputs, key, schedule)
         return metrics
 
     seconds = median_time(whole, steps)
@@ -90,13 +90,15 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
     }
 
     # --- its parts, over one accumulation part of the batch
-    patches = method.patches(noise[: batch // parts])
+    patches = method.patches(noise["image"][: batch // parts])
+    annotations = {name: part[: len(patches)] for name, part in noise.items() if name != "image"}
 
     @jax.jit
     def mask(state, patches):
         readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard))
         mask = make_mask(method, state, patches, key, schedule, readings.units)
-        return Masked(patches, mask, readings=readings.target)
+        drawn = draw_all(method, mask, key, 0)
+        return Masked(patches, mask, drawn, readings.target, annotations)
 
     def loss(state, masked, params):
         return masked_loss(model, method, state)(params, masked, schedule)[0]
@@ -113,11 +115,19 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
     numbers |= {f"share/{name}": value / total for name, value in shares.items()}
 
     if pipeline:
-        numbers |= with_data(config, devices, whole_step=step, state=state, key=key, steps=steps)
+        numbers |= with_data(config, devices, tuple(shapes), step, state, key, steps)
     return numbers
 
 
-def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float]:
+def noise_batch(inputs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Returns a global batch of noise for a step with `inputs`: pixels at random, labels 0."""
+    image = inputs["image"]
+    zeros = {name: np.zeros(x.shape, x.dtype) for name, x in inputs.items()}
+    noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(image.dtype)
+    return zeros | {"image": noise}
+
+
+def with_data(config, devices, names, whole_step, state, key, steps) -> dict[str, float]:
     """Times the same step on the config's own data: rate, and fraction of time spent waiting."""
     from hpm_jax.data.pipeline import train_batches
     from hpm_jax.data.sources import SOURCES
@@ -130,9 +140,10 @@ def with_data(config, devices, whole_step, state, key, steps) -> dict[str, float
     waited, began = 0.0, time.perf_counter()
     for _ in range(steps):
         start = time.perf_counter()
-        images = devices.put(next(batches)["image"])
+        batch = next(batches)
+        inputs = [devices.put(batch[name]) for name in names]
         waited += time.perf_counter() - start
-        state, metrics = whole_step(state, images, key, schedule)
+        state, metrics = whole_step(state, *inputs, key, schedule)
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - began
     batches.close()

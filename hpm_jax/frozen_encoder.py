@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from jax import Array
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from hpm_jax.errors import ConfigError, UserError
 from hpm_jax.fields import option
+from hpm_jax.plugs import Setting
 from hpm_jax.tokens import AnyArray, Grid, Tokenizer
 
 
@@ -35,18 +37,34 @@ class EncoderFile:
     dtype: str = option("float32", "dtype of its matrix products", choices=("float32", "bfloat16"))
 
     def read(self) -> Any:
-        """Returns the `Weights` in the file."""
-        from hpm_jax.convert.read import read_weights
+        """Returns the `Weights` in the file, which is read once; see `release`."""
+        from hpm_jax.convert import read
 
-        return read_weights(self.path, self.weights, self.heads or None)
+        key = self.path, self.weights, self.heads, _stamp(self.path)
+        if key not in _held:
+            _held[key] = read.read_weights(self.path, self.weights, self.heads or None)
+        return _held[key]
 
     def encoder(self, grid: Grid) -> Any:
         """Returns the `Encoder` on a grid, without its parameters."""
-        return _encoder_alone(self, grid)
+        return _encoder_alone(self, Path(self.path).absolute(), grid)
 
     def encoder_params(self, grid: Grid) -> Any:
         """Returns the parameters of the encoder, with positions on the grid."""
+        self.encoder(grid)  # its sizes stay known when the weights are released
         return _encoder_and_params(self, grid)[1]
+
+    def encoder_flops(self, setting: Setting, patches: int, depth: int | None = None) -> float:
+        """Returns FLOPs of a forward pass of the encoder over `patches` of an image.
+
+        Args:
+            depth: number of its first blocks that are computed; None for all.
+        """
+        from hpm_jax.models.flops import encoder_flops
+
+        encoder, values = self.encoder(setting.grid), setting.tokenizer.values
+        depth = encoder.stack["depth"] if depth is None else depth
+        return encoder_flops(patches, values, encoder.width, depth, encoder.layout)
 
     def own_patches(
         self, patches: Float[AnyArray, "B L P"], grid: Grid, tokenizer: Tokenizer
@@ -101,6 +119,24 @@ class EncoderFile:
                 )
 
 
+_held: dict[Any, Any] = {}  # weights that were read and not yet loaded into a state
+
+
+def release() -> None:
+    """Forgets the weights that were read, when every plug has loaded its own."""
+    _held.clear()
+
+
+def _stamp(place: str) -> tuple[Any, ...]:
+    """Returns what changes with a file, or with the files of a folder, on this machine."""
+    path = Path(place).absolute()
+    if not path.exists():
+        return ()
+    found = [path, *path.iterdir()] if path.is_dir() else [path]
+    stats = [(str(each), each.stat()) for each in sorted(found)]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
+
 def _encoder_and_params(plug: EncoderFile, grid: Grid) -> tuple[Any, Any]:
     from hpm_jax.config.evaluation import Features
     from hpm_jax.evaluation.features import frozen_encoder
@@ -112,6 +148,6 @@ def _encoder_and_params(plug: EncoderFile, grid: Grid) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder_alone(plug: EncoderFile, grid: Grid) -> Any:
+def _encoder_alone(plug: EncoderFile, path: Path, grid: Grid) -> Any:
     """Keeps the module, not the parameters, so the file is read once for it."""
     return _encoder_and_params(plug, grid)[0]

@@ -8,6 +8,7 @@ parameters, frozen weights and a state. A family of plugs is a subclass of `Plug
 import ast
 import dataclasses
 import importlib
+import math
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -30,6 +31,25 @@ class Setting(NamedTuple):
     target_width: int = 0  # values of the target of one patch; 0 where the target itself is asked
     sizes: Any = None  # of the model's decoders, `hpm_jax.models.decoders.Sizes`, for terms
 
+    @property
+    def patches(self) -> int:
+        """Number of patches per image, L."""
+        return math.prod(self.grid)
+
+    @property
+    def visible(self) -> int:
+        """Number of visible patches per image, K."""
+        return self.patches - self.hidden
+
+
+class OwnOptimizer(NamedTuple):
+    """AdamW for the parameters of one plug, apart from that of the run."""
+
+    rate: float  # its learning rate over that of the run, whose schedule it follows
+    b1: float
+    b2: float
+    weight_decay: float
+
 
 class Plug:
     """Base class of all plugs; a family of plugs is a subclass with a `kind`.
@@ -40,6 +60,7 @@ class Plug:
     kind: ClassVar[str] = "plug"  # name of the family in messages
     plugs: ClassVar[dict[str, type["Plug"]]] = {}  # the family's members by name
     name: ClassVar[str] = ""
+    optimizer: OwnOptimizer | None = None  # of its trained parameters; None for that of the run
 
     def check(self, config: Any) -> None:
         """Raises a `ConfigError` if the plug is incompatible with the rest of a config."""
@@ -73,6 +94,14 @@ class Plug:
         Args:
             outputs: an `Outputs`; see `hpm_jax/losses/term.py`.
         """
+
+    def step_flops(self, setting: Setting) -> float:
+        """Returns the operations of its networks in a training step, per mask of an image.
+
+        Matrix products count, as in `hpm_jax/models/flops.py`; those of a head are three forward
+        passes. What depends on the other images of a batch, and is small, is left out.
+        """
+        return 0.0
 
     def __init_subclass__(cls, kind: str = "", **rest: Any):
         super().__init_subclass__(**rest)

@@ -19,6 +19,7 @@ from hpm_jax.evaluation.probe_features import SWEEPS
 from hpm_jax.evaluation.probes import Sweep, init_probe, make_probe_step
 from hpm_jax.run.build import (
     Start,
+    batch_inputs,
     build_classifier,
     build_init,
     build_method,
@@ -38,6 +39,7 @@ from hpm_jax.step.segment_step import learning_rates, make_segment_step
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 from hpm_jax.targets.fitted import write_arrays
+from hpm_jax.tasks.finetune import label_shapes
 
 FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
@@ -53,6 +55,8 @@ VARIANTS = {
     "dmae_in1k": [""],
     "capi_in1k": ["S", "S,masks=hpm"],
     "lut_in1k": [""],
+    "supervised_in1k": ["S", "S,masks=hpm"],
+    "hybrid_distill_in1k": [""],
     "dmjd_in1k": [""],
     "localmim_in1k": ["S", "L,method=hpm"],
     "maskalign_in1k": ["S"],
@@ -74,6 +78,7 @@ VARIANTS = {
         "hpm,size=micro,epochs=10",
     ],
     "finetune": ["", "epochs=40,batch=64"],
+    "finetune_multi_label": ["", "pixels=448,branch=0"],
     "finetune_in1k": ["", "L,recipe=mae,pixels=384", "H"],
     "probe_in1k": ["", "mae,size=L,sweep=0", "attentive,epochs=20"],
     "report": ["", "finetune=3,attentive=1"],
@@ -115,10 +120,11 @@ def test_no_config_is_forgotten():
 )
 def test_configs_build_and_trace(name, variant, teacher, tmp_path):
     options = load(name, variant)
-    if name in ("maskdistill_in1k", "dmae_in1k", "maskalign_in1k"):
+    if name in ("maskdistill_in1k", "dmae_in1k", "maskalign_in1k", "hybrid_distill_in1k"):
         with pytest.raises(ConfigError, match="path is empty: expected a file of weights"):
             freeze(options)
-        options = load(name, f"teacher={teacher}")
+        both = f"mae={teacher},clip={teacher},parts=4"
+        options = load(name, both if name == "hybrid_distill_in1k" else f"teacher={teacher}")
     if name == "beit2_in1k":
         write_arrays(tmp_path / "codes.npz", codebook=np.eye(24, 16, dtype=np.float32))
         options = load(name, f"teacher={teacher},codes={tmp_path / 'codes.npz'}")
@@ -134,13 +140,13 @@ def trace_pretrain(config):
     init = build_init(config, model, method, optimizer)
     state = jax.eval_shape(init, KEY, Start(frozen=load_frozen(method)))
     step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
-    assert_steady(state, step, images_of(config), KEY, schedule())
+    assert_steady(state, step, *batch_inputs(config, method).values(), KEY, schedule())
 
 
 def trace_finetune(config):
     model, optimizer = build_classifier(config, classes=10), build_optimizer(config)
     state = jax.eval_shape(lambda k: fresh_state(init_params(model, k), optimizer), KEY)
-    labels = jax.ShapeDtypeStruct((config.optimizer.batch_size,), jnp.int32)
+    (labels,) = label_shapes(config, 10).values()
     step = make_finetune_step(model, build_recipe(config), optimizer, config.optimizer.accumulation)
     scalars = FinetuneSchedule(np.float32(1e-3), np.float32(0.1))
     assert_steady(state, step, images_of(config), labels, KEY, scalars)

@@ -1,5 +1,6 @@
 """Features of a trained encoder as a target: those of its model, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +8,17 @@ from small import parts_of, small_config
 from small_weights import random_weights
 
 from hpm_jax.config import ConfigError
+from hpm_jax.convert import read
 from hpm_jax.convert.weights import Architecture, classifier
 from hpm_jax.convert.write import write_weights
+from hpm_jax.frozen_encoder import _held
+from hpm_jax.run.build import (
+    build_flops,
+    build_fresh_params,
+    build_method,
+    build_model,
+    load_frozen,
+)
 from hpm_jax.run.frozen import check_frozen
 from hpm_jax.step.method import own
 from hpm_jax.tokens import Tokenizer
@@ -39,6 +49,40 @@ def test_features_are_those_of_its_model(saved):
     expected = encoder(pixels)[:, 1:]
     found = parts.method.target_of(parts.method.patches(parts.images), own(parts.state, "target"))
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_start_reads_the_file_once(saved, tmp_path, monkeypatch):
+    """For the check, for sizes, for operations and for the weights of three plugs."""
+    path, _ = saved
+    reads, read_weights = [], read.read_weights
+
+    def counted(*arguments):
+        reads.append(arguments[0])
+        return read_weights(*arguments)
+
+    monkeypatch.setattr(read, "read_weights", counted)
+
+    def start():
+        options = f"path={str(path)!r}, mean=(0.25,), std=(0.2,)"
+        config = small_config(
+            teacher=f"frozen({options})",
+            target="teacher_features(block=1)",
+            mask={"strategy": "attention"},
+            losses=(f"distillation({options}, block=1)",),
+        )
+        method = build_method(config)
+        frozen = load_frozen(method)
+        build_flops(config)
+        jax.eval_shape(build_fresh_params(build_model(config), method), jax.random.key(0), 0)
+        return frozen
+
+    assert start().keys() == {"teacher", "distillation"}
+    assert reads == [str(path)] and not _held, "nothing is kept beside the state"
+    write_weights(path, random_weights(ENCODER, seed=1), "timm")
+    again = jax.tree.leaves(start()["teacher"])
+    assert len(reads) == 2, "another file in its place is read"
+    expected = jax.tree.leaves(random_weights(ENCODER, seed=1).params["encoder"])
+    assert sum(x.sum() for x in again) == pytest.approx(sum(x.sum() for x in expected), abs=1e-3)
 
 
 def test_a_run_goes_on_with_the_same_weights_alone(tmp_path):

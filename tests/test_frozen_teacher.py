@@ -11,6 +11,7 @@ from small_weights import random_weights
 from hpm_jax.config import ConfigError
 from hpm_jax.convert.weights import Architecture, classifier
 from hpm_jax.convert.write import write_weights
+from hpm_jax.models.flops import transformer_flops
 from hpm_jax.run.build import build_flops
 from hpm_jax.step.mask import run_networks
 from hpm_jax.step.step import make_train_step
@@ -51,7 +52,12 @@ def test_one_pass_serves_masks_and_target(saved):
     np.testing.assert_allclose(found.units["teacher"]["attention"], attention, atol=1e-5)
     np.testing.assert_allclose(found.target["block_1"], expected.blocks[0][:, 1:], atol=2e-4)
     flops = build_flops(parts.config)
-    assert flops.teacher == 0, "only the student's model is counted"
+    only_masks = build_flops(config_of(saved, target="normalized_pixels"))
+    block = 2 * 16 * 16 * 24 + transformer_flops(17, 24, 1)
+    keys = 2 * 17 * 24**2
+    assert only_masks.teacher == block + keys, "of the last block the keys alone"
+    assert flops.student > only_masks.student + block
+    assert build_flops(config_of(saved)).teacher == keys, "the target reads block 1 in every step"
 
 
 def test_a_step(saved):

@@ -94,7 +94,9 @@ def test_stages_of_a_comparison():
     """A comparison changes stages where a run does: before steps 0 and 2."""
     config = small_config(**STAGED, optimizer={"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5})
     images = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 16, 16, 1), np.uint8)
-    (trained,) = train_seeds(config, [config.seed], images, 12, (1.0,), 2, lambda line: None)
+    (trained,) = train_seeds(
+        config, [config.seed], {"image": images}, 12, (1.0,), 2, lambda line: None
+    )
     parts, timetable = parts_of(config), PretrainTimetable(config, 12, 12)
     step, change = compiled_step(config), jax.jit(changing(parts))
     assert timetable.stages == {0: 1, 2: 2} and timetable.steps == 3

@@ -15,6 +15,7 @@ from hpm_jax.data.pipeline import train_batches
 from hpm_jax.data.records import Records
 from hpm_jax.run.build import (
     Start,
+    batch_inputs,
     build_fresh_params,
     build_init,
     build_method,
@@ -46,26 +47,35 @@ class Trained(NamedTuple):
     seconds_per_step: float  # of all seeds that were trained together
 
 
-def draw_batches(config: Config, records: Records, seeds: Sequence[int], steps: int) -> np.ndarray:
-    """Loads the images of the first steps, uint8 `[seeds, steps, B, H, W, C]`.
+Batches = dict[str, np.ndarray]  # by name, parts of batches with the axes [seeds, steps, B, ...]
+
+
+def draw_batches(config: Config, records: Records, seeds: Sequence[int], steps: int) -> Batches:
+    """Loads the first steps: `image` uint8 `[seeds, steps, B, H, W, C]`, and `label` int32.
 
     They come from the pipeline of an ordinary run, so a cell is what `hpm_jax.main` trains with
     that seed. They are drawn once for all arms, whose batches and crops are the same.
     """
     size = config.optimizer.batch_size
-    images = np.empty((len(seeds), steps, size, *config.data.train_shape), config.data.pixel_dtype)
-    for row, seed in zip(images, seeds, strict=True):
+    shape = len(seeds), steps, size
+    drawn = {
+        "image": np.empty((*shape, *config.data.train_shape), config.data.pixel_dtype),
+        "label": np.empty(shape, np.int32),
+    }
+    for row, seed in enumerate(seeds):
         batches = train_batches(records, with_seed(config, seed))
-        for place in row:
-            place[...] = next(batches)["image"]
+        for step in range(steps):
+            batch = next(batches)
+            for name, values in drawn.items():
+                values[row, step] = batch[name]
         batches.close()
-    return images
+    return drawn
 
 
 def train_seeds(
     config: Config,
     seeds: Sequence[int],
-    images: Array | np.ndarray,
+    batches: Batches,
     epoch_images: int,
     shares: Sequence[float],
     chunk: int,
@@ -75,7 +85,7 @@ def train_seeds(
 
     Args:
         config: config of the arm; its seed is ignored.
-        images: `[seeds, steps or more, B, H, W, C]` uint8, from `draw_batches`.
+        batches: of `steps` or more, from `draw_batches`.
         epoch_images: number of images per epoch.
         shares: fractions of the run at which snapshots are kept.
         chunk: number of steps per device call.
@@ -87,21 +97,28 @@ def train_seeds(
     timetable = PretrainTimetable(config, epoch_images, config.hidden_units)
     init = build_init(config, model, method, optimizer)
     one_step = make_train_step(model, method, optimizer, config.optimizer.accumulation)
-    step = together(one_step, len(seeds))
+    names = tuple(batch_inputs(config, method))
+    step = together(one_step, len(seeds), len(names))
     # predictions of a teacher that runs every n-th step are cached, and the batch is repeated
     repeats = config.teacher.every_steps if config.stored_scores else 1
 
     def steps_of(
-        state: TrainState, images: Array, keys: Array, first: Array, count: Array, schedules: Any
+        state: TrainState,
+        batches: tuple[Array, ...],
+        keys: Array,
+        first: Array,
+        count: Array,
+        schedules: Any,
     ) -> tuple[TrainState, Any]:
         def body(index: Array, carry: Any) -> Any:
             state, sums = carry
             schedule = jax.tree.map(lambda x: x[index], schedules)
-            state, metrics = step(state, images[:, (first + index) // repeats], keys, schedule)
+            inputs = [x[:, (first + index) // repeats] for x in batches]
+            state, metrics = step(state, *inputs, keys, schedule)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         now = jax.tree.map(lambda x: x[0], schedules)
-        shapes = jax.eval_shape(step, state, images[:, 0], keys, now)[1]
+        shapes = jax.eval_shape(step, state, *(x[:, 0] for x in batches), keys, now)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
         return state, jax.tree.map(lambda x: x / count.astype(x.dtype), sums)
@@ -110,7 +127,7 @@ def train_seeds(
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     start = Start(frozen=load_frozen(method))
     state = jax.jit(jax.vmap(init, in_axes=(0, None)))(keys, start)
-    resident = jax.device_put(images)
+    resident = tuple(jax.device_put(batches[name]) for name in names)
 
     next_stage = make_next_stage(build_fresh_params(model, method))
     renew = jax.jit(jax.vmap(next_stage, in_axes=(0, 0, None)), donate_argnums=0)
@@ -156,14 +173,19 @@ def train_seeds(
     return [of_seed(row) for row in range(len(seeds))]
 
 
-def together(step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """Builds the step of several seeds; everything but the schedule has a leading seed axis."""
+def together(step: Callable[..., Any], seeds: int, inputs: int = 1) -> Callable[..., Any]:
+    """Builds the step of several seeds; everything but the schedule has a leading seed axis.
+
+    Args:
+        inputs: number of parts of a batch that the step takes.
+    """
     if seeds > 1:
-        return jax.vmap(step, in_axes=(0, 0, 0, None))
+        return jax.vmap(step, in_axes=(0, *[0] * inputs, 0, None))
 
     # CPUs multiply batches of matrices one element at a time: a single seed keeps its matrices
-    def alone(state: TrainState, images: Array, key: Array, schedule: Any) -> Any:
-        first = jax.tree.map(lambda x: x[0], (state, images, key))
+    def alone(*of_seeds: Any) -> Any:
+        *mapped, schedule = of_seeds
+        first = jax.tree.map(lambda x: x[0], mapped)
         return jax.tree.map(lambda x: x[None], step(*first, schedule))
 
     return alone

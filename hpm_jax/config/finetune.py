@@ -131,6 +131,11 @@ class Finetune(StartOptions, OnGrid):
     """The options of fine-tuning: all weights are trained, with labels."""
 
     task: str = option("finetune", "name of the task")
+    labels: str = option(
+        "one",
+        "classes of an image: 'one' (softmax), or 'many', any number of them (sigmoids)",
+        choices=("one", "many"),
+    )
     data: Data = Data(crop_scale=(0.08, 1.0))
     model: ClassifierModel = ClassifierModel()
     augment: Augment = Augment()

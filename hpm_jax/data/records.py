@@ -20,6 +20,7 @@ class DataError(UserError, ValueError):
 #   image      an encoded file, or numbers [h, w, channels], or of a video [t, h, w, channels]:
 #              uint8, or any other dtype with config.data.value_range
 #   label      of the whole example, -1 without labels
+#   labels     uint8 [classes], 1 for each class of an example that may have several
 #   label_map  integers [h, w], of a video [t, h, w]; or an encoded file
 #   boxes      [N, 4] of (left, top, right, bottom) in pixels, of a video [t, N, 4]; N is the same
 #              in every example, and missing boxes are four zeros

@@ -10,6 +10,7 @@ from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
 from hpm_jax.data.label_maps import label_maps
 from hpm_jax.data.lists import image_list
+from hpm_jax.data.multi_label import multi_label
 from hpm_jax.data.numpy_arrays import numpy_arrays
 from hpm_jax.data.records import Arrays as Arrays
 from hpm_jax.data.records import DataError as DataError
@@ -121,6 +122,7 @@ SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "digits": digits,
     "folder": folder,
     "list": image_list,
+    "multi_label": multi_label,
     "label_maps": label_maps,
     "tfds": tfds,
     "hugging_face": hugging_face,

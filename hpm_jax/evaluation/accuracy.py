@@ -50,6 +50,8 @@ def average_views(logits: Array, count: int) -> Array:
 class AccuracyMeter:
     """Holds the compiled classifier and scores parameters on a split."""
 
+    deciding = "top1"  # the number by which states of a run are chosen
+
     def __init__(
         self,
         config: Any,
@@ -95,6 +97,13 @@ class AccuracyMeter:
             "test_loss": sums["loss"] / count,
         }
 
+    def sentence(self, numbers: dict[str, float]) -> str:
+        """Formats the numbers for the console."""
+        return (
+            f"top-1 {numbers['top1']:.2%}  top-5 {numbers['top5']:.2%}  "
+            f"test loss {numbers['test_loss']:.4f}"
+        )
+
 
 def evaluate_split(
     function: Callable[[Array, Array, Array], Any],
@@ -103,6 +112,7 @@ def evaluate_split(
     batch_size: int,
     devices: Devices,
     broken: BrokenImages | None = None,
+    name: str = "label",
 ) -> Iterator[tuple[Any, list[str]]]:
     """Yields the result of `function` for each batch, on the host, and names of excluded images.
 
@@ -112,6 +122,7 @@ def evaluate_split(
         config: has `data` and `run`.
         batch_size: number of images over all devices, divisible by their number.
         broken: counts the unreadable images; None for a new counter with the config's limit.
+        name: of the labels in a batch.
 
     Raises:
         DataError: if more than `config.data.max_broken` of the split cannot be read.
@@ -120,6 +131,6 @@ def evaluate_split(
     if broken is None:
         broken = BrokenImages(records, config.data.max_broken, config.data.max_pixels)
     for batch in evaluation_batches(records, config.data, config.run, batch_size, rows):
-        arrays = (devices.put(batch[name]) for name in ("image", "label", "weight"))
+        arrays = (devices.put(batch[part]) for part in ("image", name, "weight"))
         unread = broken.add(batch["broken"])
         yield jax.device_get(function(*arrays)), unread

@@ -59,10 +59,11 @@ class Evaluator:
             tokens = model.apply({"params": params}, method.patches(images), method="encode")
             return pool(tokens, evaluation.pool, model.layout.extra_tokens)
 
-        def masked_losses(state, images, start):
+        def masked_losses(state, images, labels, start):
             patches = method.patches(images)
             mask = fixed_mask(blind, state, patches, start)
-            masked = Masked(patches, mask, draw_all(blind, mask, fixed_key(start), 0))
+            drawn = draw_all(blind, mask, fixed_key(start), 0)
+            masked = Masked(patches, mask, drawn, annotations={"label": labels})
             outputs = student_pass(model, blind, state, state.params, masked)
             losses = total_loss(blind, state, state.params, masked, outputs)[1]
             return losses, moments(patches, outputs)
@@ -129,8 +130,9 @@ class Evaluator:
         parts = []
         starts = range(0, len(self.images) - size + 1, size) if size else ()
         for start in starts:
-            images = self.devices.put_whole(self.images[start : start + size])
-            losses, part = self._masked_losses(state, images, start)
+            some = slice(start, start + size)
+            images, labels = map(self.devices.put_whole, (self.images[some], self.labels[some]))
+            losses, part = self._masked_losses(state, images, labels, start)
             parts.append(part)
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in losses.items()}
         if not parts:

@@ -14,9 +14,13 @@ from hpm_jax.losses.ranking import pairs_ranked_correctly as pairs_ranked_correc
 from hpm_jax.losses.reconstruction import Objective as Objective
 from hpm_jax.losses.reconstruction import Reconstruction as Reconstruction
 from hpm_jax.losses.reconstruction import squared_error as squared_error
+from hpm_jax.losses.relations import TokenRelations as TokenRelations
 from hpm_jax.losses.spread import Dispersive as Dispersive
 from hpm_jax.losses.spread import SIGReg as SIGReg
 from hpm_jax.losses.spread import VarianceCovariance as VarianceCovariance
+from hpm_jax.losses.supervised import Supervised as Supervised
 from hpm_jax.losses.term import Outputs as Outputs
 from hpm_jax.losses.term import Term as Term
 from hpm_jax.losses.visible import Visible as Visible
+from hpm_jax.losses.whitening import INTL as INTL
+from hpm_jax.losses.whitening import WhiteningMSE as WhiteningMSE

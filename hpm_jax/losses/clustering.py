@@ -9,7 +9,7 @@ from jax import Array
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option
 from hpm_jax.losses.term import Outputs, Term
-from hpm_jax.plugs import register
+from hpm_jax.plugs import Setting, register
 from hpm_jax.targets.clusters import cluster_logits
 
 
@@ -32,6 +32,11 @@ class Clustering(Term):
                 f"config.losses has {str(self)!r}, which trains the head of the target "
                 f"online_clusters, and config.target = {str(config.target)!r}"
             )
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the head's gradient; the target computes its logits."""
+        width = setting.features_width or setting.width
+        return 2.0 * setting.patches * width * setting.target_width
 
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the loss, and how many clusters the assignments use: exp of their entropy."""

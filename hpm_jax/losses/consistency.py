@@ -7,7 +7,7 @@ from jax import Array
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option, positive
-from hpm_jax.losses.heads import init_perceptron, perceptron
+from hpm_jax.losses.heads import init_perceptron, perceptron, perceptron_flops
 from hpm_jax.losses.spread import visible_tokens
 from hpm_jax.losses.term import Outputs, Term
 from hpm_jax.plugs import Setting, register
@@ -41,10 +41,18 @@ class GlobalConsistency(Term):
                 "--config.teacher=moving_average"
             )
 
+    def widths(self, setting: Setting) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Widths of the layers of head and predictor."""
+        return (setting.width, self.width, self.values), (self.values, self.width, self.values)
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of head and predictor, and of the teacher's head."""
+        head, predictor = map(perceptron_flops, self.widths(setting))
+        return 3 * (head + predictor) + head
+
     def init(self, key: Array, setting: Setting) -> Any:
         """Returns head and predictor."""
-        head = (setting.width, self.width, self.values)
-        predictor = (self.values, self.width, self.values)
+        head, predictor = self.widths(setting)
         return {
             "head": init_perceptron(stream(key, "head", 0), head),
             "predictor": init_perceptron(stream(key, "predictor", 0), predictor),

@@ -8,7 +8,7 @@ from jax import Array
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option
 from hpm_jax.frozen_encoder import EncoderFile
-from hpm_jax.losses.heads import init_perceptron, perceptron
+from hpm_jax.losses.heads import init_perceptron, perceptron, perceptron_flops
 from hpm_jax.losses.reconstruction import smooth_l1
 from hpm_jax.losses.spread import visible_tokens
 from hpm_jax.losses.term import Outputs, Term
@@ -23,8 +23,8 @@ class Distillation(EncoderFile, Term):
     L1, averaged over values, between the linear projection of the student's features and the
     teacher's, both of length 1. DMAE takes blocks at three quarters of both depths: 9 of 12 and 18
     of 24. The teacher runs on the visible patches alone, up to `block`. `normalize="none"` and
-    `beta=1.0` are the smooth L1 of feature maps of Hybrid Distillation (Shi et al. 2023), of which
-    the relations of tokens are not there.
+    `beta=1.0` are the smooth L1 of feature maps of Hybrid Distillation (Shi et al. 2023); the term
+    `token_relations` is the rest of it.
     """
 
     block: int = option(
@@ -65,10 +65,20 @@ class Distillation(EncoderFile, Term):
         """Returns parameters of the teacher, with positions on the grid of the run."""
         return self.encoder_params(setting.grid)
 
+    def widths(self, setting: Setting) -> tuple[int, ...]:
+        """Widths of the layers of the projection."""
+        width = self.encoder(setting.grid).width
+        return (setting.width,) * (self.layers + 1) + (width,)
+
     def init(self, key: Array, setting: Setting) -> Any:
         """Returns the projection."""
-        width = self.encoder(setting.grid).width
-        return init_perceptron(key, (setting.width,) * (self.layers + 1) + (width,))
+        return init_perceptron(key, self.widths(setting))
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the teacher, forward, and of the projection, of the visible patches."""
+        projection = perceptron_flops(self.widths(setting))
+        teacher = self.encoder_flops(setting, setting.visible)
+        return teacher + 3 * setting.visible * projection
 
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the loss."""

@@ -24,6 +24,11 @@ def init_perceptron(key: Array, widths: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def perceptron_flops(widths: tuple[int, ...]) -> float:
+    """Returns FLOPs of a forward pass of one vector through layers of these widths."""
+    return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))
+
+
 def perceptron(params: dict[str, Any], x: Float[AnyArray, "*batch D"]) -> Float[Array, "*batch O"]:
     """Applies the layers, with a layer norm (without scale and shift) and a GELU between them."""
     for number in range(len(params)):

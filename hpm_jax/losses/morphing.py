@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option, positive
-from hpm_jax.losses.heads import init_perceptron, perceptron
+from hpm_jax.losses.heads import init_perceptron, perceptron, perceptron_flops
 from hpm_jax.losses.reconstruction import smooth_l1
 from hpm_jax.losses.spread import visible_tokens
 from hpm_jax.losses.term import Outputs, Term
@@ -45,6 +45,10 @@ class MorphedTokens(Term):
     def init(self, key: Array, setting: Setting) -> Any:
         """Returns the head of visible patches."""
         return init_perceptron(key, (setting.width, setting.target_width))
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the head; merging costs little."""
+        return 3 * setting.visible * perceptron_flops((setting.width, setting.target_width))
 
     def draw(self, key: Array, mask: Mask) -> Float32[Array, "B levels 2"]:
         """Returns uniform numbers of merges and of rounds, the same for each image."""

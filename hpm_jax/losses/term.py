@@ -7,9 +7,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.data.records import Splits
 from hpm_jax.fields import option
 from hpm_jax.masking.units import Unit
-from hpm_jax.plugs import Plug, Setting
+from hpm_jax.plugs import Plug
 from hpm_jax.tokens import Mask
 
 
@@ -38,9 +39,13 @@ class Outputs(NamedTuple):
     whole_target: Any = None  # [B, L, D] float32: the target of every patch, without gradient
     blocks: Any = None  # by number, from 1: [B, 1 + K, D], outputs of `Term.student_blocks`
     latents: Any = None  # ([B, M, D], [B, M, D]), see `Prediction.latents`, where a term takes them
+    heads: Any = None  # by number, of `Term.related_blocks`: [B, heads, 1 + K, D / heads], thrice
     readings: Any = None  # by name, what `Term.reads` of the teacher: [B, L] or [B, L, D]
     tokenizer: Any = None  # the `Tokenizer` of the run, for terms
     sizes: Any = None  # of the model's decoders, see `hpm_jax.models.decoders.Sizes`
+    views: int = 1  # masks of each image, in rows one after the other
+    annotations: Any = None  # by name, what `Term.annotations` of each example: [B, ...]
+    whole_features: Any = None  # [B, 1 + L, D]: the student's features of the whole image
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,22 +56,21 @@ class Term(Plug, kind="loss"):
 
     predicts_loss: ClassVar[bool] = False  # whether it needs a loss predictor
     student_blocks: ClassVar[tuple[int, ...]] = ()  # blocks of the student's encoder, from 1
+    # those whose query, key and value are taken, from 1, or from the end
+    related_blocks: ClassVar[tuple[int, ...]] = ()
     arrays_of: ClassVar[str] = ""  # the slot whose `Own` the term gets; "" for that of its name
     reads: ClassVar[tuple[str, ...]] = ()  # outputs of the teacher, as `Target.reads`
     of_hidden: ClassVar[bool] = False  # whether it takes predictions of hidden patches
     takes_latents: ClassVar[bool] = False  # whether it takes `Outputs.latents`
+    annotations: ClassVar[tuple[str, ...]] = ()  # of each example beside its image: "label"
+    whole_image: ClassVar[bool] = False  # whether the student also encodes the whole image
+
+    def check_data(self, splits: Splits) -> None:
+        """Raises a `DataError` if the data lack what the term reads of each example."""
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the unweighted term and other metrics to report: float32 scalars."""
-
-    def step_flops(self, setting: Setting) -> float:
-        """Returns the operations of a step for one image, forward and backward, where they matter.
-
-        Args:
-            setting: with the `sizes` of the model's decoders.
-        """
-        return 0.0
 
 
 def mean_of(losses: Array, mask: Mask) -> Array:

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from hpm_jax.fields import option
-from hpm_jax.losses.heads import init_perceptron, perceptron
+from hpm_jax.losses.heads import init_perceptron, perceptron, perceptron_flops
 from hpm_jax.losses.reconstruction import smooth_l1
 from hpm_jax.losses.spread import visible_tokens
 from hpm_jax.losses.term import Outputs, Term
@@ -33,9 +33,17 @@ class Visible(Term):
     )
     layers: int = option(1, "number of hidden layers of the head", low=0, high=100)
 
+    def widths(self, setting: Setting) -> tuple[int, ...]:
+        """Widths of the layers of the head, which is as wide as the encoder."""
+        return (setting.width,) * (self.layers + 1) + (setting.target_width,)
+
     def init(self, key: Array, setting: Setting) -> Any:
-        """Returns the head, as wide as the encoder."""
-        return init_perceptron(key, (setting.width,) * (self.layers + 1) + (setting.target_width,))
+        """Returns the head."""
+        return init_perceptron(key, self.widths(setting))
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the head on the visible patches."""
+        return 3 * setting.visible * perceptron_flops(self.widths(setting))
 
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the weighted mean over visible patches; weights are not normalised."""

@@ -150,6 +150,13 @@ class Attention(nn.Module):
     key_bias: bool = True
     attention: str = "xla"
 
+    def heads_of(self, x: Array, rotation: Rotation | None = None) -> tuple[Array, Array, Array]:
+        """Returns query, key and value of tokens `[B, N, D]`, each `[B, heads, N, D / heads]`."""
+        query, key, value = (to_heads(x, *part) for part in self.parameters(x.shape[-1])[0])
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
+
     def __call__(
         self, x: Array, read: int | None = None, rotation: Rotation | None = None
     ) -> Array:

@@ -114,6 +114,7 @@ class Encoder(nn.Module):
         collect: tuple[int, ...] = (),
         attention: bool = False,
         replaced: tuple[Bool[AnyArray, "B K"], Float[AnyArray, "1 1 D"]] | None = None,
+        related: tuple[int, ...] = (),
     ) -> Outputs:
         """Returns the tokens and intermediate outputs, at no extra cost if none are requested.
 
@@ -124,6 +125,8 @@ class Encoder(nn.Module):
                 `[B, heads, 1 + K]`; that of the mean query without a cls token. Softmax is over all
                 tokens, including the cls token itself.
             replaced: see the plain call.
+            related: indices of blocks, from 0, whose query, key and value are returned,
+                `[B, heads, 1 + K, D / heads]` each.
         """
         layout, cls_token, table = self.layout, None, None
         if layout.cls_token:
@@ -170,7 +173,7 @@ class Encoder(nn.Module):
         stack = Stack(**self.stack, **self.block_options, dtype=self.dtype, name="transformer")
         query = "first" if layout.cls_token else "mean"
         asked, given = query if attention else "", collect[:1] == (-1,)
-        outputs = stack.outputs(tokens, drop, None, collect[given:], asked, rotation)
+        outputs = stack.outputs(tokens, drop, None, collect[given:], asked, rotation, related)
         return outputs._replace(blocks=(tokens, *outputs.blocks)) if given else outputs
 
     @property

@@ -15,7 +15,7 @@ from hpm_jax.models.mlp import mlp_weights
 class StepFlops(NamedTuple):
     """Operations per image, without recomputation."""
 
-    student: float  # forward and backward, and what a target reads of the teacher
+    student: float  # forward and backward, what target and terms read, and the plugs' networks
     teacher: float  # forward pass over all that the teacher sees, while any patch is hard
 
     @property

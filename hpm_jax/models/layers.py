@@ -118,13 +118,24 @@ class Block(nn.Module):
 
         `params` are the parameters of this block; the module need not be bound.
         """
+        first = {"first": True, "mean": False}[query]
+        return self._attention_of(params, x, first, rotation, method="summary_weights")
+
+    def heads_of(
+        self, params: Any, x: Array, rotation: Rotation | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Returns query, key and value of tokens `[B, N, D]`, `[B, heads, N, D / heads]` each.
+
+        `params` are the parameters of this block; the module need not be bound.
+        """
+        return self._attention_of(params, x, rotation, method="heads_of")
+
+    def _attention_of(self, params: Any, x: Array, *arguments: Any, method: str) -> Any:
+        """Calls a method of the attention for the normalised tokens, with parameters given."""
         norm = layer_norm(self.dtype, eps=self.norm_eps, parent=None)
         attention = Attention(self.heads, self.dtype, self.key_bias, parent=None)
         normed = norm.apply({"params": params["LayerNorm_0"]}, x)
-        first = {"first": True, "mean": False}[query]
-        of = {"params": params["attention"]}
-        weights: Any = attention.apply(of, normed, first, rotation, method="summary_weights")
-        return weights
+        return attention.apply({"params": params["attention"]}, normed, *arguments, method=method)
 
 
 def _factor(drop: Array, x: Array) -> Array:
@@ -153,6 +164,7 @@ class Outputs(NamedTuple):
     tokens: Array  # [B, read, D]: of the last block, normalised if the stack has a norm
     blocks: tuple[Array, ...]  # [B, N, D] each: of the collected blocks, not normalised
     attention: Array | None  # [B, heads, N] float32: of one query in the last block
+    heads: tuple[tuple[Array, Array, Array], ...] = ()  # query, key and value of related blocks
 
 
 class Stack(nn.Module):
@@ -198,6 +210,7 @@ class Stack(nn.Module):
         collect: tuple[int, ...] = (),
         attention_of: str = "",
         rotation: Rotation | None = None,
+        related: tuple[int, ...] = (),
     ) -> Outputs:
         """Returns the tokens and intermediate outputs, at no extra cost if none are requested.
 
@@ -206,11 +219,13 @@ class Stack(nn.Module):
             attention_of: the query whose attention in the last block is returned: "first" token,
                 or the "mean" of all; "" for none.
             rotation: rotary positions of the tokens, the same in every block.
+            related: indices of blocks whose query, key and value are returned; they are computed
+                once more.
 
         Raises:
             ValueError: if there is no such block.
         """
-        if wrong := [number for number in collect if not 0 <= number < self.depth]:
+        if wrong := [number for number in collect + related if not 0 <= number < self.depth]:
             raise ValueError(f"no block {wrong[0]} to collect: the {self.depth} count from 0")
         # parameters are initialised on any device, and without cuDNN, which `vmap` cannot map
         start = Block(
@@ -240,6 +255,9 @@ class Stack(nn.Module):
 
             return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
+        def block_params(number: int) -> Any:
+            return prepared(jax.tree.map(lambda one: one[number], params))
+
         def last() -> Any:
             return jax.tree.map(lambda one: one[-1], each)
 
@@ -248,6 +266,7 @@ class Stack(nn.Module):
         short = read < length and self.depth > 0
         # a scan, split after each collected block, and before the last block if its input is needed
         stops = {number + 1 for number in collect} | ({self.depth - 1} if attention_of else set())
+        stops |= set(related)
         ends = sorted({0, *stops, self.depth - short} - ({self.depth} if short else set()))
         after = {0: x}  # tokens by the number of blocks applied
         for first, end in itertools.pairwise(ends):
@@ -256,14 +275,16 @@ class Stack(nn.Module):
             after[end] = x
         attention = None
         if attention_of:
-            params = prepared(last()[0])
-            attention = block.summary_weights(params, after[self.depth - 1], attention_of, rotation)
+            its_own = block_params(self.depth - 1)
+            tokens = after[self.depth - 1]
+            attention = block.summary_weights(its_own, tokens, attention_of, rotation)
         if short:
             x, _ = step(read)(x, last())
             after[self.depth] = x
         collected = tuple(after[number + 1] for number in collect)
         tokens = layer_norm(self.dtype, "norm", self.norm_eps)(x) if self.norm else x
-        return Outputs(tokens, collected, attention)
+        heads = tuple(block.heads_of(block_params(n), after[n], rotation) for n in related)
+        return Outputs(tokens, collected, attention, heads)
 
     def _cast(self, param: Array) -> Array:
         """Casts kernels to the dtype of their use, so that less is gathered."""

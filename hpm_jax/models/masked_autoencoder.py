@@ -26,6 +26,8 @@ class Prediction(NamedTuple):
     blocks: tuple[Array, ...] = ()  # [B, 1 + K, D] each: the outputs of blocks asked for
     # [B, M, D] each: the encoder's output as the decoder predicts it, and of hidden patches alone
     latents: tuple[Array, Array] | None = None
+    # query, key and value of related blocks, [B, heads, 1 + K, D / heads] each
+    heads: tuple[tuple[Array, ...], ...] = ()
 
 
 class Reconstructor(nn.Module):
@@ -159,6 +161,7 @@ class MaskedAutoencoder(nn.Module):
         collect: tuple[int, ...] = (),
         drawn: Any = None,
         latents: bool = False,
+        related: tuple[int, ...] = (),
     ) -> Prediction:
         """Runs the student: encodes visible patches, predicts hidden ones and their losses.
 
@@ -169,10 +172,11 @@ class MaskedAutoencoder(nn.Module):
             drawn: the random numbers of the decoder; None in evaluations.
             latents: whether hidden patches are encoded too, by themselves and without gradient; for
                 a decoder that predicts what the encoder says of them, see `Decoder.latent`.
+            related: indices of blocks whose query, key and value are returned too.
         """
         of_decoder = self.decoder.collect(self.depth)
         every = tuple(sorted({*of_decoder, *collect}))
-        encoded = self._outputs(patches, mask, every)
+        encoded = self._outputs(patches, mask, every, related=related)
         found = dict(zip(every, encoded.blocks, strict=True))
         hide, count = mask.hide, mask.hide.shape[1]
         read = tuple(found[number] for number in of_decoder)
@@ -181,11 +185,15 @@ class MaskedAutoencoder(nn.Module):
         loss = self.predictor(tokens, count) if self.loss_predictor else None
         features = self._visible(encoded.tokens, mask.keep)
         blocks = tuple(self._visible(found[number], mask.keep) for number in collect)
+        heads = tuple(
+            tuple(jax.vmap(self._visible, (1, None), 1)(part, mask.keep) for part in parts)
+            for parts in encoded.heads
+        )
         pair = None
         if latents:
             hidden = self.encoder(patches, mask.hide)[:, self.layout.extra_tokens :]
             pair = tokens, jax.lax.stop_gradient(hidden)
-        return Prediction(features, self.reconstructor(tokens, count), loss, blocks, pair)
+        return Prediction(features, self.reconstructor(tokens, count), loss, blocks, pair, heads)
 
     def _outputs(
         self,
@@ -193,6 +201,7 @@ class MaskedAutoencoder(nn.Module):
         mask: Mask | None,
         collect: tuple[int, ...] = (),
         attention: bool = False,
+        related: tuple[int, ...] = (),
     ) -> Outputs:
         """Encodes what a mask leaves visible; None leaves everything.
 
@@ -204,9 +213,9 @@ class MaskedAutoencoder(nn.Module):
             return encode(patches, collect=collect, attention=attention)
         if self.decoder.in_place:
             token = hidden_places(mask, patches.shape[1]), self.decoder_input()
-            return encode(patches, collect=collect, attention=attention, replaced=token)
+            return encode(patches, None, None, collect, attention, token, related)
         replaced = None if mask.replaced is None else (mask.replaced, self.replacing_token)
-        return encode(patches, mask.keep, collect=collect, attention=attention, replaced=replaced)
+        return encode(patches, mask.keep, None, collect, attention, replaced, related)
 
     def _visible(
         self, features: Float[AnyArray, "B N D"], keep: Int[AnyArray, "B K"]

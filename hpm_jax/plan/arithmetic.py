@@ -73,24 +73,46 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
     import jax
     import jax.numpy as jnp
 
-    from hpm_jax.run.build import build_method, build_model, load_frozen
-    from hpm_jax.step.state import TrainState, param_shapes
-    from hpm_jax.step.step import Masked, masked_loss
+    from hpm_jax.run.build import (
+        Start,
+        batch_inputs,
+        build_init,
+        build_method,
+        build_model,
+        build_optimizer,
+        load_frozen,
+    )
+    from hpm_jax.step.mask import run_networks
+    from hpm_jax.step.step import Masked, draw_all, masked_loss
     from hpm_jax.tokens import Mask
 
     model, method = build_model(config).clone(**dict(changes)), build_method(config)
-    patches = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    init = build_init(config, model, method, build_optimizer(config))
+    state = jax.eval_shape(init, key, Start(frozen=load_frozen(method)))
+    patches: Any = jax.ShapeDtypeStruct((rows, config.patches, config.values), jnp.float32)
     counts = config.patches - config.hidden, config.queried
     indices: list[Any] = [jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in counts]
     mask = Mask(*indices)
 
-    def forward(params, patches, mask):
-        nothing = TrainState(0, params, params, None, frozen=load_frozen(method))
-        loss = masked_loss(model, method, nothing)
-        masked = Masked(patches, mask)
-        return jax.tree.leaves(jax.vjp(lambda params: loss(params, masked, None)[0], params)[1])
+    def others(state, patches, mask, key):
+        readings = run_networks(model, method, state, patches, hard=False).target
+        return draw_all(method, mask, key, 0), readings
 
-    traced = jax.make_jaxpr(forward)(param_shapes(model), patches, mask).jaxpr
+    annotations: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+        for name, x in batch_inputs(config, method).items()
+        if name != "image"
+    }
+    drawn, readings = jax.eval_shape(others, state, patches, mask, key)
+
+    def forward(state, masked):
+        loss = masked_loss(model, method, state)
+        derivative = jax.vjp(lambda params: loss(params, masked, None)[0], state.params)[1]
+        return jax.tree.leaves(derivative)
+
+    masked = Masked(patches, mask, drawn, readings, annotations)
+    traced = jax.make_jaxpr(forward)(state, masked).jaxpr
     given = {*map(id, traced.invars), *map(id, traced.constvars)}
     outputs = {id(x): x.aval for x in traced.outvars if id(x) not in given}
     return sum(x.size * x.dtype.itemsize for x in outputs.values())
@@ -124,6 +146,14 @@ def attention_bytes(config: Any, rows: int) -> int:
 
 def computed_again(config: Any, rows: int) -> int:
     """Returns the bytes that remat saves in the largest block, which are recomputed there."""
+    from hpm_jax.losses.reconstruction import SquaredError
+    from hpm_jax.targets.pixels import RawPixels
+
+    # the blocks alone count, and plugs may name some that a shallow model lacks
+    predictors = tuple(term for term in config.losses if term.predicts_loss)
+    config = dataclasses.replace(
+        config, target=RawPixels(), objective=SquaredError(), losses=predictors
+    )
 
     def bytes_of(remat, depth, decoder_depth):
         return kept(config, rows, remat=remat, depth=depth, decoder_depth=decoder_depth)

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     params: int
     teacher: int
     optimizer: int
-    images: int  # uint8, of a batch
+    images: int  # uint8, of a batch, with labels where a term reads them
     temporaries: int  # reported by the compiler, also if it fails for lack of memory
     needed: int  # total
     fits: bool
@@ -70,7 +70,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     kinds = np.float32, np.float32, np.int32
     shapes: list[Any] = [jax.ShapeDtypeStruct((), k, sharding=mesh.replicated) for k in kinds]
     scalars = Schedule(*shapes)
-    held = bytes_of((parts.state, parts.images))
+    held = bytes_of((parts.state, parts.inputs))
     described = devices[0].platform != "cpu"
     known = functools.partial(
         Plan,
@@ -79,11 +79,11 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         params=bytes_of(parts.state.params),
         teacher=bytes_of(parts.state.teacher),
         optimizer=bytes_of(parts.state.optimizer),
-        images=bytes_of(parts.images),
+        images=bytes_of(parts.inputs),
         compiled=described,
         flops=build_flops(config).total * config.optimizer.batch_size,
     )
-    lowered = parts.step.lower(parts.state, parts.images, key, scalars)
+    lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))
         program = work(lowered.compile(compiler_options=QUICK).as_text())

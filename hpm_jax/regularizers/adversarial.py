@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hpm_jax.errors import ConfigError
 from hpm_jax.fields import positive
 from hpm_jax.models import Classifier
 from hpm_jax.plugs import register
@@ -25,6 +26,14 @@ class VirtualAdversarial(Regularizer):
 
     size: float = positive(0.1, "root mean square of the perturbation r", high=1e3)
     probe: float = positive(1e-2, "root mean square of the random perturbation", high=1e3)
+
+    def check(self, config: Any) -> None:
+        """There has to be one class of each image."""
+        if config.labels == "many":
+            raise ConfigError(
+                f"config.regularize.terms has {str(self)!r}, which perturbs a distribution over "
+                "classes, and config.labels = 'many': leave it out"
+            )
 
     def draw_for(self, key: Array, patches: Array) -> Array:
         """Normal noise `[B, L, P]`."""

@@ -18,6 +18,8 @@ class Inputs(NamedTuple):
     logits: Array  # [B, classes] float32: those of the first pass, differentiable
     drawn: Any = None  # from `draw_for`
     frozen: Any = None  # from `freeze`
+    targets: Any = None  # [B, classes] float32: of the images, after augmentation
+    criterion: Any = None  # the `Criterion` of the run: its loss, and its probabilities
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -11,11 +11,13 @@ from jax import Array
 from hpm_jax import random
 from hpm_jax.config import Config, Finetune, Segment
 from hpm_jax.convert.assign import overlay
+from hpm_jax.frozen_encoder import release
 from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
-from hpm_jax.models.flops import StepFlops, step_flops
+from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, layout_of
 from hpm_jax.run.devices import Devices, check_batch
+from hpm_jax.step.criterion import CRITERIA
 from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
@@ -90,9 +92,17 @@ def build_method(config: Config) -> Method:
     )
 
 
+def batch_inputs(config: Config, method: Method) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the parts of a batch that the step takes, in order: images, and what terms read."""
+    count = config.optimizer.batch_size
+    images = jax.ShapeDtypeStruct((count, *config.data.train_shape), config.data.pixel_dtype)
+    known = {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    return {"image": images} | {name: known[name] for name in method.annotations}
+
+
 def build_flops(config: Config) -> StepFlops:
     """Returns the operations of one training step per image or video of a batch."""
-    method, model = build_method(config), build_model(config)
+    model, method = build_model(config), build_method(config)
     flops = step_flops(
         model,
         config.hidden,
@@ -104,21 +114,29 @@ def build_flops(config: Config) -> StepFlops:
     )
     # what the target reads is computed in every step; a strategy that asks the teacher shares it
     passes = len(method.models(method.networks(False)))
-    of_target = step_flops(model, config.hidden, passes, False)
+    of_target = step_flops(model, config.hidden, passes, False).teacher
+    shared = of_target if method.uses_teacher else 0
+    # a frozen teacher is another model; one pass serves all that read it
     setting = method.setting._replace(sizes=model.decoder_sizes)
-    of_terms = sum(term.step_flops(setting) for term in method.terms)
-    shared = of_target.teacher if method.uses_teacher else 0
+    read, always = (method.networks(hard).get("teacher", ()) for hard in (True, False))
+    frozen = method.teacher.pass_flops(setting, always)
+    of_strategy = method.teacher.pass_flops(setting, read) - frozen
+    student = flops.student + sum(x.step_flops(setting) for x in method.plugs.values())
+    if method.encodes_whole:
+        length = config.patches
+        student += 3 * encoder_flops(length, model.values, model.width, model.depth, model.layout)
     clips = config.data.clips
     every = config.teacher.every_steps if config.stored_scores else 1
     return StepFlops(
-        student=((flops.student + of_terms) * method.views + of_target.teacher) * clips,
-        teacher=(flops.teacher - shared) * clips / every,
+        student=(student * method.views + of_target + frozen) * clips,
+        teacher=(flops.teacher - shared + of_strategy) * clips / every,
     )
 
 
 def load_frozen(method: Method) -> dict[str, Any]:
     """Loads the frozen weights of every plug that has some, by slot."""
     loaded = {slot: plug.load(method.setting) for slot, plug in method.plugs.items()}
+    release()
     return {slot: weights for slot, weights in loaded.items() if weights is not None}
 
 
@@ -228,15 +246,19 @@ def build_recipe(config: Finetune) -> Recipe:
         mask_sub=regularize.mask_sub,
         max_sup=regularize.max_sup_start > 0 or regularize.max_sup_end > 0,
         regularizers=regularize.terms,
+        criterion=CRITERIA[config.labels],
     )
 
 
 def build_optimizer(config: Config | Finetune | Segment) -> optax.GradientTransformation:
-    """Builds AdamW with gradient clipping."""
+    """Builds AdamW with gradient clipping, and the optimizers that plugs have of their own."""
     o = config.optimizer
-    pretrain = isinstance(config, Config)
-    decayed = LAYOUTS[config.model.layout].decayed if pretrain else FINETUNE_DECAYED
-    return make_optimizer(o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None, decayed)
+    numbers = o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None
+    if not isinstance(config, Config):
+        return make_optimizer(*numbers, FINETUNE_DECAYED)
+    plugs = build_method(config).plugs
+    own = {slot: plug.optimizer for slot, plug in plugs.items() if plug.optimizer is not None}
+    return make_optimizer(*numbers, LAYOUTS[config.model.layout].decayed, own)
 
 
 class ShardedStep(NamedTuple):
@@ -247,8 +269,13 @@ class ShardedStep(NamedTuple):
     init: Callable[[Array, Start], TrainState]  # to be jitted
     start: Start  # its second argument
     state: TrainState  # shapes, dtypes and shardings
-    images: jax.ShapeDtypeStruct  # of a global batch
-    step: Any  # jitted: (state, images, key, schedule) -> (state, metrics)
+    inputs: dict[str, jax.ShapeDtypeStruct]  # of a global batch, see `batch_inputs`
+    step: Any  # jitted: (state, *inputs, key, schedule) -> (state, metrics)
+
+    @property
+    def images(self) -> jax.ShapeDtypeStruct:
+        """The images of a global batch."""
+        return self.inputs["image"]
 
 
 def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
@@ -263,9 +290,11 @@ def build_sharded_step(config: Config, devices: Devices) -> ShardedStep:
 
     init, start = build_init(config, model, method, optimizer), Start(frozen=load_frozen(method))
     state = abstract_state(init, jax.random.key(0), start, place=devices.shardings)
-    shape = (config.optimizer.batch_size, *config.data.train_shape)
     step = devices.jit_step(
         make_train_step(model, method, optimizer, config.optimizer.accumulation), state
     )
-    images = jax.ShapeDtypeStruct(shape, config.data.pixel_dtype, sharding=devices.batch)
-    return ShardedStep(model, method, init, start, state, images, step)
+    inputs = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
+        for name, x in batch_inputs(config, method).items()
+    }
+    return ShardedStep(model, method, init, start, state, inputs, step)

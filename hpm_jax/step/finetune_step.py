@@ -12,12 +12,13 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, UInt8
 
 from hpm_jax import random
-from hpm_jax.augmentation import erase, mix, smooth_labels
+from hpm_jax.augmentation import erase, mix
 from hpm_jax.config import Augment
 from hpm_jax.masking import hidden_count, select
 from hpm_jax.models import Classifier
 from hpm_jax.models.layers import drop_paths, dropout
 from hpm_jax.regularizers import Inputs, Regularizer
+from hpm_jax.step.criterion import CRITERIA, Criterion
 from hpm_jax.step.optimizer import Descend, descend
 from hpm_jax.step.schedules import FinetuneSchedule
 from hpm_jax.step.state import Params, TrainState
@@ -36,13 +37,14 @@ class Recipe:
     mask_sub: float = 0.0  # the share of patches hidden from the second pass; 0 makes none
     max_sup: bool = False
     regularizers: tuple[Regularizer, ...] = ()
+    criterion: Criterion = CRITERIA["one"]
 
 
 class Batch(NamedTuple):
     """What the classifier sees of a batch, after everything random has been drawn."""
 
     patches: Float32[Array, "B L P"]
-    targets: Float32[Array, "B classes"]  # summing to 1
+    targets: Float32[Array, "B classes"]  # summing to 1, but for any number of classes
     drop: Float[Array, "B depth 2"] | None  # for the first pass
     keep: Int[Array, "B K"] | None  # for MaskSub's second pass
     drop_again: Float[Array, "B depth 2"] | None  # for MaskSub's second pass
@@ -55,18 +57,20 @@ def prepare(
     model: Classifier,
     recipe: Recipe,
     images: UInt8[AnyArray, "B *size C"],
-    labels: Int[AnyArray, " B"],
+    labels: Int[AnyArray, " B"] | UInt8[AnyArray, "B classes"],
     key: Array,
     step: Array | int,
 ) -> Batch:
     """uint8 images `[B, H, W, C]` and labels `[B]` to a `Batch`, drawn by `(key, step)`.
+
+    For any number of classes, labels are `[B, classes]`.
 
     Of videos `[B, R, T, H, W, C]` every clip counts as an example of its own.
     """
     augment = recipe.augment
     pixels = recipe.tokenizer.normalize(images)
     count = len(pixels)
-    labels = jnp.repeat(labels, count // len(labels))
+    labels = jnp.repeat(labels, count // len(labels), axis=0)
     if augment.erase:
         pixels = erase(
             random.stream(key, "erase", step),
@@ -75,7 +79,7 @@ def prepare(
             augment.erase_mode,
             augment.erase_count,
         )
-    targets = smooth_labels(labels, model.classes, augment.label_smoothing)
+    targets = recipe.criterion.targets(labels, model.classes, augment.label_smoothing)
     if augment.mixes:
         pixels, targets = mix(
             random.stream(key, "mix", step),
@@ -116,13 +120,6 @@ def prepare(
     return Batch(patches, targets, drop("drop_path"), keep, *again, drawn)
 
 
-def cross_entropy(
-    logits: Float[Array, "B classes"], targets: Float[Array, "B classes"]
-) -> Float[Array, ""]:
-    """The mean over the batch of `-sum(targets * log_softmax(logits))`."""
-    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
-
-
 def max_suppression(logits: Float[Array, "B classes"]) -> Float[Array, ""]:
     """MaxSup (Zhou et al. 2025): the mean over the batch of `max - mean` of the logits."""
     return jnp.mean(logits.max(axis=-1) - logits.mean(axis=-1))
@@ -134,20 +131,22 @@ def classification_loss(
     """Builds `(params, batch, schedule) -> (loss, (metrics, None))` with the terms asked for.
 
     MaskSub (Heo et al. 2023) makes a second pass over some of the patches that learns from the
-    first pass's softmax: half the loss each.
+    first pass's probabilities: half the loss each.
 
     Args:
         frozen: by name, the frozen weights of the regularizers.
     """
 
+    criterion = recipe.criterion
+
     def loss_of(params, batch, schedule):
         classify = functools.partial(model.apply, {"params": params}, batch.patches)
         logits = classify(None, batch.drop, batch.head_drop)
-        loss = cross_entropy(logits, batch.targets)
+        loss = criterion.loss(logits, batch.targets)
         metrics = {"cross_entropy": loss}
         if recipe.mask_sub:
             again = classify(batch.keep, batch.drop_again, batch.head_drop_again)
-            taught = cross_entropy(again, jax.lax.stop_gradient(jax.nn.softmax(logits)))
+            taught = criterion.loss(again, jax.lax.stop_gradient(criterion.shares(logits)))
             loss = 0.5 * (loss + taught)
             metrics["mask_sub"] = taught
         if recipe.max_sup:
@@ -156,7 +155,8 @@ def classification_loss(
             metrics["max_sup"] = suppressed
         for regularizer in recipe.regularizers:
             name = regularizer.name
-            inputs = Inputs(batch.patches, logits, batch.drawn[name], (frozen or {}).get(name))
+            its_own = batch.drawn[name], (frozen or {}).get(name)
+            inputs = Inputs(batch.patches, logits, *its_own, batch.targets, criterion)
             metrics[name] = regularizer(model, params, inputs)
             loss = loss + regularizer.weight * metrics[name]
         return loss, ({"loss": loss} | metrics, None)

@@ -129,6 +129,21 @@ class Method:
         return any(term.takes_latents for term in self.terms)
 
     @property
+    def annotations(self) -> tuple[str, ...]:
+        """What the terms read of each example beside its image, in the order of a step's inputs."""
+        return tuple(dict.fromkeys(itertools.chain(*(term.annotations for term in self.terms))))
+
+    @property
+    def encodes_whole(self) -> bool:
+        """Whether the student also encodes the whole image, for a term."""
+        return any(term.whole_image for term in self.terms)
+
+    @property
+    def related_blocks(self) -> tuple[int, ...]:
+        """Blocks of the student's encoder whose query, key and value the terms take."""
+        return tuple(sorted({block for term in self.terms for block in term.related_blocks}))
+
+    @property
     def parts(self) -> int:
         """Number of parts that the teacher sees one by one; see `losses_by_parts`."""
         if self.teacher.view == "whole":

@@ -1,6 +1,9 @@
 """AdamW as masked autoencoders use it: clipped gradients, no decay for some, layer-wise rates."""
 
-from collections.abc import Callable, Collection
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +11,7 @@ import optax
 from jax import Array
 
 from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.plugs import OwnOptimizer
 from hpm_jax.step.state import Params
 
 # Matrices and learned tokens decay; biases and norm scales do not (timm's rule, by name, because
@@ -15,6 +19,8 @@ from hpm_jax.step.state import Params
 DECAYED = LAYOUTS["mae"].decayed
 # Fine-tuning spares the tokens and positions that it starts from (MAE, util/lr_decay.py).
 FINETUNE_DECAYED = ("kernel",)
+RUN = "run"  # the group of parameters that have no optimizer of their own
+NONE: Mapping[str, OwnOptimizer] = MappingProxyType({})
 
 Descend = Callable[[Params, Params, Array], Params]
 
@@ -31,18 +37,36 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float | None,
     decayed: Collection[str] = DECAYED,
+    own: Mapping[str, OwnOptimizer] = NONE,
 ) -> optax.GradientTransformation:
     """AdamW but for the learning rate, which the step multiplies in: it is a traced scalar there.
 
     Args:
         clip_norm: the largest global norm of the gradient; None does not clip.
         decayed: the names of the parameters that weight decay applies to.
+        own: by slot, the optimizers of plugs that have one; their gradients are not clipped, and
+            are no part of the norm that is.
     """
-    return optax.chain(
-        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1, b2, eps),
-        optax.add_decayed_weights(weight_decay, lambda params: decay_mask(params, decayed)),
-    )
+
+    def adamw(b1: float, b2: float, weight_decay: float) -> Sequence[Any]:
+        decay = optax.add_decayed_weights(weight_decay, lambda tree: decay_mask(tree, decayed))
+        return optax.scale_by_adam(b1, b2, eps), decay
+
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    run = optax.chain(clip, *adamw(b1, b2, weight_decay))
+    if not own:
+        return run
+    each = {
+        slot: optax.chain(*adamw(x.b1, x.b2, x.weight_decay), optax.scale(x.rate))
+        for slot, x in own.items()
+    }
+
+    def whose(path: Any, _: Any) -> str:
+        keys = [part.key for part in path]
+        return keys[1] if keys[0] == "terms" and keys[1] in own else RUN
+
+    labels = functools.partial(jax.tree_util.tree_map_with_path, whose)
+    return optax.multi_transform({RUN: run} | each, labels)
 
 
 def descend(params: Params, updates: Params, rate: Array) -> Params:

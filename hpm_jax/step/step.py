@@ -1,5 +1,6 @@
-"""The training step: one pure function of (state, images, key, schedule), compiled once."""
+"""The training step: one pure function of state, batch, key and schedule, compiled once."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from hpm_jax.losses.term import Outputs
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.mask import cached_readings, make_mask, read_networks, run_networks
 from hpm_jax.step.method import Method, own
-from hpm_jax.step.schedules import Schedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import Metrics, make_update
 from hpm_jax.tokens import Mask, gather
@@ -28,6 +28,7 @@ class Masked(NamedTuple):
     mask: Mask
     drawn: dict[str, Any] | None = None  # by slot, the random numbers of the plugs that draw
     readings: dict[str, Array] | None = None  # for target and terms; None where nothing has run
+    annotations: dict[str, Array] | None = None  # of each example, for the terms: labels
 
 
 def draw_all(method: Method, mask: Mask, key: Array, step: Array | int) -> dict[str, Any]:
@@ -52,12 +53,16 @@ def student_pass(
     if readings is None:
         readings = run_networks(model, method, state, patches, hard=False).target
     collect = tuple(number - 1 for number in method.student_blocks)
+    related = tuple(
+        number - 1 if number > 0 else model.depth + number for number in method.related_blocks
+    )
     drawn = own(state, "decoder", params, masked.drawn).drawn
-    inputs: Any = (patches, mask, collect, drawn, method.takes_latents)
+    inputs: Any = (patches, mask, collect, drawn, method.takes_latents, related)
     prediction: Any = model.apply({"params": params}, *inputs)
     whole = method.target_of(patches, own(state, "target", params), readings)
     whole = jax.lax.stop_gradient(whole)
     target = gather(whole, mask.hide)
+    encode = functools.partial(model.apply, {"params": params}, patches, method="encode")
     return Outputs(
         losses=compared(method.objective, prediction.values, target),
         predicted=prediction.loss,
@@ -70,8 +75,12 @@ def student_pass(
         whole_target=whole,
         blocks=dict(zip(method.student_blocks, prediction.blocks, strict=True)) if collect else {},
         latents=prediction.latents,
+        heads=dict(zip(method.related_blocks, prediction.heads, strict=True)) if related else {},
         readings=readings,
         sizes=model.decoder_sizes,
+        views=method.views,
+        annotations=masked.annotations,
+        whole_features=encode() if method.encodes_whole else None,
     )
 
 
@@ -91,8 +100,9 @@ def total_loss(
 
 def observations(method: Method, outputs: Outputs) -> dict[str, Any]:
     """What the plugs with a state of their own learn from the student's pass, by slot."""
-    arrays: Any = outputs._replace(unit=None, sizes=None)  # type: ignore[arg-type]
-    stopped = jax.lax.stop_gradient(arrays)._replace(unit=outputs.unit)
+    arrays: Any = outputs._replace(unit=None, sizes=None, views=None)  # type: ignore[arg-type]
+    stopped = jax.lax.stop_gradient(arrays)
+    stopped = stopped._replace(unit=outputs.unit, sizes=outputs.sizes, views=outputs.views)
     found = {slot: plug.observe(stopped) for slot, plug in method.plugs.items()}
     return {slot: values for slot, values in found.items() if values is not None}
 
@@ -120,8 +130,8 @@ def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     accumulation: int = 1,
-) -> Callable[[TrainState, Array, Array, Schedule], tuple[TrainState, Metrics]]:
-    """Builds the step: `(state, images, key, schedule) -> (state, metrics)`.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds the step: `(state, images, *annotations, key, schedule) -> (state, metrics)`.
 
     Args:
         model: the masked autoencoder.
@@ -130,15 +140,16 @@ def make_train_step(
         accumulation: into how many parts, one after the other, a batch is cut; masks do not
             depend on it.
 
-    The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Tokenizer`), the
+    The step is pure. It takes uint8 images `[B, H, W, C]` or clips (see `Tokenizer`), what
+    `method.annotations` names of each example, `[B, ...]` (labels; most methods read none), the
     root key of the run and the scalars of this step; its metrics are float32 scalars.
     """
     cached = method.teacher.every_steps > 1 and method.strategy.reads
     read = cached_readings if cached else read_networks
 
-    def train_step(
-        state: TrainState, images: Array, key: Array, schedule: Schedule
-    ) -> tuple[TrainState, Any]:
+    def train_step(state: TrainState, images: Array, *others: Any) -> tuple[TrainState, Any]:
+        *examples, key, schedule = others
+        annotations = dict(zip(method.annotations, examples, strict=True))
         patches = method.patches(images)
         readings = read(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
         if state.scores is not None:
@@ -147,10 +158,13 @@ def make_train_step(
             patches, readings = jax.tree.map(
                 lambda x: jnp.repeat(x, method.views, axis=0), (patches, readings)
             )
+        annotations = {
+            name: jnp.repeat(x, len(patches) // len(x), axis=0) for name, x in annotations.items()
+        }
         mask_key = random.stream(key, "mask", state.step)
         mask = make_mask(method, state, patches, mask_key, schedule, readings.units)
         drawn = draw_all(method, mask, key, state.step)
-        masked = Masked(patches, mask, drawn, readings.target)
+        masked = Masked(patches, mask, drawn, readings.target, annotations)
         update = make_update(masked_loss(model, method, state), optimizer, accumulation)
         before = state
         state, (metrics, observed) = update(state, masked, schedule)

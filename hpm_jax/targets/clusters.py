@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option, positive
-from hpm_jax.plugs import Setting, register
+from hpm_jax.plugs import OwnOptimizer, Setting, register
 from hpm_jax.targets.target import Target, TargetContext
 from hpm_jax.tokens import AnyArray, unit_length
 
@@ -21,16 +21,25 @@ class OnlineClusters(Target):
     A linear head gives each feature of length 1 a logit for each cluster. Sinkhorn iterations turn
     the logits into assignments under which, at each position, all clusters are used equally often
     in the batch; with gradient accumulation the batch is one part. So the target of an image
-    depends on the other images. The term `clustering` trains the head. CAPI gives it an optimizer
-    of its own with half the learning rate; here there is one optimizer.
+    depends on the other images. The term `clustering` trains the head, by an AdamW of its own with
+    half the run's learning rate and schedule.
     """
 
     clusters: int = positive(16384, "number of clusters", high=2**20)
     temperature: float = option(0.06, "divisor of the logits", low=1e-3, high=1e3)
     iterations: int = option(3, "number of Sinkhorn iterations", low=1, high=1000)
+    rate: float = option(0.5, "learning rate of the head over that of the run", low=0, high=1e3)
+    weight_decay: float = option(0.01, "weight decay of the head", low=0, high=1e3)
+    b1: float = option(0.9, "decay rate of Adam's first moment of the head", low=0, below=1)
+    b2: float = option(0.95, "decay rate of Adam's second moment of the head", low=0, below=1)
 
     reads: ClassVar = ("features",)
     distribution: ClassVar[bool] = True
+
+    @property
+    def optimizer(self) -> OwnOptimizer:  # type: ignore[override]
+        """AdamW of the head."""
+        return OwnOptimizer(self.rate, self.b1, self.b2, self.weight_decay)
 
     def check(self, config: Any) -> None:
         """The head has to be trained."""
@@ -51,6 +60,10 @@ class OnlineClusters(Target):
             "kernel": 0.02 * jax.random.normal(key, shape),
             "bias": jnp.zeros(self.clusters, jnp.float32),
         }
+
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the head's logits."""
+        return 2.0 * setting.patches * (setting.features_width or setting.width) * self.clusters
 
     def __call__(self, context: TargetContext) -> Float[Array, "B L clusters"]:
         """Shares of the clusters."""

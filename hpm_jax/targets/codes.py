@@ -61,6 +61,11 @@ class Codes(Target):
         loaded = {"codebook": codebook, "of": self.inner.load(setting)}
         return {name: tree for name, tree in loaded.items() if tree is not None}
 
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the coded target, and of the products with the codebook."""
+        width = self.inner.width(setting)
+        return self.inner.step_flops(setting) + 2.0 * setting.patches * width * self.width(setting)
+
     def __call__(self, context: TargetContext) -> Float[Array, "B L D"]:
         """Shares of the codes, `[B, L, codes]`."""
         values = self.inner(context._replace(frozen=context.frozen.get("of")))

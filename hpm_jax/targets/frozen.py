@@ -30,6 +30,10 @@ class FrozenFeatures(EncoderFile, Target):
         """That of its encoder."""
         return self.encoder(setting.grid).width
 
+    def step_flops(self, setting: Setting) -> float:
+        """Those of the encoder, forward, over the whole image."""
+        return self.encoder_flops(setting, setting.patches)
+
     def load(self, setting: Setting) -> Any:
         """Parameters of the encoder, with positions on the grid of the run."""
         return self.encoder_params(setting.grid)

@@ -75,6 +75,9 @@ def compare(options: Compare, workdir: str | Path) -> int:
     # --- the data is checked before anything is trained
     splits = load_data(options.base)
     check_labels(splits)
+    for config in configs.values():
+        for term in config.terms:
+            term.check_data(splits)
     workdir.mkdir(parents=True, exist_ok=True)
     write(workdir / "config.json", json.dumps(as_dict(options), indent=2) + "\n")
     measured = load_measured(options, splits)
@@ -96,20 +99,20 @@ def compare(options: Compare, workdir: str | Path) -> int:
     # --- the matrix: all arms of one seed, then the next seed, so that pairs are complete early
     longest = max(steps_of(config, len(splits.train)) for config in configs.values())
     for seeds in _groups(options.seeds, options.together):
-        images, drawn_for = None, options.base
+        batches, drawn_for = None, options.base
         for name in wanted:
             due = [seed for seed in seeds if not cell_path(folder, name, seed).exists()]
             if not due:
                 continue
             arm = build_arm(name, configs[name])
-            if images is None or not same_batches(arm.config, drawn_for):
-                images = draw_batches(arm.config, splits.train, seeds, longest)
+            if batches is None or not same_batches(arm.config, drawn_for):
+                batches = draw_batches(arm.config, splits.train, seeds, longest)
                 drawn_for = arm.config
             rows = [seeds.index(seed) for seed in due]
             runs = train_seeds(
                 arm.config,
                 due,
-                images if due == seeds else images[rows],
+                batches if due == seeds else {name: x[rows] for name, x in batches.items()},
                 len(splits.train),
                 options.checkpoints,
                 options.chunk,

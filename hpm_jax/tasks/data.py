@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from hpm_jax.data.decoding import BrokenImage, OtherKind
-from hpm_jax.data.sources import SOURCES, DataError, Records, Splits, known_labels
+from hpm_jax.data.sources import SOURCES, DataError, Example, Records, Splits, known_labels
 from hpm_jax.data.views import test_view
 
 LOOKED_AT = 3  # number of images checked before a run starts
@@ -43,8 +43,35 @@ def check_kind(records: Records, data: Any) -> None:
             continue
 
 
+def check_many_labels(splits: Splits) -> None:
+    """Raises a `DataError` if the images cannot have several classes, or there are none."""
+    for name, records in (("training", splits.train), ("test", splits.test)):
+        found = np.shape(_first_example(records).get("labels", ()))
+        if not splits.classes or found != (len(splits.classes),):
+            raise DataError(
+                f"config.labels = 'many', and the {name} images have no lists of classes: give "
+                'lists with a line "path,class;class" for each image by '
+                "--config.data.source=multi_label, or set config.labels = 'one'"
+            )
+
+
+def _first_example(records: Records) -> Example:
+    """Returns the first of the first examples that can be read; {} if none can."""
+    for index in range(min(LOOKED_AT, len(records))):
+        try:
+            return records[index]
+        except (BrokenImage, OSError):
+            continue
+    return {}
+
+
 def check_labels(splits: Splits) -> None:
     """Raises a `DataError` if there are no labels, or no test images."""
+    if "labels" in _first_example(splits.train):
+        raise DataError(
+            "the training images may have several classes each: fine-tuning takes them by "
+            "--config.labels=many, and other tasks need one class of each image"
+        )
     if len(splits.classes) < 2:
         found = f"one class, {splits.classes[0]!r}" if splits.classes else "no labels"
         raise DataError(

@@ -16,6 +16,7 @@ from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.rand_augment import parse_policy
 from hpm_jax.data.sources import Splits
 from hpm_jax.evaluation.accuracy import AccuracyMeter
+from hpm_jax.evaluation.precision import PrecisionMeter
 from hpm_jax.models import Classifier
 from hpm_jax.models.flops import classifier_flops
 from hpm_jax.models.positions import encoder_on_grid
@@ -38,15 +39,16 @@ from hpm_jax.step.optimizer import layer_scales, layerwise
 from hpm_jax.step.schedules import FinetuneTimetable
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
-from hpm_jax.tasks.data import check_labels, load_data
+from hpm_jax.tasks.data import check_labels, check_many_labels, load_data
 from hpm_jax.tasks.finish import finish_run
 
 HEAD = ("head", "norm")  # parts that fine-tuning always initialises
 EXPLANATION = (
-    "Accuracy is over the whole test split, every image counted once. `checkpoints/` has the last "
-    "state and `best/` the one with the highest top-1 accuracy, which was chosen on the images "
-    "that it is measured on: compare runs by the last. Training images are augmented and mixed, so "
-    "their cross-entropy stays above that of the test split for long."
+    "Accuracy is over the whole test split, every image counted once; of images with any number of "
+    "classes it is mean average precision. `checkpoints/` has the last state and `best/` the one "
+    "with the highest accuracy (top-1), which was chosen on the images that it is measured on: "
+    "compare runs by the last. Training images are augmented and mixed, so their cross-entropy "
+    "stays above that of the test split for long."
 )
 
 
@@ -65,7 +67,8 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
-    check_labels(splits)
+    many = config.labels == "many"
+    (check_many_labels if many else check_labels)(splits)
     model = build_classifier(config, len(splits.classes), devices.gather)
     start = Start(params=load_start(config, model, console.say))
     start["frozen"] = freeze_start(config, start["params"])
@@ -101,8 +104,8 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
             "image": jax.ShapeDtypeStruct(
                 (batch, *config.data.train_shape), config.data.pixel_dtype
             ),
-            "label": jax.ShapeDtypeStruct((batch,), np.int32),
-        },
+        }
+        | label_shapes(config, len(splits.classes)),
         batches=functools.partial(
             train_batches,
             splits.train,
@@ -118,7 +121,8 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
         observe_first=False,
         guard=config.guard,
     )
-    meter = AccuracyMeter(config, model, splits.test, devices, config.patch_size)
+    meters = {"one": AccuracyMeter, "many": PrecisionMeter}
+    meter = meters[config.labels](config, model, splits.test, devices, config.patch_size)
 
     # --- train, score the test split, and keep the best
     with (
@@ -131,6 +135,14 @@ def finetune(config: Finetune, workdir: str | Path) -> int:
     if meter.unread:
         facts.append(f"left out of the test split, unreadable: {', '.join(meter.unread)}")
     return finish_run(training.outcome, workdir, facts, EXPLANATION, console)
+
+
+def label_shapes(config: Finetune, classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the labels of a batch that the step takes, by their name in it."""
+    batch = config.optimizer.batch_size
+    if config.labels == "many":
+        return {"labels": jax.ShapeDtypeStruct((batch, classes), np.uint8)}
+    return {"label": jax.ShapeDtypeStruct((batch,), np.int32)}
 
 
 def load_start(config: Finetune, model: Classifier, say: Callable[[str], None]) -> Params:
@@ -187,7 +199,7 @@ def last_norm(params: Params, source: str) -> Params:
 
 
 def observe_accuracy(
-    meter: AccuracyMeter,
+    meter: AccuracyMeter | PrecisionMeter,
     timetable: FinetuneTimetable,
     best: Checkpoints,
     training: Training,
@@ -197,7 +209,7 @@ def observe_accuracy(
     With a moving average of the weights, both are scored, and the average selects the best state.
     """
     averaged = timetable.average > 0
-    deciding = "average_top1" if averaged else "top1"
+    deciding = f"average_{meter.deciding}" if averaged else meter.deciding
     lines = read_lines(training.writer.path)
     highest = max((line[deciding] for line in lines if deciding in line), default=-1)
 
@@ -210,9 +222,8 @@ def observe_accuracy(
             numbers |= {f"average_{name}": value for name, value in meter(state.teacher).items()}
         training.writer.write(step, {"epoch": epoch} | numbers)
         training.console.say(
-            f"epoch {epoch:<6.4g} top-1 {numbers['top1']:.2%}  top-5 {numbers['top5']:.2%}  "
-            f"test loss {numbers['test_loss']:.4f}"
-            + (f"  averaged weights {numbers['average_top1']:.2%}" if averaged else "")
+            f"epoch {epoch:<6.4g} {meter.sentence(numbers)}"
+            + (f"  averaged weights {numbers[deciding]:.2%}" if averaged else "")
         )
         if numbers[deciding] > highest:
             highest = numbers[deciding]

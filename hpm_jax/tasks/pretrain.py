@@ -17,6 +17,7 @@ from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.decoders import SelfAttention
 from hpm_jax.run.build import (
     Start,
+    batch_inputs,
     build_flops,
     build_fresh_params,
     build_init,
@@ -55,6 +56,8 @@ def pretrain(config: Config, workdir: str | Path) -> int:
     devices = all_devices(config.run.fsdp)
     check_batch(config, devices)
     splits = load_data(config)
+    for term in config.terms:
+        term.check_data(splits)
     model = build_model(config, devices.gather)
     method, optimizer = build_method(config), build_optimizer(config)
     start = Start(params=load_start(config, model, method, console.say), frozen=load_frozen(method))
@@ -68,12 +71,11 @@ def pretrain(config: Config, workdir: str | Path) -> int:
 
     # --- model and training step
     flops = build_flops(config)
-    shape = (config.optimizer.batch_size, *config.data.train_shape)
     experiment = Experiment(
         init=build_init(config, model, method, optimizer),
         start=start,
         step=make_train_step(model, method, optimizer, config.optimizer.accumulation),
-        inputs={"image": jax.ShapeDtypeStruct(shape, config.data.pixel_dtype)},
+        inputs=batch_inputs(config, method),
         batches=functools.partial(
             train_batches,
             splits.train,

@@ -36,6 +36,20 @@ class Frozen(EncoderFile, Teacher):
         """That of its encoder."""
         return self.encoder(setting.grid).width
 
+    def pass_flops(self, setting: Setting, reads: tuple[str, ...]) -> float:
+        """FLOPs of a forward pass of its encoder, up to the last block that is read."""
+        if not reads:
+            return 0.0
+        encoder = self.encoder(setting.grid)
+        depth = encoder.stack["depth"]
+        keys = 2 * (setting.patches + encoder.layout.extra_tokens) * encoder.width**2
+        blocks, beside = [], 0
+        for read in reads:
+            last = {"features": depth, "attention": depth - 1}
+            blocks.append(block_number(read, depth) + 1 if is_block(read) else last[read])
+            beside += keys if read == "attention" else 0
+        return self.encoder_flops(setting, setting.patches, max(blocks)) + beside
+
     def depth(self, config: Any) -> int:
         """Number of blocks of its encoder."""
         return self.read().architecture.depth

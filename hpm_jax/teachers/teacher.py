@@ -31,6 +31,10 @@ class Teacher(Plug, kind="teacher"):
         """Number of values of its features; by default those of the student's encoder."""
         return setting.width
 
+    def pass_flops(self, setting: Setting, reads: tuple[str, ...]) -> float:
+        """FLOPs of its pass over an image for `reads`, where it is no model as the student is."""
+        return 0.0
+
     def depth(self, config: Any) -> int:
         """Number of blocks of its encoder."""
         return config.model.depth

@@ -48,16 +48,17 @@ def records():
     return SOURCES["digits"](frozen().base.data).train
 
 
-def trained(config, seeds, images, records, shares=(1.0,)):
-    return train_seeds(config, seeds, images, len(records), shares, 4, lambda _: None)
+def trained(config, seeds, batches, records, shares=(1.0,)):
+    return train_seeds(config, seeds, batches, len(records), shares, 4, lambda _: None)
 
 
 def test_several_seeds_at_once_are_as_one_by_one(records):
     config = arm_configs(frozen())["hpm"]
-    images = draw_batches(config, records, (3, 5), 25)
-    both = trained(config, (3, 5), images, records, (0.5, 1.0))
+    batches = draw_batches(config, records, (3, 5), 25)
+    both = trained(config, (3, 5), batches, records, (0.5, 1.0))
     for row, seed in enumerate((3, 5)):
-        alone = trained(config, (seed,), images[row : row + 1], records, (0.5, 1.0))[0]
+        one = {name: x[row : row + 1] for name, x in batches.items()}
+        alone = trained(config, (seed,), one, records, (0.5, 1.0))[0]
         assert [x.step for x in alone.snapshots] == [x.step for x in both[row].snapshots]
         assert alone.curve["n_hard"] == both[row].curve["n_hard"]
         np.testing.assert_allclose(alone.curve["loss"], both[row].curve["loss"], rtol=1e-4)
@@ -68,8 +69,8 @@ def test_several_seeds_at_once_are_as_one_by_one(records):
 
 def test_a_cell_is_the_run_that_main_makes_with_its_seed(records):
     config = with_seed(arm_configs(frozen())["hpm"], 5)
-    images = draw_batches(config, records, (5,), 25)
-    cell = trained(config, (5,), images, records)[0]
+    drawn = draw_batches(config, records, (5,), 25)
+    cell = trained(config, (5,), drawn, records)[0]
     parts = parts_of(config)
     state, timetable = parts.state, PretrainTimetable(config, len(records), config.hidden_units)
     step = jax.jit(make_train_step(parts.model, build_method(config), build_optimizer(config)))
@@ -85,7 +86,7 @@ def test_a_cell_is_the_run_that_main_makes_with_its_seed(records):
 def test_every_arm_gets_the_same_start_and_the_same_images(records):
     configs = arm_configs(frozen())
     drawn = [draw_batches(config, records, (0,), 3) for config in configs.values()]
-    np.testing.assert_array_equal(*drawn)
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
     encoders = [parts_of(config).state.params["encoder"] for config in configs.values()]
     jax.tree.map(np.testing.assert_array_equal, *encoders)
 

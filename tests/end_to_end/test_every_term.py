@@ -26,7 +26,7 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
     "terms": {
         "losses": (
             "ranking", "fourier", "dispersive", "sigreg(directions=8)", "variance_covariance",
-            "visible", "global_consistency(width=8, values=4)",
+            "visible", "supervised(classes=10)", "global_consistency(width=8, values=4)",
         ),
         "mask": {"strategy": "disjoint", "views": 2},
     },
@@ -36,7 +36,10 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
         "losses": (
             "ranking", "visible(beta=2.0, power=0.0, layers=2)",
             "distillation(path='e.npz', block=1, student_block=1, mean=(0.5,), std=(0.5,))",
+            "token_relations(path='e.npz', block=1, parts=2, mean=(0.5,), std=(0.5,))",
+            "intl(width=8, values=4)", "w_mse(width=8, values=4, group=8)",
         ),
+        "mask": {"views": 2},
     },
     "clusters": {
         "target": "online_clusters(clusters=8)",
@@ -96,8 +99,10 @@ def test_trains_resumes_and_is_the_same_anywhere(case, folder, monkeypatch, tmp_
     step = make_train_step(
         parts.model, parts.method, parts.optimizer, optimizer.get("accumulation", 1)
     )
+    labels = np.arange(-2, 14, dtype=np.int32).clip(-1, 9)  # two have none
+    examples = (images, *(labels for _ in parts.method.annotations))
     counted = np.float32(config.mask.counted) if config.mask.some_count else None
-    inputs = images, parts.key, schedule(n_hard=4)._replace(counted=counted)
+    inputs = *examples, parts.key, schedule(n_hard=4)._replace(counted=counted)
     one = jax.jit(step).lower(parts.state, *inputs).compile()
     second, first_metrics = one(parts.state, *inputs)
     third, metrics = one(second, *inputs)
@@ -122,11 +127,11 @@ def test_trains_resumes_and_is_the_same_anywhere(case, folder, monkeypatch, tmp_
     devices = all_devices()
     placement = devices.shardings(parts.state)
     there = jax.jit(step, out_shardings=(placement, devices.replicated))(
-        jax.device_put(parts.state, placement), devices.put(images), *inputs[1:]
+        jax.device_put(parts.state, placement), *map(devices.put, examples), *inputs[-2:]
     )
     for name, value in first_metrics.items():
         np.testing.assert_allclose(there[1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-    moments = (jax.tree.leaves(state.optimizer[1].mu) for state in (there[0], second))
+    moments = (jax.tree.leaves(state.optimizer) for state in (there[0], second))
     for ours, theirs in zip(*moments, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-4 * np.abs(theirs).max() + 1e-7)
 
@@ -148,12 +153,15 @@ def test_clips(seeds):
     init = build_init(config, model, method, optimizer)
     scalars = schedule(4)._replace(hidden=np.int32(10), counted=np.float32(0.5))
     images, key = np.zeros((4, *config.data.train_shape), np.uint8), jax.random.key(0)
+    labels = np.zeros(4, np.int32)
     with jax.numpy_dtype_promotion("standard"):  # flax's layer norm mixes dtypes in bfloat16
         if seeds:
-            step, init = jax.vmap(step, in_axes=(0, 0, 0, None)), jax.vmap(init, in_axes=(0, None))
-            images, key = np.stack([images] * seeds), jax.random.split(key, seeds)
+            step = jax.vmap(step, in_axes=(0, 0, 0, 0, None))
+            init = jax.vmap(init, in_axes=(0, None))
+            images, labels = np.stack([images] * seeds), np.stack([labels] * seeds)
+            key = jax.random.split(key, seeds)
         state = jax.eval_shape(init, key, Start())
-        after, metrics = jax.eval_shape(step, state, images, key, scalars)
+        after, metrics = jax.eval_shape(step, state, images, labels, key, scalars)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )

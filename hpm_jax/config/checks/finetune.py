@@ -25,6 +25,7 @@ def check_finetune(config: Finetune) -> None:
     check_grid(config)
     check_variant(config)
     check_pool(config, "model")
+    _check_many_labels(config)
     check_width(config, "")
     names = [regularizer.name for regularizer in config.regularize.terms]
     for regularizer in config.regularize.terms:
@@ -33,6 +34,16 @@ def check_finetune(config: Finetune) -> None:
                 f"config.regularize.terms has {regularizer.name!r} twice: expected once"
             )
         regularizer.check(config)
+
+
+def _check_many_labels(config: Finetune) -> None:
+    """Checks that what assumes one class of an image is off where there may be several."""
+    regularize = config.regularize
+    if config.labels == "many" and (regularize.max_sup_start or regularize.max_sup_end):
+        raise ConfigError(
+            "config.labels = 'many' has no largest logit to suppress: set "
+            "config.regularize.max_sup_start and max_sup_end to 0"
+        )
 
 
 def _check_mixing(config: Finetune) -> None:
