@@ -36,6 +36,8 @@ def check_segment(config: Segment) -> None:
     _check_images(config)
     _check_augment(config)
     _check_frozen(config)
+    _check_relative(config)
+    config.decoder.check(config)
     _check_scales(config)
 
 
@@ -113,6 +115,18 @@ def _check_augment(config: Segment) -> None:
             f"config.augment.photometric = True changes 8-bit images of 1 or 3 channels, and "
             f"config.data.channels = {data.channels}, value_range = {data.value_range}: "
             "--config.augment.photometric=False"
+        )
+
+
+def _check_relative(config: Segment) -> None:
+    model = config.model
+    if not model.relative_positions:
+        return
+    if model.raw_pixels or model.attention != "xla":
+        raise ConfigError(
+            "config.model.relative_positions = True needs an encoder and "
+            f"config.model.attention = 'xla', and config.model.raw_pixels = {model.raw_pixels}, "
+            f"attention = {model.attention!r}: set relative_positions to False, or change those"
         )
 
 
