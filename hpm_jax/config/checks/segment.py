@@ -1,5 +1,7 @@
 """Validates configs of semantic segmentation."""
 
+from typing import Any
+
 from hpm_jax.config.checks.shared import (
     check_common,
     check_data,
@@ -38,7 +40,7 @@ def check_segment(config: Segment) -> None:
     _check_frozen(config)
     _check_relative(config)
     config.decoder.check(config)
-    _check_scales(config)
+    check_scales(config)
 
 
 def check_segment_evaluate(config: SegmentEvaluate) -> None:
@@ -48,7 +50,7 @@ def check_segment_evaluate(config: SegmentEvaluate) -> None:
             "config.init_from is empty: name the workdir of a segmentation run, as in "
             "--config.init_from=runs/camvid, or its folder best"
         )
-    _check_scales(config)
+    check_scales(config)
 
 
 def check_segment_probe(config: SegmentProbe) -> None:
@@ -57,7 +59,7 @@ def check_segment_probe(config: SegmentProbe) -> None:
     _check_unused(config)
     check_data(config)
     _check_classes(config)
-    _check_scales(config)
+    check_scales(config)
     if config.features.block == 0:
         raise ConfigError("config.features.block = 0: blocks count from 1, or from the end with -1")
     names = config.probes.names
@@ -71,20 +73,24 @@ def check_segment_probe(config: SegmentProbe) -> None:
         )
 
 
-def _check_scales(config: Segment | SegmentEvaluate | SegmentProbe) -> None:
+def check_scales(config: Any) -> None:
+    """Checks that the test images are seen at some size."""
     if not config.evaluation.scales:
         raise ConfigError("config.evaluation.scales = (): give one factor or more, such as (1.0,)")
 
 
 def _check_unused(config: Segment | SegmentProbe) -> None:
-    default = SegmentData()
+    crops = "config.data.image_size, config.augment.scale and config.augment.max_share"
+    check_unused(config.data, SegmentData(), f"segmentation, whose crops are of {crops}")
+
+
+def check_unused(data: Any, default: Any, task: str) -> None:
+    """Checks that options of other tasks are at their defaults."""
     for name in UNUSED:
-        value = getattr(config.data, name)
+        value = getattr(data, name)
         if value != getattr(default, name):
             raise ConfigError(
-                f"config.data.{name} = {value!r} has no effect on segmentation, whose crops are of "
-                "config.data.image_size, config.augment.scale and config.augment.max_share: leave "
-                "it out"
+                f"config.data.{name} = {value!r} has no effect on {task}: leave it out"
             )
 
 
