@@ -23,15 +23,18 @@ def main(argv: list[str]) -> None:
 
     if flags.FLAGS.config is None:
         sys.exit("error: --config is missing, as in --config configs/quickstart.py")
+    config = flags.FLAGS.config
+    if config.get("task") == "segment" and not config.init_from:
+        config.init_from = "a benchmark reads no weights"
     with one_sentence():
-        numbers = benchmark(freeze(flags.FLAGS.config), flags.FLAGS.steps, flags.FLAGS.pipeline)
+        numbers = benchmark(freeze(config), flags.FLAGS.steps, flags.FLAGS.pipeline)
     print(table(numbers))
     if flags.FLAGS.json:
         Path(flags.FLAGS.json).write_text(json.dumps(numbers, indent=2) + "\n")
 
 
 def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str, Any]:
-    """Times the training step of a pre-training config and its parts.
+    """Times the training step of a config of pre-training or segmentation, and its parts.
 
     Args:
         config: from `hpm_jax.config.freeze`.
@@ -40,31 +43,28 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
 
     Returns:
         Numbers by name: seconds, images per second, bytes, and fractions from 0 to 1. `share/*` are
-        fractions of the step, with each part compiled separately: `teacher` (with the mask),
-        `forward`, `backward` and `update`, which is the rest.
+        fractions of the step, with each part compiled separately: `teacher` (with the mask, in
+        pre-training), `forward`, `backward` and `update`, which is the rest.
     """
-    from hpm_jax.run.build import build_flops, build_sharded_step
     from hpm_jax.run.devices import all_devices
+    from hpm_jax.run.prepared import prepare
     from hpm_jax.run.throughput import peak_flops
-    from hpm_jax.step.mask import make_mask, read_networks
-    from hpm_jax.step.schedules import PretrainTimetable
-    from hpm_jax.step.step import Masked, draw_all, masked_loss
 
     devices = all_devices(config.run.fsdp)
-    model, method, init, start, abstract, shapes, jitted = build_sharded_step(config, devices)
+    prepared = prepare(config, devices)
     batch, parts = config.optimizer.batch_size, config.optimizer.accumulation
     key = jax.random.key(config.seed)
-    timetable = PretrainTimetable(config, batch, config.hidden_units)
+    timetable = prepared.timetable(batch)
     schedule = timetable.at(timetable.steps // 2)._replace(learning_rate=np.float32(1e-6))
 
-    placement = jax.tree.map(lambda x: x.sharding, abstract)
-    state = jax.jit(init, out_shardings=placement)(key, start)
-    noise = noise_batch(shapes)
+    placement = jax.tree.map(lambda x: x.sharding, prepared.state)
+    state = jax.jit(prepared.init, out_shardings=placement)(key, prepared.start)
+    noise = noise_batch(prepared.inputs)
     inputs = [devices.put(part[devices.rows(batch)]) for part in noise.values()]
 
     # --- the whole step
     began = time.perf_counter()
-    step = jitted.lower(abstract, *inputs, key, schedule).compile()
+    step = prepared.step.lower(prepared.state, *inputs, key, schedule).compile()
     compiled = time.perf_counter() - began
 
     def whole():
@@ -73,7 +73,6 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         return metrics
 
     seconds = median_time(whole, steps)
-    flops = build_flops(config)
     peak, source = peak_flops()
     memory = step.memory_analysis()
     numbers: dict[str, Any] = {
@@ -82,40 +81,31 @@ def benchmark(config: Any, steps: int = 10, pipeline: bool = False) -> dict[str,
         "compile_seconds": compiled,
         "step_seconds": seconds,
         "images_per_second": batch / seconds,
-        "gflop_per_image": flops.total / 1e9,
-        "mfu": flops.total * batch / seconds / peak,
+        "gflop_per_image": prepared.flops / 1e9,
+        "mfu": prepared.flops * batch / seconds / peak,
         "peak": f"{peak / 1e12:.3g} TFLOP/s ({source})",
         "state_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
     }
 
     # --- its parts, over one accumulation part of the batch
-    patches = method.patches(noise["image"][: batch // parts])
-    annotations = {name: part[: len(patches)] for name, part in noise.items() if name != "image"}
-
-    @jax.jit
-    def mask(state, patches):
-        readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard))
-        mask = make_mask(method, state, patches, key, schedule, readings.units)
-        drawn = draw_all(method, mask, key, 0)
-        return Masked(patches, mask, drawn, readings.target, annotations)
-
-    def loss(state, masked, params):
-        return masked_loss(model, method, state)(params, masked, schedule)[0]
-
-    forward = jax.jit(lambda s, b: loss(s, b, s.params))
-    gradient = jax.jit(lambda s, b: jax.grad(lambda p: loss(s, b, p))(s.params))
-    chosen = mask(state, patches)
-    teacher = parts * median_time(lambda: mask(state, patches), steps)
-    ahead = parts * median_time(lambda: forward(state, chosen), steps)
-    both = parts * median_time(lambda: gradient(state, chosen), steps)
-    shares = {"teacher": teacher, "forward": ahead, "backward": both - ahead}
+    part = {name: x[: batch // parts] for name, x in noise.items()}
+    first, loss = PARTS[config.task](config, devices, part)
+    forward = jax.jit(lambda state, seen: loss(state, seen, schedule, state.params))
+    gradient = jax.jit(
+        lambda state, seen: jax.grad(lambda p: loss(state, seen, schedule, p))(state.params)
+    )
+    seen = first(state, key, schedule)
+    teacher = parts * median_time(lambda: first(state, key, schedule), steps)
+    ahead = parts * median_time(lambda: forward(state, seen), steps)
+    both = parts * median_time(lambda: gradient(state, seen), steps)
+    shares = {PREPARING[config.task]: teacher, "forward": ahead, "backward": both - ahead}
     shares["update"] = max(seconds - teacher - both, 0.0)
     total = sum(shares.values())
     numbers |= {f"share/{name}": value / total for name, value in shares.items()}
 
     if pipeline:
-        numbers |= with_data(config, devices, tuple(shapes), step, state, key, steps)
+        numbers |= with_data(config, devices, prepared, step, state, key, steps)
     return numbers
 
 
@@ -127,23 +117,76 @@ def noise_batch(inputs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
     return zeros | {"image": noise}
 
 
-def with_data(config, devices, names, whole_step, state, key, steps) -> dict[str, float]:
+PREPARING = {"pretrain": "teacher", "segment": "prepare"}  # what precedes the forward pass
+
+
+def parts_of_pretraining(config, devices, batch):
+    """Builds the mask, with the teacher, and the loss: `first(state, key, schedule) -> masked`."""
+    from hpm_jax.run.build import build_method, build_model
+    from hpm_jax.step.mask import make_mask, read_networks
+    from hpm_jax.step.step import Masked, draw_all, masked_loss
+
+    model, method = build_model(config, devices.gather), build_method(config)
+    patches = method.patches(batch["image"])
+    annotations = {name: part for name, part in batch.items() if name != "image"}
+
+    @jax.jit
+    def first(state, key, schedule):
+        readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard))
+        mask = make_mask(method, state, patches, key, schedule, readings.units)
+        drawn = draw_all(method, mask, key, 0)
+        return Masked(patches, mask, drawn, readings.target, annotations)
+
+    def loss(state, masked, schedule, params):
+        return masked_loss(model, method, state)(params, masked, schedule)[0]
+
+    return first, loss
+
+
+def parts_of_segmentation(config, devices, batch):
+    """Builds the preparation of a batch, and the loss."""
+    from hpm_jax.run.build import build_segment_recipe, build_segmenter
+    from hpm_jax.step.segment_step import prepare, segmentation_loss
+
+    model = build_segmenter(config, config.data.classes, devices.gather)
+    recipe = build_segment_recipe(config)
+
+    @jax.jit
+    def first(state, key, schedule):
+        return prepare(model, recipe, batch["image"], batch["label_map"], key, state.step)
+
+    def loss(state, prepared, schedule, params):
+        return segmentation_loss(model, recipe, state)(params, prepared, schedule)[0]
+
+    return first, loss
+
+
+PARTS = {"pretrain": parts_of_pretraining, "segment": parts_of_segmentation}
+
+
+def with_data(config, devices, prepared, step, state, key, steps) -> dict[str, float]:
     """Times the same step on the config's own data: rate, and fraction of time spent waiting."""
     from hpm_jax.data.pipeline import train_batches
+    from hpm_jax.data.segment_views import segment_view
+    from hpm_jax.data.segmented import Segmented
     from hpm_jax.data.sources import SOURCES
-    from hpm_jax.step.schedules import PretrainTimetable
 
-    records = SOURCES[config.data.source](config.data).train
-    schedule = PretrainTimetable(config, len(records), config.hidden_units).at(0)
-    batches = train_batches(records, config, 0, devices.rows(config.optimizer.batch_size))
+    records: Any = SOURCES[config.data.source](config.data).train
+    options: dict[str, Any] = {}
+    if config.task == "segment":
+        records = Segmented(records, config.data, config.data.classes)
+        options = {"view": segment_view(config.data, config.augment)}
+    schedule = prepared.timetable(len(records)).at(0)
+    rows = devices.rows(config.optimizer.batch_size)
+    batches = train_batches(records, config, 0, rows, **options)
     next(batches)  # workers are up
     waited, began = 0.0, time.perf_counter()
     for _ in range(steps):
         start = time.perf_counter()
         batch = next(batches)
-        inputs = [devices.put(batch[name]) for name in names]
+        inputs = [devices.put(batch[name]) for name in prepared.inputs]
         waited += time.perf_counter() - start
-        state, metrics = whole_step(state, *inputs, key, schedule)
+        state, metrics = step(state, *inputs, key, schedule)
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - began
     batches.close()

@@ -20,6 +20,7 @@ from hpm_jax.fields import Described, describe
 from hpm_jax.losses import Objective, Term
 from hpm_jax.masking import Strategy
 from hpm_jax.models.decoders import Decoder
+from hpm_jax.models.segment_decoders import SegmentDecoder
 from hpm_jax.plugs import Plug, import_modules
 from hpm_jax.regularizers import Regularizer
 from hpm_jax.targets import Target
@@ -28,6 +29,7 @@ from hpm_jax.teachers import Teacher
 FAMILIES: tuple[type[Plug], ...] = (
     *(Strategy, Target, Objective, Decoder, Term, Teacher),
     Regularizer,
+    SegmentDecoder,
 )
 
 

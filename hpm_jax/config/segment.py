@@ -5,6 +5,7 @@ import dataclasses
 from hpm_jax.config.model import EncoderOptions
 from hpm_jax.config.shared import Data, Guard, OnGrid, Optimizer, Run, StartOptions, TaskOptions
 from hpm_jax.fields import option, positive
+from hpm_jax.models.segment_decoders import LinearHead, SegmentDecoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,11 @@ class SegmentAugment:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentModel(EncoderOptions):
-    """The encoder, with the sizes of the pre-trained one, and a linear decoder."""
+    """The encoder, with the sizes of the pre-trained one, and what the decoder starts from."""
 
+    relative_positions: bool = option(
+        False, "whether blocks learn relative positions of patches, from zeros (BEiT)"
+    )
     frozen: bool = option(
         False, "whether the encoder is frozen: a linear probe on normalised patch tokens"
     )
@@ -135,6 +139,9 @@ class Segment(StartOptions, OnGrid):
     data: SegmentData = SegmentData()
     augment: SegmentAugment = SegmentAugment()
     model: SegmentModel = SegmentModel()
+    decoder: SegmentDecoder = option(
+        LinearHead(), "decoder of the classes, as in 'upernet(channels=768)'"
+    )
     optimizer: SegmentOptimizer = SegmentOptimizer()
     evaluation: SegmentScoring = option(
         SegmentScoring(), "evaluations during training", changes_result=False

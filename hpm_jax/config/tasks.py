@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hpm_jax.config.compare import Compare
+from hpm_jax.config.depth import DepthProbe
 from hpm_jax.config.evaluation import Evaluate, Probe, Report
 from hpm_jax.config.finetune import Finetune
 from hpm_jax.config.pretrain import Config
@@ -77,6 +78,12 @@ TASKS: dict[str, Task] = {
         options=SegmentProbe,
         run="hpm_jax.tasks.segment_probe:segment_probe",
         check="hpm_jax.config.checks.segment:check_segment_probe",
+        inherits={"data": SEGMENT_DATA},
+    ),
+    "depth_probe": Task(
+        options=DepthProbe,
+        run="hpm_jax.tasks.depth_probe:depth_probe",
+        check="hpm_jax.config.checks.depth:check_depth_probe",
         inherits={"data": SEGMENT_DATA},
     ),
     "report": Task(

@@ -208,6 +208,12 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     if isinstance(model, Segmenter):  # the decoder of pixels serves no other task
         if model.raw_pixels:
             raise WeightsError(f"{path} was trained on raw pixels: it has no encoder")
+        if model.relative:
+            raise WeightsError(
+                f"{path} was trained with relative positions (config.model.relative_positions), "
+                "which no other task computes: take the weights that it started from, or score "
+                "the run itself with configs/segment_evaluate.py"
+            )
         return Weights(Architecture(**sizes), {"encoder": params["encoder"]})
     encoder = params["encoder"]
     learned = model.layout.classifier_positions == "learned"

@@ -83,10 +83,10 @@ def label_maps(data: "Data") -> Splits:
             "class indices for every image, under the same name"
         )
     classes = read_classes(root)
-    train = _split(root / "images", labels, data.train_split, "config.data.train_split")
+    train = paired_folders(root / "images", labels, data.train_split, "config.data.train_split")
     if train is None:
         raise DataError(_no_split(root / "images", data.train_split, "config.data.train_split"))
-    test = _split(root / "images", labels, data.test_split, "config.data.test_split")
+    test = paired_folders(root / "images", labels, data.test_split, "config.data.test_split")
     if test is None:
         if data.test_split not in SPLITS:
             raise DataError(_no_split(root / "images", data.test_split, "config.data.test_split"))
@@ -94,15 +94,31 @@ def label_maps(data: "Data") -> Splits:
     return Splits(train, test, classes)
 
 
-def _split(images: Path, labels: Path, split: str, option: str) -> LabelledImages | None:
-    """Pairs the files of a split; None if there is no such folder of images."""
+def paired_folders(
+    images: Path,
+    labels: Path,
+    split: str,
+    option: str,
+    kind: str = "label map",
+    expected: str = "a PNG of class indices for every image",
+) -> LabelledImages | None:
+    """Pairs the files of a split by name; None if there is no such folder of images.
+
+    Args:
+        images, labels: folders with a folder of each split.
+        option: the option that names the split, in messages.
+        kind, expected: what the second folder holds, in messages.
+
+    Raises:
+        DataError: for an image without its pair, or the reverse.
+    """
     name = next((one for one in SPLITS.get(split, (split,)) if (images / one).is_dir()), None)
     if name is None:
         return None
     if not (labels / name).is_dir():
         raise DataError(
-            f"{images / name} has no folder of label maps {labels / name}: expected a PNG of class "
-            f"indices for every image, or another {option}"
+            f"{images / name} has no folder of {kind}s {labels / name}: expected {expected}, or "
+            f"another {option}"
         )
     pictures = _by_stem(images / name, IMAGE_ENDINGS)
     maps = _by_stem(labels / name, LABEL_ENDINGS)
@@ -112,7 +128,7 @@ def _split(images: Path, labels: Path, split: str, option: str) -> LabelledImage
             f"{', '.join(IMAGE_ENDINGS)}"
         )
     for these, others, what, missing in (
-        (pictures, maps, images / name, f"label map {labels / name}"),
+        (pictures, maps, images / name, f"{kind} {labels / name}"),
         (maps, pictures, labels / name, f"image {images / name}"),
     ):
         if alone := sorted(these.keys() - others.keys()):
@@ -123,8 +139,8 @@ def _split(images: Path, labels: Path, split: str, option: str) -> LabelledImage
             )
     stems = sorted(pictures)
     return LabelledImages(
-        _files(images / name, [pictures[stem] for stem in stems]),
-        _files(labels / name, [maps[stem] for stem in stems]),
+        files_below(images / name, [pictures[stem] for stem in stems]),
+        files_below(labels / name, [maps[stem] for stem in stems]),
     )
 
 
@@ -143,7 +159,8 @@ def _by_stem(root: Path, endings: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _files(root: Path, paths: Sequence[str]) -> Files:
+def files_below(root: Path, paths: Sequence[str]) -> Files:
+    """Returns the files at `paths` relative to `root`, without labels."""
     encoded = np.array([path.encode(errors="surrogateescape") for path in paths])
     return Files(str(root), encoded, np.full(len(paths), -1, np.int32))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpm_jax.data.depth_maps import depth_maps
 from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
 from hpm_jax.data.label_maps import label_maps
@@ -124,6 +125,7 @@ SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "list": image_list,
     "multi_label": multi_label,
     "label_maps": label_maps,
+    "depth_maps": depth_maps,
     "tfds": tfds,
     "hugging_face": hugging_face,
     "webdataset": webdataset,

@@ -40,14 +40,17 @@ class _Open(NamedTuple):
     canvases: list[Canvas]
 
 
-# (parameters, images [B, H, W, C]) -> scores of each patch, [B, h, w, classes]
+# (parameters, images [B, H, W, C]) -> scores of each patch, [B, h, w, classes], or of finer cells
 Logits = Callable[[Params, Any], Any]
 
 
 def segmenter_logits(model: Segmenter, tokenizer: Tokenizer) -> Logits:
-    """Builds the function of a segmenter; parameters are whole, also after sharded training."""
+    """Builds `(variables, images) -> logits`; see `hpm_jax.step.segment_step.variables_of`.
+
+    Parameters are whole, also after sharded training.
+    """
     whole = model.clone(gather=as_they_are)
-    return lambda params, images: whole.apply({"params": params}, tokenizer(images))
+    return lambda variables, images: whole.apply(variables, tokenizer(images))
 
 
 class SegmentMeter:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpm_jax.data.geometry import mirror, resize
+from hpm_jax.data.geometry import Box, View, mirror, resize
 from hpm_jax.data.segment_views import pad, padding, resized
 from hpm_jax.data.transforms import resampling
 
@@ -71,6 +71,32 @@ def cut(view: ImageView, window: Window, data) -> np.ndarray:
     top, left, height, width = window
     part = view.pixels[top : top + height, left : left + width]
     return pad(part, data.image_size, padding(data))
+
+
+def adjacent_windows(
+    pixels: np.ndarray, values: np.ndarray, data, fill: np.number
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts an image into adjacent windows `[W, H, W, C]`, and values of its pixels `[W, H, W]`.
+
+    The image is resized as for tests; the values follow by nearest neighbour.
+
+    Args:
+        pixels: `[h, w, C]`.
+        values: `[h, w]`, such as a label map.
+        fill: the value of pixels beyond the image.
+    """
+    found = pixels.shape[:2]
+    size = resized(found, data, 1.0)
+    values = View(Box(0, 0, *found), False, size).apply_label_map(values)
+    if size != found:
+        pixels = resize(pixels, size, method=resampling(data))
+    windows = tile(size, data.image_size, 1.0)
+    view = ImageView(pixels, False, windows)
+    parts = [
+        pad(values[top : top + height, left : left + width], data.image_size, fill)
+        for top, left, height, width in windows
+    ]
+    return np.stack([cut(view, window, data) for window in windows]), np.stack(parts)
 
 
 class Canvas:

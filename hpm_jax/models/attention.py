@@ -10,6 +10,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.errors import ConfigError
+from hpm_jax.models.relative import Relative, relative_bias
 
 Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
@@ -58,6 +59,16 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
 
 
 attend.defvjp(_forward, _backward)
+
+
+def attend_with_bias(query: Array, key: Array, value: Array, bias: Array) -> Array:
+    """Computes attention `[B, heads, N, head width]` with a bias of the scores, `[_, heads, N, M]`.
+
+    The bias learns, so the backward pass is JAX's own: it recomputes scores and weights.
+    """
+    weights = jax.nn.softmax(_scores(query, key) + bias.astype(jnp.float32), axis=-1)
+    out = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value)
+    return checkpoint_name(out, "attended")
 
 
 def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
@@ -143,12 +154,14 @@ class Attention(nn.Module):
     Attributes:
         key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
         attention: a name in `ATTENTIONS`.
+        relative: the tokens, if their relative positions are learned.
     """
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
     attention: str = "xla"
+    relative: Relative | None = None
 
     def heads_of(self, x: Array, rotation: Rotation | None = None) -> tuple[Array, Array, Array]:
         """Returns query, key and value of tokens `[B, N, D]`, each `[B, heads, N, D / heads]`."""
@@ -165,7 +178,7 @@ class Attention(nn.Module):
         `rotation` turns queries and keys by the positions of their tokens.
         """
         width, read = x.shape[-1], read or x.shape[1]
-        projections, kernel, bias = self.parameters(width)
+        projections, kernel, bias, relative = self.parameters(width)
 
         def project(part: int, tokens: Array) -> Array:
             heads = to_heads(tokens, *projections[part])
@@ -173,7 +186,11 @@ class Attention(nn.Module):
                 heads = rotate(heads, rotation)
             return checkpoint_name(heads, "heads")
 
-        out = ATTENTIONS[self.attention](project(0, x[:, -read:]), project(1, x), project(2, x))
+        projected = project(0, x[:, -read:]), project(1, x), project(2, x)
+        if relative is None:
+            out = ATTENTIONS[self.attention](*projected)
+        else:
+            out = attend_with_bias(*projected, relative[:, :, -read:])
         return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
 
     def summary_weights(
@@ -184,7 +201,7 @@ class Attention(nn.Module):
         The query is that of the first token, or the mean of all queries. Only this query and the
         keys are computed.
         """
-        (query, key, _), _, _ = self.parameters(x.shape[-1])
+        (query, key, _), _, _, relative = self.parameters(x.shape[-1])
         keys = to_heads(x, *key)
         if rotation is None:
             # queries are linear in their tokens: the mean query is the query of the mean token
@@ -194,15 +211,21 @@ class Attention(nn.Module):
             queries = rotate(to_heads(x, *query), rotation)
             summary = queries[:, :, :1] if first else queries.mean(axis=2, keepdims=True)
         scores = _scores(summary, keys)
+        if relative is not None:
+            own = relative[:, :, :1] if first else relative.mean(axis=2, keepdims=True)
+            scores = scores + own.astype(scores.dtype)
         return jax.nn.softmax(scores, axis=-1)[:, :, 0]
 
     @nn.compact
-    def parameters(self, width: int) -> tuple[list[tuple[Array, Array]], Array, Array]:
+    def parameters(
+        self, width: int
+    ) -> tuple[list[tuple[Array, Array]], Array, Array, Array | None]:
         """Returns the parameters for tokens of `width` D, in the dtype of the products.
 
         Returns:
             Kernel `[D, heads, D / heads]` and bias `[heads, 1, D / heads]` of query, key and
-            value; and kernel `[heads, D / heads, D]` and bias `[D]` of the projection.
+            value; kernel `[heads, D / heads, D]` and bias `[D]` of the projection; and the bias of
+            the scores by relative positions, `[1, heads, N, N]`, or None.
         """
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
@@ -217,7 +240,12 @@ class Attention(nn.Module):
         kernel, bias = Linear(width, name="projection")(width)
         assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
-        return projections, kernel, bias.astype(self.dtype)
+        relative = None
+        if self.relative is not None:
+            shape = (self.relative.entries, self.heads)
+            table = self.param("relative_positions", nn.initializers.zeros, shape)
+            relative = relative_bias(table, self.relative)
+        return projections, kernel, bias.astype(self.dtype), relative
 
 
 def to_heads(tokens: Array, kernel: Array, bias: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from hpm_jax.models.layers import Dense, Outputs, Stack, layer_norm, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import CONSTANT, sincos_2d
+from hpm_jax.models.relative import Relative
 from hpm_jax.models.rotary import rotary_angles, rotation_of
 from hpm_jax.tokens import AnyArray, Grid, gather
 
@@ -80,6 +81,8 @@ class Encoder(nn.Module):
         layout: with the options of the encoder, see `EncoderVariant`.
         positions: positions of the layout; or "learned": a parameter `[1, 1 + L, D]`, cls first if
             there is one, initialised with MAE's constants; or "none".
+        relative: whether each block learns a bias of attention for the offset of two patches of an
+            image (BEiT), from zeros. Such an encoder reads whole images alone.
     """
 
     grid: Grid
@@ -88,6 +91,7 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
     layout: Layout = LAYOUTS["mae"]
     positions: str = "sincos"
+    relative: bool = False
 
     def __call__(
         self,
@@ -170,7 +174,9 @@ class Encoder(nn.Module):
             head = self.width // self.stack["heads"]
             angles = rotary_angles(head, self.grid, layout.rotary_base)
             rotation = rotation_of(angles, layout.extra_tokens, keep)
-        stack = Stack(**self.stack, **self.block_options, dtype=self.dtype, name="transformer")
+        relative = Relative(*self.grid[1:], layout.extra_tokens) if self.relative else None
+        options = {**self.stack, **self.block_options, "relative": relative}
+        stack = Stack(**options, dtype=self.dtype, name="transformer")
         query = "first" if layout.cls_token else "mean"
         asked, given = query if attention else "", collect[:1] == (-1,)
         outputs = stack.outputs(tokens, drop, None, collect[given:], asked, rotation, related)

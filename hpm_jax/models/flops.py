@@ -100,8 +100,8 @@ def segmenter_flops(model: Segmenter) -> float:
     A frozen encoder has no backward pass. Enlarging the logits is not counted.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
+    head = model.decoder.flops(model.sizes)
     if model.raw_pixels:
-        return 3 * 2 * length * model.values * model.classes
+        return 3 * head
     encoder = encoder_flops(length, model.values, model.width, model.depth, model.layout)
-    head = 2 * length * model.width * model.classes
     return encoder + 3 * head if model.frozen else 3 * (encoder + head)

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models.attention import Attention, Rotation
 from hpm_jax.models.mlp import MLPS, inner_width
+from hpm_jax.models.relative import Relative
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 # PyTorch's default initialisation of a linear layer: uniform within 1 / sqrt(inputs)
@@ -68,6 +69,7 @@ class Block(nn.Module):
         layer_scale: initial value of a factor on each channel of both branches (Touvron et al.
             2021, Going deeper with image transformers); 0 for no such factors.
         norm_eps: epsilon of the norms.
+        relative: see `Attention`.
     """
 
     heads: int
@@ -78,6 +80,7 @@ class Block(nn.Module):
     mlp_width: int = 0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    relative: Relative | None = None
 
     @nn.compact
     def __call__(
@@ -94,7 +97,12 @@ class Block(nn.Module):
         """
         read = read or x.shape[1]
         attention = Attention(
-            self.heads, self.dtype, self.key_bias, self.attention, name="attention"
+            self.heads,
+            self.dtype,
+            self.key_bias,
+            self.attention,
+            self.relative,
+            name="attention",
         )
         attended = attention(layer_norm(self.dtype, eps=self.norm_eps)(x), read, rotation)
         attended = self._scaled(attended, "attention_scale")
@@ -133,7 +141,9 @@ class Block(nn.Module):
     def _attention_of(self, params: Any, x: Array, *arguments: Any, method: str) -> Any:
         """Calls a method of the attention for the normalised tokens, with parameters given."""
         norm = layer_norm(self.dtype, eps=self.norm_eps, parent=None)
-        attention = Attention(self.heads, self.dtype, self.key_bias, parent=None)
+        attention = Attention(
+            self.heads, self.dtype, self.key_bias, relative=self.relative, parent=None
+        )
         normed = norm.apply({"params": params["LayerNorm_0"]}, x)
         return attention.apply({"params": params["attention"]}, normed, *arguments, method=method)
 
@@ -174,7 +184,7 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: number of blocks unrolled per scan iteration; more is faster but compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps: see `Block`.
+        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, relative: see `Block`.
         gather: applied to the parameters of a block before their use; it gathers parameters that
             are sharded over devices, one block at a time.
     """
@@ -191,6 +201,7 @@ class Stack(nn.Module):
     mlp_width: int = 0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    relative: Relative | None = None
     gather: Gather = as_they_are
 
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -237,6 +248,7 @@ class Stack(nn.Module):
             self.mlp_width,
             self.layer_scale,
             self.norm_eps,
+            self.relative,
             parent=None,
         )
         block = start if self.is_initializing() else start.clone(attention=self.attention)

@@ -1,6 +1,7 @@
 """Plans a run before renting hardware: compiles the real step for chips that are not present.
 
 python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology v5e:4x4
+python -m hpm_jax.plan --config configs/segment_ade20k.py:decoder=upernet --images 20210
 """
 
 import os
@@ -43,11 +44,13 @@ def main(argv: list[str]) -> None:
     if options.config is None:
         sys.exit("error: --config is missing, as in --config configs/hpm_in1k.py:L")
     task = options.config.get("task", "pretrain")
-    if task != "pretrain":
+    if task not in ("pretrain", "segment"):
         sys.exit(
             f"error: config.task = {task!r} cannot be planned; expected a config of pre-training, "
-            "such as configs/hpm_in1k.py:L"
+            "such as configs/hpm_in1k.py:L, or of segmentation"
         )
+    if task == "segment" and not options.config.init_from:
+        options.config.init_from = "a plan reads no weights"
     with one_sentence():
         config = freeze(options.config)
         chosen = machine(options.topology)

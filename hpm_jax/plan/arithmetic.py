@@ -37,10 +37,14 @@ class Temporaries(NamedTuple):
 
 
 def temporaries(config: Any, devices: int) -> Temporaries:
-    """Counts the temporaries of a pre-training config on one of `devices`.
+    """Counts the temporaries of a config of pre-training or segmentation on one of `devices`.
 
     Gradients are sharded like their parameters; other gathered arrays of a block are small.
     """
+    if config.task == "segment":
+        from hpm_jax.plan.segmentation import temporaries_of_segmentation
+
+        return temporaries_of_segmentation(config, devices)
     rows = math.ceil(config.clips * config.mask.views / devices)
     part = math.ceil(rows / config.optimizer.accumulation)
     copies = 1 if config.optimizer.accumulation == 1 else 2

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     params: int
     teacher: int
     optimizer: int
-    images: int  # uint8, of a batch, with labels where a term reads them
+    images: int  # of a batch, with labels or label maps if there are any
     temporaries: int  # reported by the compiler, also if it fails for lack of memory
     needed: int  # total
     fits: bool
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
-    """Compiles the sharded training step of a pre-training config.
+    """Compiles the sharded training step of a config of pre-training or segmentation.
 
     For described devices all figures are the compiler's. For virtual CPUs, which stand in for GPUs
     that cannot be described, the state of a device and the communication are; the rest is an
@@ -54,9 +54,8 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    from hpm_jax.run.build import build_flops, build_sharded_step
     from hpm_jax.run.devices import Devices
-    from hpm_jax.step.schedules import Schedule
+    from hpm_jax.run.prepared import prepare
 
     if len(devices) % config.run.fsdp:
         raise PlanError(
@@ -64,12 +63,13 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         )
     grid = np.array(devices).reshape(-1, config.run.fsdp)
     mesh = Devices(Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
-    parts = build_sharded_step(config, mesh)
+    parts = prepare(config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh.replicated)
-    kinds = np.float32, np.float32, np.int32
-    shapes: list[Any] = [jax.ShapeDtypeStruct((), k, sharding=mesh.replicated) for k in kinds]
-    scalars = Schedule(*shapes)
+    scalars = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((), x.dtype, sharding=mesh.replicated),
+        parts.timetable(config.optimizer.batch_size).at(0),
+    )
     held = bytes_of((parts.state, parts.inputs))
     described = devices[0].platform != "cpu"
     known = functools.partial(
@@ -81,7 +81,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         optimizer=bytes_of(parts.state.optimizer),
         images=bytes_of(parts.inputs),
         compiled=described,
-        flops=build_flops(config).total * config.optimizer.batch_size,
+        flops=parts.flops * config.optimizer.batch_size,
     )
     lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:

@@ -22,7 +22,14 @@ from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
 from hpm_jax.step.segment_step import SegmentRecipe
-from hpm_jax.step.state import Params, TrainState, abstract_state, fresh_state, init_params
+from hpm_jax.step.state import (
+    Params,
+    TrainState,
+    abstract_state,
+    fresh_state,
+    init_params,
+    init_variables,
+)
 from hpm_jax.step.state import Start as Start
 from hpm_jax.step.step import make_train_step
 from hpm_jax.tokens import Tokenizer
@@ -211,6 +218,8 @@ def build_segmenter(config: Segment, classes: int, gather: Gather = as_they_are)
     return Segmenter(
         **encoder_arguments(config, gather),
         classes=classes,
+        decoder=config.decoder,
+        relative=model.relative_positions,
         frozen=model.frozen,
         raw_pixels=model.raw_pixels,
         head_std=model.head_std,
@@ -223,8 +232,9 @@ def build_segment_init(
     """Builds `(root key, start) -> state` of segmentation, as `build_init` of pre-training."""
 
     def init(root: Array, start: Start) -> TrainState:
-        params = init_params(model, random.stream(root, "init", 0))
-        return fresh_state(overlay(params, start.get("params", {})), optimizer)
+        variables = init_variables(model, random.stream(root, "init", 0))
+        params = overlay(variables["params"], start.get("params", {}))
+        return fresh_state(params, optimizer).replace(plugs=variables.get("batch_stats"))
 
     return init
 

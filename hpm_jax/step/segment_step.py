@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ class SegmentBatch(NamedTuple):
     labels: Int16[AnyArray, "B H W"]  # class indices; negative where a pixel is left out
     share: Float32[Array, " B"]  # weight of one pixel in the loss, the same everywhere
     drop: Float[Array, "B depth 2"] | None
+    drawn: Any = None  # random arrays of the decoder
 
 
 def prepare(
@@ -57,10 +58,11 @@ def prepare(
     share = recipe.accumulation / jnp.maximum(count, 1.0)
     drop = None
     if recipe.drop_path and not model.raw_pixels:
-        key = random.stream(key, "drop_path", step)
-        drop = drop_paths(key, len(images), model.depth, recipe.drop_path)
+        drop_key = random.stream(key, "drop_path", step)
+        drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
+    drawn = model.decoder.draw_for(random.stream(key, "decoder", step), len(images))
     weights = jnp.full(len(images), share, jnp.float32)
-    return SegmentBatch(recipe.tokenizer(images), labels, weights, drop)
+    return SegmentBatch(recipe.tokenizer(images), labels, weights, drop, drawn)
 
 
 def pixel_losses(
@@ -73,10 +75,25 @@ def pixel_losses(
     return jnp.where(labels >= 0, losses, 0.0)
 
 
-def segmentation_loss(
-    model: Segmenter, recipe: SegmentRecipe
-) -> Callable[[Params, SegmentBatch, SegmentSchedule], tuple[Array, tuple[Metrics, None]]]:
-    """Builds `(params, batch, schedule) -> (loss, (metrics, None))`."""
+def variables_of(state: TrainState, params: Params | None = None) -> dict[str, Any]:
+    """Returns what `Segmenter.apply` takes: parameters, and the running averages of norms.
+
+    Args:
+        params: other parameters than those of the state.
+    """
+    variables = {"params": state.params if params is None else params}
+    return variables | ({"batch_stats": state.plugs} if state.plugs else {})
+
+
+Loss = Callable[[Params, SegmentBatch, SegmentSchedule], tuple[Array, tuple[Metrics, Any]]]
+
+
+def segmentation_loss(model: Segmenter, recipe: SegmentRecipe, state: TrainState) -> Loss:
+    """Builds `(params, batch, schedule) -> (loss, (metrics, running averages))`.
+
+    Args:
+        state: whose running averages are moved towards the statistics of the batch; {} for none.
+    """
 
     @jax.checkpoint  # the backward pass enlarges the logits again: they are 256 times as many
     def enlarged_loss(logits, labels, share):
@@ -84,10 +101,22 @@ def segmentation_loss(
         return jnp.sum(pixel_losses(enlarged, labels) * share[:, None, None])
 
     def loss_of(params, batch, schedule):
-        logits = model.apply({"params": params}, batch.patches, batch.drop)
-        loss = enlarged_loss(logits, batch.labels, batch.share)
+        found: Any = model.apply(
+            variables_of(state, params),
+            batch.patches,
+            batch.drop,
+            batch.drawn,
+            method="decoded",
+            mutable=["batch_stats"],
+        )
+        decoded, moved = found
+        loss = enlarged_loss(decoded.logits, batch.labels, batch.share)
+        metrics = {"cross_entropy": loss}
+        for name, (weight, logits) in decoded.auxiliary.items():
+            metrics[name] = enlarged_loss(logits, batch.labels, batch.share)
+            loss = loss + weight * metrics[name]
         labelled = jnp.mean((batch.labels >= 0).astype(jnp.float32))
-        return loss, ({"loss": loss, "cross_entropy": loss, "labelled": labelled}, None)
+        return loss, ({"loss": loss, **metrics, "labelled": labelled}, moved.get("batch_stats"))
 
     return loss_of
 
@@ -118,12 +147,12 @@ def make_segment_step(
     Args:
         descend: the learning rates of the layers; see `learning_rates`.
     """
-    loss = segmentation_loss(model, recipe)
-    update = make_update(loss, optimizer, recipe.accumulation, descend)
 
     def segment_step(state, images, labels, key, schedule):
         batch = prepare(model, recipe, images, labels, key, state.step)
-        state, (metrics, _) = update(state, batch, schedule)
-        return state, metrics
+        loss = segmentation_loss(model, recipe, state)
+        update = make_update(loss, optimizer, recipe.accumulation, descend)
+        state, (metrics, averages) = update(state, batch, schedule)
+        return state.replace(plugs=averages), metrics
 
     return segment_step

@@ -38,14 +38,20 @@ class Start(TypedDict, total=False):
 
 def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -> Params:
     """Fresh parameters of `model`."""
+    if not isinstance(model, MaskedAutoencoder):
+        return init_variables(model, key)["params"]
     length = model.grid[0] * model.grid[1] * model.grid[2]
     patches = jnp.zeros((1, length, model.values))
-    if not isinstance(model, MaskedAutoencoder):
-        return model.init(key, patches)["params"]
     everything_but_one = Mask(
         keep=jnp.zeros((1, 1), jnp.int32), hide=jnp.arange(1, length, dtype=jnp.int32)[None]
     )
     return model.init(key, patches, everything_but_one)["params"]
+
+
+def init_variables(model: Classifier | Segmenter, key: Array) -> dict[str, Any]:
+    """Fresh parameters, "params", and the running averages of norms, "batch_stats", if any."""
+    length = model.grid[0] * model.grid[1] * model.grid[2]
+    return dict(model.init(key, jnp.zeros((1, length, model.values))))
 
 
 def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter) -> Params:

@@ -38,7 +38,7 @@ from hpm_jax.run.metrics import read_lines
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.schedules import SegmentTimetable
-from hpm_jax.step.segment_step import learning_rates, make_segment_step
+from hpm_jax.step.segment_step import learning_rates, make_segment_step, variables_of
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT, load_data
@@ -46,6 +46,12 @@ from hpm_jax.tasks.finish import finish_run
 from hpm_jax.visualize.segments import draw
 
 LAST_NORM = "encoder/transformer/norm"
+# parameters that an encoder may get in this task: layer scale and relative positions
+ADDED = (
+    "encoder/transformer/blocks/attention_scale",
+    "encoder/transformer/blocks/mlp_scale",
+    "encoder/transformer/blocks/attention/relative_positions",
+)
 EXPLANATION = (
     "Scores are over all labelled pixels of the test split, at the size of the images, from one "
     "confusion matrix. Mean IoU is the mean over the classes that occur in truth or prediction. "
@@ -170,9 +176,9 @@ def load_start(config: Segment, model: Segmenter, say: Callable[[str], None]) ->
         old, new = (" x ".join(map(str, grid[1:])) for grid in (before, after))
         say(f"positions resized from {old} to {new}")
     given = {"encoder": encoder_on_grid(weights.params["encoder"], before, after)}
-    fresh: tuple[str, ...] = ("head",)
+    fresh: tuple[str, ...] = ("head", *ADDED)
     if "norm" not in given["encoder"]["transformer"]:  # a classifier of averaged tokens has none
-        fresh = ("head", LAST_NORM)
+        fresh = (*fresh, LAST_NORM)
     start, matching = assign(param_shapes(model), given, new=fresh)
     say(matching.sentence(config.init_from))
     return start
@@ -190,7 +196,8 @@ def observe_scores(
         nonlocal highest
         step = int(state.step)
         epoch = training.timetable.epoch(step)
-        scores = meter(state.params)
+        variables = variables_of(state)
+        scores = meter(variables)
         numbers = scores.numbers()
         training.writer.write(step, {"epoch": epoch} | numbers | by_class(scores, classes))
         training.console.say(
@@ -198,7 +205,7 @@ def observe_scores(
             f"{numbers['pixel_accuracy']:.2%}  mean accuracy of classes "
             f"{numbers['mean_class_accuracy']:.2%}"
         )
-        png = picture(meter, state.params, drawn, classes, f"epoch {epoch:.4g}", numbers["miou"])
+        png = picture(meter, variables, drawn, classes, f"epoch {epoch:.4g}", numbers["miou"])
         if is_main():
             write_scores(training.workdir, step, epoch, scores, classes)
             if png:
@@ -271,6 +278,7 @@ def describe(
     encoder = f"{what}; {config.weights} weights of {config.init_from}"
     if model.frozen:
         encoder += ", frozen: a linear probe on tokens that a layer norm without parameters scales"
+    decoder = str(config.decoder)
     if model.raw_pixels:
         encoder = "none: a linear layer on the pixels of each patch"
     flips = " and mirrored" if scoring.flip else ""
@@ -278,6 +286,7 @@ def describe(
         f"data: {config.data.path}, {len(splits.train)} images to train on and "
         f"{len(splits.test)} to test, {len(classes)} classes",
         f"encoder: {encoder}",
+        f"decoder: {decoder}",
         f"scores: windows of {height} x {width} pixels, {scoring.stride:.3g} of that apart, at "
         f"{', '.join(f'{scale:g}' for scale in scoring.scales)} of the size{flips}",
         f"run: {optimizer.epochs} epochs, {timetable.steps} steps of {optimizer.batch_size} crops "

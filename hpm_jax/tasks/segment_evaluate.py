@@ -19,6 +19,7 @@ from hpm_jax.run.devices import all_devices
 from hpm_jax.run.load import load_run
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.segment_step import variables_of
 from hpm_jax.storage import as_path, write
 from hpm_jax.tasks.data import LOOKED_AT
 from hpm_jax.tasks.finish import command
@@ -86,12 +87,12 @@ def segment_evaluate(config: SegmentEvaluate, workdir: str | Path) -> int:
     meter = SegmentMeter(
         seen, segmenter_logits(run.model, build_tokenizer(trained)), records, devices
     )
-    params = jax.device_put(run.state.params, devices.replicated)
-    scores = meter(params)
+    variables = jax.device_put(variables_of(run.state), devices.replicated)
+    scores = meter(variables)
     facts += [f"left out, unreadable: {name}" for name in meter.unread]
     places = spread(len(records), views.pictures)
     miou = scores.miou
-    png = picture(meter, params, places, classes, f"split {data.test_split}", miou)
+    png = picture(meter, variables, places, classes, f"split {data.test_split}", miou)
 
     # --- write
     step, epoch = int(run.state.step), float(trained.optimizer.epochs)

@@ -1,29 +1,24 @@
 """Probes frozen patch tokens for segmentation: read it from top to bottom."""
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpm_jax.config import ConfigError, SegmentProbe
+from hpm_jax.config import SegmentProbe
 from hpm_jax.convert.read import starting_weights
-from hpm_jax.convert.weights import Weights, random_weights
 from hpm_jax.data.decoding import BrokenImage, to_pixels
-from hpm_jax.data.geometry import Box, View, resize
 from hpm_jax.data.pipeline import BrokenImages
 from hpm_jax.data.records import DataError
-from hpm_jax.data.segment_views import pad, resized
 from hpm_jax.data.segmented import IGNORED, Segmented, check_first
 from hpm_jax.data.sources import SOURCES
-from hpm_jax.data.transforms import resampling
 from hpm_jax.data.views import image_pixels
 from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.confusion import Scores
-from hpm_jax.evaluation.features import block_number
+from hpm_jax.evaluation.patch_encoders import PatchEncoder, encoders_of
 from hpm_jax.evaluation.patch_probes import (
     PatchBank,
     fit_logistic,
@@ -33,19 +28,15 @@ from hpm_jax.evaluation.patch_probes import (
     standard_of,
 )
 from hpm_jax.evaluation.segmenting import SegmentMeter, in_threads, local_shardings
-from hpm_jax.evaluation.windows import ImageView, cut, tile
-from hpm_jax.models import Segmenter
-from hpm_jax.models.positions import encoder_on_grid
+from hpm_jax.evaluation.windows import adjacent_windows
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
-from hpm_jax.step.state import Params
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT
 from hpm_jax.tasks.finish import command
 from hpm_jax.tasks.segment import class_names
-from hpm_jax.tokens import Tokenizer, grid_of
 from hpm_jax.visualize.report_page import write_report_page
 
 EXPLANATION = (
@@ -54,15 +45,6 @@ EXPLANATION = (
     "split, which is met once."
 )
 HEADS = ("encoder", "probe", "mean IoU", "pixel accuracy", "mean accuracy of classes")
-
-
-class Encoder(NamedTuple):
-    """Frozen features of patches."""
-
-    title: str
-    tokens: Callable[[Params, Any], Any]  # (params, images) -> [B, L, D]
-    params: Params
-    grid: tuple[int, int]  # of patches
 
 
 def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
@@ -86,7 +68,7 @@ def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
     for records in (train, test):
         check_first(records, LOOKED_AT)
     weights = starting_weights(config.init_from, config.weights, config.seed)
-    encoders = list(encoders_of(config, weights))
+    encoders = list(encoders_of(config, weights, config.probes.baselines))
     workdir = open_workdir(workdir, config)
     height, width = config.data.image_size
     facts = [
@@ -115,56 +97,8 @@ def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
     return 0
 
 
-def encoders_of(config: SegmentProbe, weights: Weights) -> Iterator[Encoder]:
-    """Yields the encoder, and with `config.probes.baselines` random weights and raw pixels.
-
-    Raises:
-        ConfigError: for a block or an image size that the encoder does not have.
-    """
-    a, data = weights.architecture, config.data
-    if a.grid[0] * a.tubelet > 1:
-        raise ConfigError(f"config.init_from = {config.init_from!r} is an encoder of videos")
-    try:
-        grid = grid_of((1, *data.image_size), a.patch)
-    except ValueError as error:
-        raise ConfigError(f"config.data.image_size = {data.image_size}: {error}") from None
-    block = config.features.block
-    blocks = block_number(block, a.depth, f"config.features.block = {block}")
-    model = Segmenter(
-        grid,
-        a.values,
-        classes=1,
-        width=a.width,
-        depth=blocks,
-        heads=a.heads,
-        layout=a.token_layout,
-        dtype=jnp.dtype(config.features.dtype),
-        unroll=0,
-    )
-    tokenizer = Tokenizer(a.patch, data.mean, data.std)
-
-    def tokens(params, images):
-        return model.apply({"params": params}, tokenizer(images), method="tokens")
-
-    def params_of(found: Weights) -> Params:
-        encoder = encoder_on_grid(found.params["encoder"], a.grid, grid)
-        transformer = dict(encoder["transformer"])
-        transformer["blocks"] = jax.tree.map(lambda x: x[:blocks], transformer["blocks"])
-        neutral = {"scale": np.ones(a.width, np.float32), "bias": np.zeros(a.width, np.float32)}
-        transformer.setdefault("norm", neutral)  # a classifier of averaged tokens has none
-        return {"encoder": encoder | {"transformer": transformer}}
-
-    yield Encoder(f"{config.weights} weights, block {blocks}", tokens, params_of(weights), grid[1:])
-    if not config.probes.baselines:
-        return
-    if config.weights != "random":
-        untrained = random_weights(a, config.seed)
-        yield Encoder(f"random weights, block {blocks}", tokens, params_of(untrained), grid[1:])
-    yield Encoder("raw pixels", lambda params, images: tokenizer(images), {}, grid[1:])
-
-
 def read_bank(
-    config: SegmentProbe, encoder: Encoder, patch_size: int, records: Segmented, classes: int
+    config: SegmentProbe, encoder: PatchEncoder, patch_size: int, records: Segmented, classes: int
 ) -> PatchBank:
     """Encodes the training images, and keeps as many labelled patches of each, drawn at random.
 
@@ -197,7 +131,9 @@ def read_bank(
         waiting.clear()
 
     def load(place: int) -> tuple[np.ndarray, np.ndarray]:
-        return training_windows(records, place, config)
+        example = records[place]
+        pixels = to_pixels(image_pixels(example["image"], data), data.value_range)
+        return adjacent_windows(pixels, example["label_map"], data, np.int16(IGNORED))
 
     for place, loaded in enumerate(in_threads(load, range(len(records)), run.threads)):
         try:
@@ -219,31 +155,9 @@ def read_bank(
     return bank
 
 
-def training_windows(
-    records: Segmented, place: int, config: SegmentProbe
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns adjacent windows of an image `[W, H, W, C]`, and of its label map `[W, H, W]`."""
-    data = config.data
-    example = records[place]
-    pixels = to_pixels(image_pixels(example["image"], data), data.value_range)
-    found = pixels.shape[:2]
-    size = resized(found, data, 1.0)
-    labels = View(Box(0, 0, *found), False, size).apply_label_map(example["label_map"])
-    if size != found:
-        pixels = resize(pixels, size, method=resampling(data))
-    windows = tile(size, data.image_size, 1.0)
-    view = ImageView(pixels, False, windows)
-    images = np.stack([cut(view, window, data) for window in windows])
-    maps = [
-        pad(labels[top : top + height, left : left + width], data.image_size, np.int16(IGNORED))
-        for top, left, height, width in windows
-    ]
-    return images, np.stack(maps)
-
-
 def probe(
     config: SegmentProbe,
-    encoder: Encoder,
+    encoder: PatchEncoder,
     bank: PatchBank,
     name: str,
     test: Segmented,

@@ -44,6 +44,7 @@ TASKS = {
     "segment": "Semantic segmentation",
     "segment_probe": "Probes of patches",
     "segment_evaluate": "Scores of a segmentation",
+    "depth_probe": "Depth from frozen patches",
     "probe": "Probes",
     "report": "Report on an encoder",
     "evaluate": "Evaluation",
@@ -199,6 +200,7 @@ def curves(figures: Sequence[str]) -> str:
 
 REBUILT = "input, masked, rebuilt, losses and mask"
 SHEETS = dict.fromkeys(("segment", "segment_evaluate"), "image, truth, prediction and errors")
+SHEETS |= {"depth_probe": "image, depth, predicted depth and their ratio"}
 
 
 def sheets(workdir: Path, what: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Validates configs of semantic segmentation."""
 
+from typing import Any
+
 from hpm_jax.config.checks.shared import (
     check_common,
     check_data,
@@ -36,7 +38,9 @@ def check_segment(config: Segment) -> None:
     _check_images(config)
     _check_augment(config)
     _check_frozen(config)
-    _check_scales(config)
+    _check_relative(config)
+    config.decoder.check(config)
+    check_scales(config)
 
 
 def check_segment_evaluate(config: SegmentEvaluate) -> None:
@@ -46,7 +50,7 @@ def check_segment_evaluate(config: SegmentEvaluate) -> None:
             "config.init_from is empty: name the workdir of a segmentation run, as in "
             "--config.init_from=runs/camvid, or its folder best"
         )
-    _check_scales(config)
+    check_scales(config)
 
 
 def check_segment_probe(config: SegmentProbe) -> None:
@@ -55,7 +59,7 @@ def check_segment_probe(config: SegmentProbe) -> None:
     _check_unused(config)
     check_data(config)
     _check_classes(config)
-    _check_scales(config)
+    check_scales(config)
     if config.features.block == 0:
         raise ConfigError("config.features.block = 0: blocks count from 1, or from the end with -1")
     names = config.probes.names
@@ -69,20 +73,24 @@ def check_segment_probe(config: SegmentProbe) -> None:
         )
 
 
-def _check_scales(config: Segment | SegmentEvaluate | SegmentProbe) -> None:
+def check_scales(config: Any) -> None:
+    """Checks that the test images are seen at some size."""
     if not config.evaluation.scales:
         raise ConfigError("config.evaluation.scales = (): give one factor or more, such as (1.0,)")
 
 
 def _check_unused(config: Segment | SegmentProbe) -> None:
-    default = SegmentData()
+    crops = "config.data.image_size, config.augment.scale and config.augment.max_share"
+    check_unused(config.data, SegmentData(), f"segmentation, whose crops are of {crops}")
+
+
+def check_unused(data: Any, default: Any, task: str) -> None:
+    """Checks that options of other tasks are at their defaults."""
     for name in UNUSED:
-        value = getattr(config.data, name)
+        value = getattr(data, name)
         if value != getattr(default, name):
             raise ConfigError(
-                f"config.data.{name} = {value!r} has no effect on segmentation, whose crops are of "
-                "config.data.image_size, config.augment.scale and config.augment.max_share: leave "
-                "it out"
+                f"config.data.{name} = {value!r} has no effect on {task}: leave it out"
             )
 
 
@@ -113,6 +121,18 @@ def _check_augment(config: Segment) -> None:
             f"config.augment.photometric = True changes 8-bit images of 1 or 3 channels, and "
             f"config.data.channels = {data.channels}, value_range = {data.value_range}: "
             "--config.augment.photometric=False"
+        )
+
+
+def _check_relative(config: Segment) -> None:
+    model = config.model
+    if not model.relative_positions:
+        return
+    if model.raw_pixels or model.attention != "xla":
+        raise ConfigError(
+            "config.model.relative_positions = True needs an encoder and "
+            f"config.model.attention = 'xla', and config.model.raw_pixels = {model.raw_pixels}, "
+            f"attention = {model.attention!r}: set relative_positions to False, or change those"
         )
 
 
