@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpm_jax.data.coco import coco
 from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
 from hpm_jax.data.label_maps import label_maps
@@ -122,6 +123,7 @@ SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "folder": folder,
     "list": image_list,
     "label_maps": label_maps,
+    "coco": coco,
     "tfds": tfds,
     "hugging_face": hugging_face,
     "webdataset": webdataset,

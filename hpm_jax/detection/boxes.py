@@ -22,7 +22,8 @@ def intersection(a: Float[AnyArray, "N 4"], b: Float[AnyArray, "M 4"]) -> Float[
     """Returns the areas that each box of `a` shares with each of `b`."""
     first = jnp.maximum(a[:, None, :2], b[None, :, :2])
     last = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
-    return area(jnp.concatenate([first, last], axis=-1))
+    shared = jnp.maximum(last - first, 0.0)
+    return shared[..., 0] * shared[..., 1]
 
 
 def overlap(a: Float[AnyArray, "N 4"], b: Float[AnyArray, "M 4"]) -> Float[Array, "N M"]:
