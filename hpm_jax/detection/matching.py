@@ -46,6 +46,11 @@ def match(
     return Matches(objects.astype(jnp.int32), labels.astype(jnp.int32))
 
 
+def most_positive(count: int, positive_share: float) -> int:
+    """Returns how many of `count` samples are positive at most, one at least."""
+    return max(1, int(count * positive_share))
+
+
 class Sample(NamedTuple):
     """A sample of a fixed number K of boxes: positive ones first."""
 
@@ -59,7 +64,7 @@ def sample(key: Array, labels: Int[AnyArray, " N"], count: int, positive_share: 
     Negative boxes fill the other places. With too few of them, places remain empty.
     """
     count = min(count, labels.shape[0])
-    most = max(1, int(count * positive_share))
+    most = most_positive(count, positive_share)
     drawn = jax.random.uniform(key, labels.shape)
     of_positive = jnp.where(labels == POSITIVE, drawn, -1.0)
     last = jax.lax.top_k(of_positive, most)[0][-1]

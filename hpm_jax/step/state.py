@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
+from hpm_jax.models import Classifier, Detector, MaskedAutoencoder, Segmenter
 from hpm_jax.tokens import Mask
 
 Params = Any
@@ -36,7 +36,7 @@ class Start(TypedDict, total=False):
     frozen: dict[str, Any]  # by slot; see `Plug.load`
 
 
-def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -> Params:
+def init_params(model: MaskedAutoencoder | Classifier | Segmenter | Detector, key: Array) -> Params:
     """Fresh parameters of `model`."""
     length = model.grid[0] * model.grid[1] * model.grid[2]
     patches = jnp.zeros((1, length, model.values))
@@ -48,7 +48,7 @@ def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -
     return model.init(key, patches, everything_but_one)["params"]
 
 
-def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter) -> Params:
+def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter | Detector) -> Params:
     """Shapes and dtypes of the parameters of `model`, without computing them."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
