@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.layers import layer_norm, pytorch_init
+from hpm_jax.models.mlp import gelu
 
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)  # of the levels, relative to the map
 
@@ -52,7 +53,7 @@ class SimplePyramid(nn.Module):
         """Maps `[B, h, w, D]` to five maps, the finest first, in the module's dtype."""
         width = x.shape[-1]
         four = enlarging(width // 2, self.dtype, "enlarge_4_first")(x)
-        four = nn.gelu(layer_norm(self.dtype, "norm_4")(four), approximate=False)
+        four = gelu(layer_norm(self.dtype, "norm_4")(four))
         four = enlarging(width // 4, self.dtype, "enlarge_4_second")(four)
         two = enlarging(width // 2, self.dtype, "enlarge_2")(x)
         half = nn.max_pool(x, (2, 2), (2, 2))
