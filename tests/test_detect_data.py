@@ -9,7 +9,7 @@ from PIL import Image
 from small_blobs import CLASSES, change, write_annotations, write_blobs
 
 from hpm_jax.config.detect import DetectAugment, DetectData
-from hpm_jax.data.coco import Instances, coco, find_instances
+from hpm_jax.data.coco import Instances, coco, find_instances, lengths_of
 from hpm_jax.data.detect_views import (
     draw_window,
     fitted,
@@ -92,7 +92,12 @@ def test_names_of_coco(root):
         ({"segmentation": {"size": [4, 4], "counts": [16]}}, r"has a mask of the size \[4, 4\]"),
         ({"segmentation": {"size": [48, 64], "counts": [9, 9]}}, "run lengths do not fill"),
         ({"segmentation": {"size": [48, 64], "counts": [3072]}}, "has an empty mask"),
+        ({"segmentation": {"size": [48, 64], "counts": "04@9"}}, "run lengths do not fill"),
+        ({"segmentation": {"size": [48, 64], "counts": "\u00e9"}}, "run lengths do not fill"),
+        ({"segmentation": {"size": [48, 64]}}, "has a mask without counts"),
         ({"segmentation": "x"}, "neither polygons nor run lengths"),
+        ({"area": "large"}, "has the area 'large', expected a number"),
+        ({"category_id": [1]}, r"has the category \[1\]"),
     ],
 )
 def test_annotations_that_cannot_be_used(root, changes, message):
@@ -106,7 +111,19 @@ def test_annotations_that_cannot_be_used(root, changes, message):
     assert sum(len(one.boxes) for one in records.instances) == len(whole) - 1
 
 
+def test_compressed_run_lengths():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        pixels = rng.random(SIZE) < rng.uniform(0.01, 0.99)
+        listed = counts_of(pixels)
+        text = run_lengths({"size": list(SIZE), "counts": listed}, SIZE)["counts"]
+        assert lengths_of(text.decode()) == listed
+
+
 def test_files_that_do_not_fit(root):
+    change(root, "train", image_id=[1])
+    with pytest.raises(DataError, match=r"of the image \[1\], which is not among"):
+        coco(options(root))
     change(root, "train", image_id=99)
     with pytest.raises(DataError, match="the annotation 1 of the image 99, which is not among"):
         coco(options(root))

@@ -140,7 +140,7 @@ def _read(root: Path, split: str, option: str, skip: bool) -> tuple[CocoImages, 
     order = sorted(images)
     by_image: dict[Any, list[Mapping]] = {identity: [] for identity in order}
     for one in document["annotations"]:
-        if not isinstance(one, dict) or one.get("image_id") not in images:
+        if not isinstance(one, dict) or not _is_known(one.get("image_id"), images):
             raise DataError(
                 f"{where} has the annotation {_identity(one)} of the image "
                 f"{_field(one, 'image_id')}, which is not among its images: correct the file"
@@ -208,7 +208,7 @@ def _images(images: list, folder: Path, where: str) -> dict[Any, _Image]:
             image = _Image(str(one["file_name"]), int(one["height"]), int(one["width"]))
             identity = one["id"]
             known = identity in found
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise DataError(
                 f"{where} has an image without id, file_name, height or width: {_identity(one)}"
             ) from None
@@ -237,24 +237,32 @@ def _why_invalid(one: Mapping, image: _Image, numbers: Mapping[Any, int]) -> str
         return f"has an empty box {box}"
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
         return f"has a box {box} outside the image of {image.height} x {image.width} pixels"
-    if one.get("category_id") not in numbers:
+    if not _is_known(one.get("category_id"), numbers):
         return f"has the category {one.get('category_id')!r}, which is not among the categories"
-    return _why_no_mask(one.get("segmentation"), image)
+    if not _is_numbers([one.get("area", 0)], 1):
+        return f"has the area {one['area']!r}, expected a number"
+    return _why_invalid_mask(one.get("segmentation"), image)
 
 
-def _why_no_mask(mask: Any, image: _Image) -> str:
+def _is_known(identity: Any, known: Mapping[Any, Any]) -> bool:
+    return isinstance(identity, int | str) and identity in known
+
+
+def _why_invalid_mask(mask: Any, image: _Image) -> str:
     if mask is None or mask == []:
         return ""
     if isinstance(mask, dict):
         if mask.get("size") != [image.height, image.width]:
             return f"has a mask of the size {mask.get('size')}, expected that of the image"
         counts = mask.get("counts")
-        if isinstance(counts, list):
-            whole = all(isinstance(count, int) and count >= 0 for count in counts)
-            if not whole or sum(counts) != image.height * image.width:
-                return "has a mask whose run lengths do not fill the image"
-            return "" if sum(counts[1::2]) else "has an empty mask"
-        return "" if isinstance(counts, str) and counts else "has a mask without counts"
+        if isinstance(counts, str):
+            counts = lengths_of(counts)
+        if not isinstance(counts, list):
+            return "has a mask without counts"
+        whole = all(isinstance(count, int) and count >= 0 for count in counts)
+        if not whole or sum(counts) != image.height * image.width:
+            return "has a mask whose run lengths do not fill the image"
+        return "" if sum(counts[1::2]) else "has an empty mask"
     if not isinstance(mask, list):
         return "has a mask that is neither polygons nor run lengths"
     for polygon in mask:
@@ -265,6 +273,28 @@ def _why_no_mask(mask: Any, image: _Image) -> str:
                 f"has a degenerate polygon of {len(polygon)} numbers, expected pairs, six or more"
             )
     return ""
+
+
+def lengths_of(text: str) -> list[int]:
+    """Returns the run lengths in COCO's compressed text, of which a damaged one has others.
+
+    Five bits of a number are in each character from "0" on, the lowest first; the sixth says that
+    more follow, and the fifth of the last one is the sign. From the fourth number on, each is the
+    difference from the one two places before.
+    """
+    lengths: list[int] = []
+    value = bits = 0
+    for character in text:
+        code = ord(character) - ord("0")
+        value |= (code & 31) << bits
+        bits += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << bits
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = bits = 0
+    return lengths
 
 
 def _is_numbers(values: Any, count: int) -> bool:
