@@ -21,6 +21,9 @@ from hpm_jax.run.build import (
     Start,
     batch_inputs,
     build_classifier,
+    build_detect_init,
+    build_detect_recipe,
+    build_detector,
     build_init,
     build_method,
     build_model,
@@ -33,12 +36,15 @@ from hpm_jax.run.build import (
 )
 from hpm_jax.run.devices import all_devices, check_batch
 from hpm_jax.run.workdir import open_workdir
+from hpm_jax.step.detect_step import make_detect_step
 from hpm_jax.step.finetune_step import make_finetune_step
-from hpm_jax.step.schedules import FinetuneSchedule, SegmentSchedule
+from hpm_jax.step.optimizer import layer_scales, layerwise
+from hpm_jax.step.schedules import DetectSchedule, FinetuneSchedule, SegmentSchedule
 from hpm_jax.step.segment_step import learning_rates, make_segment_step
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.step.step import make_train_step
 from hpm_jax.targets.fitted import write_arrays
+from hpm_jax.tasks.detect import batch_shapes
 from hpm_jax.tasks.finetune import label_shapes
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -85,6 +91,8 @@ VARIANTS = {
     "evaluate": ["", "k400", "ssv2", "mae_st"],
     "segment": ["", "frozen=1,epochs=10,batch=8"],
     "segment_ade20k": ["", "frozen=1,pixels=640,epochs=64"],
+    "detect": ["", "epochs=10,batch=8,pixels=256"],
+    "detect_coco": ["", "L", "B,recipe=hpm"],
     "segment_probe": ["", "block=9,bank=1000"],
     "segment_evaluate": ["", "scales=many,flip=1"],
     "demo": ["", "epochs=2"],
@@ -163,6 +171,15 @@ def trace_segment(config):
     assert_steady(state, step, images_of(config), labels, KEY, scalars)
 
 
+def trace_detect(config):
+    model, optimizer = build_detector(config, classes=80), build_optimizer(config)
+    state = jax.eval_shape(build_detect_init(model, optimizer), KEY, Start())
+    rates = layerwise(layer_scales(state.params, config.optimizer.layer_decay))
+    step = make_detect_step(model, build_detect_recipe(config), optimizer, rates)
+    scalars = DetectSchedule(np.float32(1e-3))
+    assert_steady(state, step, *batch_shapes(config).values(), KEY, scalars)
+
+
 def trace_probe(config):
     """The heads and the sweep; the encoder is that of the weights."""
     settings = config.optimizer.base_learning_rates, config.optimizer.weight_decays
@@ -210,6 +227,7 @@ TRACES = {
     "probe": trace_probe,
     "report": trace_report,
     "segment": trace_segment,
+    "detect": trace_detect,
     # what they read describes itself: tests/test_segment.py, tests/test_segment_probe.py
     "segment_evaluate": lambda config: config.task == "segment_evaluate",
     "segment_probe": lambda config: config.task == "segment_probe",

@@ -13,7 +13,7 @@ from hpm_jax.run.metrics import MetricsWriter, read_lines
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
     "av", "tensorboard", "tensorflow_datasets", "gcsfs", "torch", "wandb", "onnx", "pyarrow",
-    "datasets", "tifffile", "imagecodecs", "nibabel",
+    "datasets", "tifffile", "imagecodecs", "nibabel", "pycocotools",
 )  # fmt: skip
 IMPORTS_EVERYTHING = f"""
 import importlib, pkgutil, sys

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hpm_jax.config.compare import Compare
 from hpm_jax.config.depth import DepthProbe
+from hpm_jax.config.detect import Detect
 from hpm_jax.config.evaluation import Evaluate, Probe, Report
 from hpm_jax.config.finetune import Finetune
 from hpm_jax.config.pretrain import Config
@@ -85,6 +86,13 @@ TASKS: dict[str, Task] = {
         run="hpm_jax.tasks.depth_probe:depth_probe",
         check="hpm_jax.config.checks.depth:check_depth_probe",
         inherits={"data": SEGMENT_DATA},
+    ),
+    "detect": Task(
+        options=Detect,
+        run="hpm_jax.tasks.detect:detect",
+        check="hpm_jax.config.checks.detect:check_detect",
+        inherits={"data": SEGMENT_DATA, "model": ENCODER},
+        build="hpm_jax.run.load:detection_parts",
     ),
     "report": Task(
         options=Report,

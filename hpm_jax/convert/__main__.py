@@ -36,6 +36,7 @@ examples:
   python -m hpm_jax.convert runs/hpm_b200 hpm_b.pth --names hpm --weights teacher
   python -m hpm_jax.convert runs/hpm_b200 vit_b --names hugging_face
   python -m hpm_jax.convert runs/hpm_b200 vit_b_timm --names timm
+  python -m hpm_jax.convert runs/hpm_b200 vitdet --names detectron2
   python -m hpm_jax.convert runs/hpm_b200 encoder.onnx --check
   python -m hpm_jax.convert runs/finetuned/best classifier.safetensors
   python -m hpm_jax.convert mae_pretrain_vit_base.pth
@@ -60,10 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="TARGET", type=Path, nargs="?")
     parser.add_argument(
         "--names",
-        choices=(*NAMINGS, "hugging_face"),
-        help="names in TARGET. hugging_face: a folder for transformers; timm: the encoder or the "
-        "classifier; videomae, mae_st: a model for those projects, with its decoder if present; "
-        "hpm: the whole pre-training model; default: by the layout",
+        choices=(*NAMINGS, "hugging_face", "detectron2"),
+        help="names in TARGET. hugging_face: a folder for transformers; detectron2: a folder with "
+        "the encoder for ViTDet; timm: the encoder or the classifier; videomae, mae_st: a model "
+        "for those projects, with its decoder if present; hpm: the whole pre-training model; "
+        "default: by the layout",
     )
     parser.add_argument(
         "--weights", choices=WHICH, default="student", help="which weights of a pre-training run"
@@ -119,6 +121,8 @@ def _convert(options: argparse.Namespace) -> None:
             f"--report {options.report} is for the model card of a folder: expected --names "
             f"{' or '.join(FOLDER_NAMES)} and a folder as TARGET"
         )
+    if options.names == "detectron2" and options.check:
+        raise WeightsError("--check has nothing to compare with in detectron2: leave it out")
     if kind:
         {"folder": check_folder, "onnx": check_onnx, "file": check_target}[kind](options.target)
     source = read_weights(
@@ -154,12 +158,14 @@ def _kind(target: Path, names: str | None) -> str:
         if names:
             raise WeightsError(f"--names {names} is for weights, and {target} is a graph: leave it")
         return "onnx"
-    if names == "hugging_face" and target.suffix in WRITERS:
+    if names in ("hugging_face", "detectron2") and target.suffix in WRITERS:
         raise WeightsError(
             f"--names {names} writes a folder, with a config beside the weights: name one instead "
             f"of {target}"
         )
-    if names == "hugging_face" or (names == "timm" and (not target.suffix or target.is_dir())):
+    if names in ("hugging_face", "detectron2") or (
+        names == "timm" and (not target.suffix or target.is_dir())
+    ):
         return "folder"
     return "file"
 

@@ -174,7 +174,7 @@ def _grid_of_clips(config: dict[str, Any]) -> tuple[int, int] | None:
 
 def _read_workdir(path: Path, which: str, folder: str) -> Weights:
     """Reads the newest checkpoint in a folder of a pre-training or a fine-tuning run."""
-    from hpm_jax.models import Classifier, Segmenter
+    from hpm_jax.models import Classifier, Detector, Segmenter
     from hpm_jax.run.load import load_run
 
     run = load_run(path, folder)
@@ -215,6 +215,9 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
                 "the run itself with configs/segment_evaluate.py"
             )
         return Weights(Architecture(**sizes), {"encoder": params["encoder"]})
+    if isinstance(model, Detector):  # its encoder has patch tokens alone, and no last norm
+        alone = {"cls_token": False, "registers": 0}
+        return Weights(Architecture(**(sizes | alone)), {"encoder": params["encoder"]})
     encoder = params["encoder"]
     learned = model.layout.classifier_positions == "learned"
     if learned and "positions" not in encoder:  # so far constants; they start from these

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpm_jax.data.coco import coco
 from hpm_jax.data.depth_maps import depth_maps
 from hpm_jax.data.digits import digits, moving_digits
 from hpm_jax.data.folders import class_folders
@@ -126,6 +127,7 @@ SOURCES: dict[str, Callable[["Data"], Splits]] = {
     "multi_label": multi_label,
     "label_maps": label_maps,
     "depth_maps": depth_maps,
+    "coco": coco,
     "tfds": tfds,
     "hugging_face": hugging_face,
     "webdataset": webdataset,

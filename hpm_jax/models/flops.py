@@ -6,8 +6,15 @@ backward pass costs twice the forward pass.
 
 from typing import NamedTuple
 
-from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
+from hpm_jax.models import Classifier, Detector, MaskedAutoencoder, Segmenter
 from hpm_jax.models.block_flops import transformer_flops as transformer_flops
+from hpm_jax.models.detector import (
+    BOX_BINS,
+    BOX_CONVS,
+    BOX_LINEAR,
+    MASK_BINS,
+    MASK_SIZE,
+)
 from hpm_jax.models.layouts import Layout
 from hpm_jax.models.mlp import mlp_weights
 
@@ -105,3 +112,41 @@ def segmenter_flops(model: Segmenter) -> float:
         return 3 * head
     encoder = encoder_flops(length, model.values, model.width, model.depth, model.layout)
     return encoder + 3 * head if model.frozen else 3 * (encoder + head)
+
+
+def detector_flops(model: Detector, sampled: int, masked: int) -> float:
+    """Returns the operations of one detection step per image, forward and backward.
+
+    Windows count without their padding.
+
+    Args:
+        sampled: number of proposals that the head of boxes sees.
+        masked: number of those that the head of masks sees.
+    """
+    length, width, layout = model.grid[1] * model.grid[2], model.width, model.layout
+    mlp = mlp_weights(layout.mlp, width, layout.mlp_width)
+    whole = min(model.global_blocks, model.depth) if model.window else model.depth
+    seen = min(model.window**2, length) if model.window else length
+    windows = length / max(seen, 1)
+    encoder = 2 * length * model.values * width + transformer_flops(length, width, whole, mlp=mlp)
+    encoder += windows * transformer_flops(seen, width, model.depth - whole, mlp=mlp)
+
+    channels = model.channels
+    places = [height * columns for height, columns in model.shapes]
+    # width / 2 and width / 4 channels where the map has been enlarged
+    inputs = (width // 4, width // 2, width, width)
+    enlarging = length * (4 * width * (width // 2) * 2 + 16 * (width // 2) * (width // 4))
+    pyramid = enlarging + sum(
+        count * (before * channels + 9 * channels**2)
+        for count, before in zip(places, inputs, strict=False)
+    )
+    regions = sum(places) * (2 * 9 * channels**2 + 15 * channels)
+    convs, linear = BOX_CONVS[model.box_head], BOX_LINEAR[model.box_head]
+    flat = BOX_BINS**2 * channels
+    boxes = convs * BOX_BINS**2 * 9 * channels**2 + flat * model.box_width
+    boxes += (linear - 1) * model.box_width**2 + model.box_width * (5 * model.classes + 1)
+    masks = 4 * MASK_BINS**2 * 9 * channels**2 + MASK_SIZE**2 * channels * (
+        channels + model.classes
+    )
+    heads = sampled * boxes + (masked * masks if model.masks else 0)
+    return 3 * (encoder + 2 * (pyramid + regions + heads))

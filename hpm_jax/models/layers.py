@@ -104,13 +104,20 @@ class Block(nn.Module):
             self.relative,
             name="attention",
         )
-        attended = attention(layer_norm(self.dtype, eps=self.norm_eps)(x), read, rotation)
+        normed = layer_norm(self.dtype, eps=self.norm_eps)(x)
+        attended = self._attended(attention, normed, read, rotation)
         attended = self._scaled(attended, "attention_scale")
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
         x = checkpoint_name(x, "middle")
         mixed = feed_forward(x, self.dtype, self.mlp, self.mlp_width, self.norm_eps)
         mixed = self._scaled(mixed, "mlp_scale")
         return x + (mixed if drop is None else mixed * _factor(drop[1], x))
+
+    def _attended(
+        self, attention: Attention, x: Array, read: int, rotation: Rotation | None
+    ) -> Array:
+        """Applies attention to normalised tokens; `WindowedBlock` does so window by window."""
+        return attention(x, read, rotation)
 
     def _scaled(self, branch: Array, name: str) -> Array:
         """Multiplies a branch by its layer scale, if the block has one."""

@@ -9,15 +9,16 @@ import optax
 from jax import Array
 
 from hpm_jax import random
-from hpm_jax.config import Config, Finetune, Segment
+from hpm_jax.config import Config, Detect, Finetune, Segment
 from hpm_jax.convert.assign import overlay
 from hpm_jax.frozen_encoder import release
-from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
+from hpm_jax.models import Classifier, Detector, MaskedAutoencoder, Segmenter
 from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
 from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, layout_of
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.criterion import CRITERIA
+from hpm_jax.step.detect_step import DetectRecipe
 from hpm_jax.step.finetune_step import Recipe
 from hpm_jax.step.method import Method
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
@@ -35,7 +36,9 @@ from hpm_jax.step.step import make_train_step
 from hpm_jax.tokens import Tokenizer
 
 
-def encoder_arguments(config: Config | Finetune | Segment, gather: Gather) -> dict[str, Any]:
+def encoder_arguments(
+    config: Config | Finetune | Segment | Detect, gather: Gather
+) -> dict[str, Any]:
     """Returns the arguments of all models: sizes of the encoder, and how it is computed."""
     model = config.model
     return {
@@ -72,7 +75,7 @@ def build_model(config: Config, gather: Gather = as_they_are) -> MaskedAutoencod
     )
 
 
-def build_tokenizer(config: Config | Finetune | Segment) -> Tokenizer:
+def build_tokenizer(config: Config | Finetune | Segment | Detect) -> Tokenizer:
     """Builds the tokenizer, which converts images to patches."""
     return Tokenizer(config.patch_size, config.data.mean, config.data.std)
 
@@ -245,6 +248,49 @@ def build_segment_recipe(config: Segment) -> SegmentRecipe:
     return SegmentRecipe(build_tokenizer(config), drop_path, config.optimizer.accumulation)
 
 
+def build_detector(config: Detect, classes: int, gather: Gather = as_they_are) -> Detector:
+    """Builds the detector; `gather` as in `build_model`."""
+    model = config.model
+    return Detector(
+        **encoder_arguments(config, gather),
+        classes=classes,
+        patch=model.patch_size,
+        window=model.window,
+        global_blocks=model.global_blocks,
+        channels=model.channels,
+        box_head=model.box_head,
+        box_width=model.box_width,
+        masks=model.masks,
+        anchor_scale=model.anchor_scale,
+    )
+
+
+def build_detect_init(
+    model: Detector, optimizer: optax.GradientTransformation
+) -> Callable[[Array, Start], TrainState]:
+    """Builds `(root key, start) -> state` of detection, as `build_init` of pre-training."""
+
+    def init(root: Array, start: Start) -> TrainState:
+        params = init_params(model, random.stream(root, "init", 0))
+        return fresh_state(overlay(params, start.get("params", {})), optimizer)
+
+    return init
+
+
+def build_detect_recipe(config: Detect) -> DetectRecipe:
+    """Builds the plugs of the detection step."""
+    model = config.model
+    return DetectRecipe(
+        build_tokenizer(config),
+        model.level_proposals,
+        model.proposals,
+        model.sampled_anchors,
+        model.sampled_proposals,
+        model.drop_path,
+        config.optimizer.accumulation,
+    )
+
+
 def build_recipe(config: Finetune) -> Recipe:
     """Builds the plugs of the fine-tuning step."""
     regularize = config.regularize
@@ -260,7 +306,9 @@ def build_recipe(config: Finetune) -> Recipe:
     )
 
 
-def build_optimizer(config: Config | Finetune | Segment) -> optax.GradientTransformation:
+def build_optimizer(
+    config: Config | Finetune | Segment | Detect,
+) -> optax.GradientTransformation:
     """Builds AdamW with gradient clipping, and the optimizers that plugs have of their own."""
     o = config.optimizer
     numbers = o.b1, o.b2, o.eps, o.weight_decay, o.clip_norm or None

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from hpm_jax.config import TASKS, Config, Finetune, Segment
+from hpm_jax.config import TASKS, Config, Detect, Finetune, Segment
 from hpm_jax.config.tasks import resolve
 from hpm_jax.run.build import (
     build_classifier,
+    build_detect_init,
+    build_detector,
     build_finetune_init,
     build_init,
     build_method,
@@ -42,7 +44,7 @@ class LoadedRun(NamedTuple):
     """The contents of a workdir."""
 
     config: Any  # the options of its task
-    model: Any  # a MaskedAutoencoder, a Classifier or a Segmenter
+    model: Any  # a MaskedAutoencoder, a Classifier, a Segmenter or a Detector
     method: Method | None  # of pre-training
     state: TrainState
 
@@ -94,3 +96,10 @@ def segmentation_parts(config: Segment, workdir: Path) -> Parts:
     classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
     segmenter = build_segmenter(config, len(classes))
     return Parts(segmenter, build_segment_init(segmenter, build_optimizer(config)), Start())
+
+
+def detection_parts(config: Detect, workdir: Path) -> Parts:
+    """Builds the detector of a run; its classes are stored in the workdir."""
+    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+    detector = build_detector(config, len(classes))
+    return Parts(detector, build_detect_init(detector, build_optimizer(config)), Start())

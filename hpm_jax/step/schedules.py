@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpm_jax.config import Config, Finetune, Optimizer, ProbeOptimizer, Segment
+from hpm_jax.config import Config, Detect, Finetune, Optimizer, ProbeOptimizer, Segment
 
 
 class Schedule(NamedTuple):
@@ -33,6 +33,12 @@ class FinetuneSchedule(NamedTuple):
 
 class SegmentSchedule(NamedTuple):
     """The scalars of one step of segmentation."""
+
+    learning_rate: np.float32
+
+
+class DetectSchedule(NamedTuple):
+    """The scalars of one step of detection."""
 
     learning_rate: np.float32
 
@@ -197,3 +203,24 @@ class SegmentTimetable(Timetable):
     def at(self, step: int) -> SegmentSchedule:
         """The scalars of `step`."""
         return SegmentSchedule(self.learning_rate(step))
+
+
+class DetectTimetable(Timetable):
+    """The learning rate alone, which falls to a tenth at milestones, or by half a cosine."""
+
+    def __init__(self, config: Detect, images: int):
+        super().__init__(config.optimizer, images)
+        self.decay, self.milestone_shares = config.optimizer.decay, config.optimizer.milestones
+
+    def learning_rate(self, step: int) -> np.float32:
+        """Warm-up and decay at `step`."""
+        if self.decay == "cosine":
+            return super().learning_rate(step)
+        o = self.optimizer
+        passed = sum(step >= share * self.steps for share in self.milestone_shares)
+        rising = min(1.0, self.epoch(step) / o.warmup_epochs) if o.warmup_epochs else 1.0
+        return np.float32(max(o.floor, o.learning_rate * 0.1**passed) * rising)
+
+    def at(self, step: int) -> DetectSchedule:
+        """The scalars of `step`."""
+        return DetectSchedule(self.learning_rate(step))

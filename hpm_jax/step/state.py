@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from hpm_jax.models import Classifier, MaskedAutoencoder, Segmenter
+from hpm_jax.models import Classifier, Detector, MaskedAutoencoder, Segmenter
 from hpm_jax.tokens import Mask
 
 Params = Any
@@ -36,7 +36,7 @@ class Start(TypedDict, total=False):
     frozen: dict[str, Any]  # by slot; see `Plug.load`
 
 
-def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -> Params:
+def init_params(model: MaskedAutoencoder | Classifier | Segmenter | Detector, key: Array) -> Params:
     """Fresh parameters of `model`."""
     if not isinstance(model, MaskedAutoencoder):
         return init_variables(model, key)["params"]
@@ -48,13 +48,13 @@ def init_params(model: MaskedAutoencoder | Classifier | Segmenter, key: Array) -
     return model.init(key, patches, everything_but_one)["params"]
 
 
-def init_variables(model: Classifier | Segmenter, key: Array) -> dict[str, Any]:
+def init_variables(model: Classifier | Segmenter | Detector, key: Array) -> dict[str, Any]:
     """Fresh parameters, "params", and the running averages of norms, "batch_stats", if any."""
     length = model.grid[0] * model.grid[1] * model.grid[2]
     return dict(model.init(key, jnp.zeros((1, length, model.values))))
 
 
-def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter) -> Params:
+def param_shapes(model: MaskedAutoencoder | Classifier | Segmenter | Detector) -> Params:
     """Shapes and dtypes of the parameters of `model`, without computing them."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 

@@ -24,6 +24,9 @@ SHARES = {  # shown as percentages
     "miou",
     "pixel_accuracy",
     "mean_class_accuracy",
+    "box_ap",
+    "box_ap50",
+    "mask_ap",
 }
 SERIES = 6  # colours in the style sheet
 

@@ -8,7 +8,7 @@ from hpm_jax.run.processes import is_main
 from hpm_jax.storage import write
 from hpm_jax.visualize.curves import draw_curves
 from hpm_jax.visualize.numbers import NUMBERS, number_rows
-from hpm_jax.visualize.report_page import CLASS_HEADS, class_rows, write_report_page
+from hpm_jax.visualize.report_page import class_heads, class_rows, write_report_page
 
 
 def write_report(workdir: Path, command: str, facts: list[str], explanation: str) -> None:
@@ -39,7 +39,8 @@ def write_report(workdir: Path, command: str, facts: list[str], explanation: str
     ]
     classes = class_rows(workdir)
     if classes:
-        text += ["## Classes", "", f"| {' | '.join(CLASS_HEADS)} |", "| --- | --: | --: | --: |"]
+        heads = " | ".join(class_heads(workdir))
+        text += ["## Classes", "", f"| {heads} |", "| --- | --: | --: | --: |"]
         text += [*(f"| {' | '.join(row)} |" for row in classes), ""]
     text += [
         "## Curves",

@@ -42,6 +42,7 @@ TASKS = {
     "pretrain": "Pre-training",
     "finetune": "Fine-tuning",
     "segment": "Semantic segmentation",
+    "detect": "Object detection",
     "segment_probe": "Probes of patches",
     "segment_evaluate": "Scores of a segmentation",
     "depth_probe": "Depth from frozen patches",
@@ -52,6 +53,7 @@ TASKS = {
 
 
 CLASS_HEADS = ("class", "IoU", "accuracy", "share of pixels")
+DETECTED_HEADS = ("class", "AP of boxes", "AP50 of boxes", "objects")
 
 
 class ReportError(UserError, ValueError):
@@ -86,7 +88,7 @@ def report_page(workdir: Path) -> str:
         f"<h1>{html.escape(title)}</h1>",
         paragraph(lead(str(task), facts), "lead"),
         *results(task, told, lines),
-        section("Classes", table(CLASS_HEADS, class_rows(workdir))),
+        section("Classes", table(class_heads(workdir), class_rows(workdir))),
         section("Warnings", bullets(warnings, "warnings")),
         section(
             "What it predicts" if task in SHEETS else "What it hides and rebuilds",
@@ -201,6 +203,7 @@ def curves(figures: Sequence[str]) -> str:
 REBUILT = "input, masked, rebuilt, losses and mask"
 SHEETS = dict.fromkeys(("segment", "segment_evaluate"), "image, truth, prediction and errors")
 SHEETS |= {"depth_probe": "image, depth, predicted depth and their ratio"}
+SHEETS["detect"] = "annotated objects, and those found"
 
 
 def sheets(workdir: Path, what: str) -> list[str]:
@@ -209,8 +212,23 @@ def sheets(workdir: Path, what: str) -> list[str]:
     return [_file(path, what) for path in {*pictures[:1], *pictures[-1:]}]
 
 
+def class_heads(workdir: Path) -> tuple[str, ...]:
+    """The columns of `class_rows`."""
+    return DETECTED_HEADS if (workdir / "detection.json").exists() else CLASS_HEADS
+
+
 def class_rows(workdir: Path) -> list[list[str]]:
-    """The scores of each class of a segmentation run, as in `CLASS_HEADS`; [] for other runs."""
+    """The scores of each class of a segmentation or detection run; [] for other runs."""
+    detected = workdir / "detection.json"
+    if detected.exists():
+        return [
+            [
+                str(one["name"]),
+                *("" if one[key] is None else f"{one[key]:.2%}" for key in ("box_ap", "box_ap50")),
+                f"{one['objects']}",
+            ]
+            for one in read_json(detected, ReportError, "remove it").get("classes", [])
+        ]
     there = workdir / "segmentation.json"
     if not there.exists():
         return []

@@ -1,0 +1,1 @@
+"""Operators of object detection: pure functions of fixed shapes, for one image each."""
