@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.models.attention import Attention, attend, attend_by_cudnn, padded_attention
+from hpm_jax.models import attention
+from hpm_jax.models.attention import (
+    Attention,
+    attend,
+    attend_automatically,
+    attend_by_cudnn,
+    compiling_for,
+    padded_attention,
+)
 from hpm_jax.models.layers import REMAT_POLICIES, Stack
 
 
@@ -189,6 +197,28 @@ def test_what_cudnn_cannot_run_is_said_in_one_sentence(shape, dtype, reason):
     arguments = [jnp.zeros(shape, dtype)] * 3
     with pytest.raises(ValueError, match=rf"needs an NVIDIA GPU .*{reason}.*attention=xla"):
         attend_by_cudnn(*arguments)
+
+
+def test_attention_is_chosen_by_device_dtype_and_width(monkeypatch):
+    monkeypatch.setattr(attention, "attend", lambda *_: "xla")
+    monkeypatch.setattr(attention, "attend_by_cudnn", lambda *_: "cudnn")
+
+    def chosen(dtype=jnp.bfloat16, width=64):
+        return attend_automatically(*[jnp.zeros((2, 2, 5, width), dtype)] * 3)
+
+    assert chosen() == "xla", "this is a CPU"
+    with compiling_for(cudnn=True):
+        assert chosen() == "cudnn"
+        assert chosen(jnp.float32) == chosen(width=12) == chosen(width=256) == "xla"
+        with compiling_for(cudnn=False):
+            assert chosen() == "xla"
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
+    assert chosen() == "cudnn"
+
+
+def test_a_gpu_whose_cudnn_does_not_compile_is_noticed(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not attention.has_cudnn.__wrapped__()
 
 
 def test_parameters_for_cudnn_are_initialised_anywhere():

@@ -149,7 +149,9 @@ class Evaluate(TaskOptions):
     )
     dtype: str = option("float32", "dtype of matrix products", choices=("float32", "bfloat16"))
     attention: str = option(
-        "xla", "attention kernel: xla, or cudnn on NVIDIA GPUs in bfloat16", choices=ATTENTIONS
+        "xla",
+        "attention kernel: xla, cudnn on NVIDIA GPUs in bfloat16, or auto: cudnn if it runs",
+        choices=ATTENTIONS,
     )
     data: Data = Data()
     evaluation: Scoring = option(Scoring(), "how the classifier is scored", changes_result=False)

@@ -36,7 +36,7 @@ class EncoderSizes:
     )
     attention: str = option(
         "xla",
-        "attention kernel: xla, or cudnn (fused, on NVIDIA GPUs in bfloat16)",
+        "attention kernel: xla, cudnn (fused, NVIDIA GPUs in bfloat16), or auto: cudnn if it runs",
         choices=ATTENTIONS,
         changes_result=False,
     )

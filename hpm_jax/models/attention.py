@@ -1,6 +1,9 @@
 """Self-attention with a memory-efficient backward pass."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -71,6 +74,13 @@ def attend_with_bias(query: Array, key: Array, value: Array, bias: Array) -> Arr
     return checkpoint_name(out, "attended")
 
 
+HALF = (jnp.bfloat16, jnp.float16)  # what cuDNN's kernel takes
+
+
+def _wrong_width(head: int) -> bool:
+    return bool(head % 8) or head > 128
+
+
 def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
     """Computes attention by cuDNN's fused kernel, without N x N arrays (NVIDIA, half precision).
 
@@ -81,9 +91,9 @@ def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
         ConfigError: without such a GPU, in float32, or for heads that the kernel does not take.
     """
     width, dtype = query.shape[-1], query.dtype
-    if dtype not in (jnp.bfloat16, jnp.float16):
+    if dtype not in HALF:
         raise _no_cudnn(f"the dtype is {dtype}")
-    if width % 8 or width > 128:
+    if _wrong_width(width):
         raise _no_cudnn(f"a head is {width} wide: expected a multiple of 8, at most 128")
     try:
         out = padded_attention(query, key, value, "cudnn")
@@ -121,6 +131,44 @@ def padded_attention(
     return out[:, :queries].swapaxes(1, 2)
 
 
+_target: contextvars.ContextVar[bool | None] = contextvars.ContextVar("cudnn", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(cudnn: bool) -> Iterator[None]:
+    """Lets "auto" choose for devices that are not here: with cuDNN's fused attention, or without.
+
+    Only tracing inside the block is affected.
+    """
+    token = _target.set(cudnn)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+@functools.cache
+def has_cudnn() -> bool:
+    """Whether the default device runs cuDNN's fused attention; compiles a small gradient once."""
+    if jax.default_backend() != "gpu":
+        return False
+    tokens = jax.ShapeDtypeStruct((1, 1, 50, 64), jnp.bfloat16)
+    try:
+        gradient = jax.grad(lambda x: attend_by_cudnn(x, x, x).astype(jnp.float32).sum())
+        jax.jit(gradient).lower(tokens).compile()
+    except (ConfigError, RuntimeError, ValueError):  # another GPU, or cuDNN is missing
+        return False
+    return True
+
+
+def attend_automatically(query: Array, key: Array, value: Array) -> Array:
+    """Computes attention by cuDNN's fused kernel where it runs, and otherwise by XLA."""
+    fits = query.dtype in HALF and not _wrong_width(query.shape[-1])
+    known = _target.get()
+    fused = fits and (has_cudnn() if known is None else known)
+    return (attend_by_cudnn if fused else attend)(query, key, value)
+
+
 def _no_cudnn(reason: str) -> ConfigError:
     return ConfigError(
         "config.model.attention = 'cudnn' needs an NVIDIA GPU of 2020 or newer and "
@@ -128,7 +176,11 @@ def _no_cudnn(reason: str) -> ConfigError:
     )
 
 
-ATTENTIONS: dict[str, Attend] = {"xla": attend, "cudnn": attend_by_cudnn}
+ATTENTIONS: dict[str, Attend] = {
+    "xla": attend,
+    "cudnn": attend_by_cudnn,
+    "auto": attend_automatically,
+}
 
 
 class Linear(nn.Module):

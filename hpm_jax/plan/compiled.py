@@ -54,6 +54,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
+    from hpm_jax.models.attention import compiling_for
     from hpm_jax.run.devices import Devices
     from hpm_jax.run.prepared import prepare
 
@@ -83,7 +84,8 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         compiled=described,
         flops=parts.flops * config.optimizer.batch_size,
     )
-    lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
+    with compiling_for(cudnn=described and devices[0].platform in ("gpu", "cuda")):
+        lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))
         program = work(lowered.compile(compiler_options=QUICK).as_text())
