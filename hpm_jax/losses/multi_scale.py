@@ -18,7 +18,7 @@ from hpm_jax.models.mlp import gelu
 from hpm_jax.plugs import Setting, register
 from hpm_jax.random import stream
 from hpm_jax.targets.hog import histograms
-from hpm_jax.tokens import AnyArray, Mask, unpatchify
+from hpm_jax.tokens import AnyArray, Mask, Tokenizer, unpatchify
 
 
 class ScaleDecoder(nn.Module):
@@ -129,26 +129,28 @@ class MultiScale(Term):
                 f"{str(config.decoder)!r} leaves some out: share=1.0"
             )
 
-    def _decoder(self, number: int, setting: Any, sizes: Sizes) -> ScaleDecoder:
-        """Returns the decoder of a block; `setting` has the tokenizer and the hidden patches."""
-        cell, patch = self.cells[number], setting.tokenizer.patch_size[1]
-        last = self.blocks[number] == sizes.encoder_depth
+    def _decoder(
+        self, number: int, tokenizer: Tokenizer, sizes: Sizes, visible: int, hidden: int
+    ) -> ScaleDecoder:
+        """Returns the decoder of a block, for so many visible and hidden patches."""
+        cell, patch = self.cells[number], tokenizer.patch_size[1]
         return ScaleDecoder(
             sizes=sizes,
-            values=self.bins * setting.tokenizer.channels,
+            values=self.bins * tokenizer.channels,
             doublings=max(patch // cell, 1).bit_length() - 1,
-            read=setting.hidden if cell <= patch else sizes.length,
-            norm=not last,
+            read=hidden if cell <= patch else visible + hidden,
+            norm=self.blocks[number] != sizes.encoder_depth,
         )
 
     def init(self, key: Array, setting: Setting) -> Any:
         """Returns the decoders, by block."""
-        sizes = setting.sizes
+        sizes, tokenizer = setting.sizes, setting.tokenizer
+        counts = sizes.length - setting.hidden, setting.hidden
         patches = jnp.arange(sizes.length, dtype=jnp.int32)[None]
         mask = Mask(patches[:, setting.hidden :], patches[:, : setting.hidden])
         features = jnp.zeros((1, mask.keep.shape[1] + sizes.extra, sizes.encoder_width))
         return {
-            f"block_{block}": self._decoder(number, setting, sizes).init(
+            f"block_{block}": self._decoder(number, tokenizer, sizes, *counts).init(
                 stream(key, "block", block), features, mask
             )["params"]
             for number, block in enumerate(self.blocks)
@@ -157,11 +159,10 @@ class MultiScale(Term):
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """Returns the sum over the scales, and the loss of each."""
         mask, sizes = outputs.mask, outputs.sizes
-        setting = Setting(outputs.tokenizer, sizes.grid, mask.hide.shape[1], sizes.encoder_width)
-        images = _frames(outputs)
+        counts, images = (mask.keep.shape[1], mask.hide.shape[1]), _frames(outputs)
         found = {}
         for number, (block, cell) in enumerate(zip(self.blocks, self.cells, strict=True)):
-            decoder = self._decoder(number, setting, sizes)
+            decoder = self._decoder(number, outputs.tokenizer, sizes, *counts)
             features = outputs.blocks[block] if decoder.norm else outputs.features
             params = {"params": outputs.own.params[f"block_{block}"]}
             predicted: Any = decoder.apply(params, features, mask)
@@ -173,10 +174,11 @@ class MultiScale(Term):
     def step_flops(self, setting: Setting) -> float:
         """Returns the operations of the decoders, forward and backward."""
         sizes, hidden = setting.sizes, setting.hidden
+        counts = sizes.length - hidden, hidden
         extra, total = sizes.layout.decoder_tokens, 0.0
         for number in range(len(self.blocks)):
-            decoder = self._decoder(number, setting, sizes)
-            entry = 2 * (sizes.length - hidden + extra) * sizes.encoder_width * sizes.width
+            decoder = self._decoder(number, setting.tokenizer, sizes, *counts)
+            entry = 2 * (counts[0] + extra) * sizes.encoder_width * sizes.width
             tokens, depth = sizes.length + extra, sizes.stack["depth"]
             body = transformer_flops(tokens, sizes.width, depth, decoder.read)
             width, cells, head = sizes.width, decoder.read, 0.0
@@ -221,9 +223,10 @@ def scale_loss(
         cells = cells.transpose(0, 1, 2, 4, 3, 5, 6).reshape(batch, t * h * w, rows, columns, -1)
         error = jnp.square(predicted - cells[images, mask.hide]).mean(axis=(2, 3, 4))
         return jnp.sum(error * counted) / jnp.maximum(counted.sum(), 1.0)
-    order = jnp.concatenate([mask.keep, mask.hide], axis=1)
     whole = jnp.zeros((batch, t * h * w, values), jnp.float32)
-    whole = whole.at[images, order].set(predicted[:, :, 0, 0])
+    whole = whole.at[images, mask.keep].set(predicted[:, : mask.keep.shape[1], 0, 0])
+    # a patch may be in both, where the mask ratio moves: then its mask token counts
+    whole = whole.at[images, mask.hide].set(predicted[:, mask.keep.shape[1] :, 0, 0])
     hidden = jnp.zeros((batch, t * h * w), jnp.float32).at[images, mask.hide].set(counted)
     many = h // side
     split = (batch * t, side, many, w // many, many)

@@ -61,4 +61,6 @@ def distance_to_hidden(
     places = np.stack(np.unravel_index(np.arange(np.prod(grid)), grid), axis=1).astype(np.int32)
     table = jnp.asarray(places)
     apart = table[keep][:, :, None] - table[hide][:, None]
-    return jnp.sqrt(jnp.square(apart).sum(axis=-1).min(axis=-1).astype(jnp.float32))
+    nearest = jnp.square(apart).sum(axis=-1).min(axis=-1).astype(jnp.float32)
+    # a patch may be in both, where the mask ratio moves
+    return jnp.sqrt(jnp.maximum(nearest, 1.0))

@@ -48,6 +48,7 @@ CASES = {
     "frozen": {"target": "projected(size=7)"},
     "features": {"target": "teacher_features", "objective": "cosine"},
     "loss": {"losses": ("ranking", "brightness(weight=0.1)")},
+    "decoder": {"decoder": "summary(layers=2)"},
     "state": {"mask": {"strategy": "group_hard(bits=4)"}},
     "token": {"mask": {"replaced": 0.25, "ratio_end": 0.5}},
 }
@@ -59,7 +60,7 @@ def module(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modules")
     blocks = re.findall(r"```python\n(.+?)```", EXAMPLES.read_text(), re.S)
     blocks = [block for block in blocks if "@register(" in block]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     (folder / "my_plugs.py").write_text("import numpy as np\n" + "\n\n".join(blocks) + FROZEN)
     sys.path.insert(0, str(folder))
     yield "my_plugs"
@@ -114,9 +115,11 @@ def test_a_plug_of_ones_own(case, module, tmp_path):
     assert finetune(freeze(options), tmp_path / "finetuned") == 0
     weights = read_weights(workdir)
     path = tmp_path / "weights.npz"
-    write_weights(path, weights, "hpm")
+    # a decoder of one's own has no names elsewhere
+    names, parts = ("timm", ()) if case == "decoder" else ("hpm", ("reconstructor", "predictor"))
+    write_weights(path, weights, names)
     again = read_weights(path, heads=2, decoder_heads=2)
-    for name in ("encoder", "reconstructor", "predictor"):
+    for name in ("encoder", *parts):
         found, expected = (jax.tree.leaves(w.params[name]) for w in (again, weights))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
