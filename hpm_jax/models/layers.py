@@ -68,6 +68,7 @@ class Block(nn.Module):
         layer_scale: initial value of a factor on each channel of both branches (Touvron et al.
             2021, Going deeper with image transformers); 0 for no such factors.
         norm_eps: epsilon of the norms.
+        qk_norm: see `Attention`.
     """
 
     heads: int
@@ -78,6 +79,7 @@ class Block(nn.Module):
     mlp_width: int = 0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -93,9 +95,7 @@ class Block(nn.Module):
         from `hpm_jax.models.rotary`.
         """
         read = read or x.shape[1]
-        attention = Attention(
-            self.heads, self.dtype, self.key_bias, self.attention, name="attention"
-        )
+        attention = self._attention(self.attention, name="attention")
         attended = attention(layer_norm(self.dtype, eps=self.norm_eps)(x), read, rotation)
         attended = self._scaled(attended, "attention_scale")
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
@@ -103,6 +103,10 @@ class Block(nn.Module):
         mixed = feed_forward(x, self.dtype, self.mlp, self.mlp_width, self.norm_eps)
         mixed = self._scaled(mixed, "mlp_scale")
         return x + (mixed if drop is None else mixed * _factor(drop[1], x))
+
+    def _attention(self, attention: str, **place: Any) -> Attention:
+        numbers = self.heads, self.dtype, self.key_bias, attention, self.qk_norm, self.norm_eps
+        return Attention(*numbers, **place)
 
     def _scaled(self, branch: Array, name: str) -> Array:
         """Multiplies a branch by its layer scale, if the block has one."""
@@ -133,7 +137,7 @@ class Block(nn.Module):
     def _attention_of(self, params: Any, x: Array, *arguments: Any, method: str) -> Any:
         """Calls a method of the attention for the normalised tokens, with parameters given."""
         norm = layer_norm(self.dtype, eps=self.norm_eps, parent=None)
-        attention = Attention(self.heads, self.dtype, self.key_bias, parent=None)
+        attention = self._attention("xla", parent=None)
         normed = norm.apply({"params": params["LayerNorm_0"]}, x)
         return attention.apply({"params": params["attention"]}, normed, *arguments, method=method)
 
@@ -174,7 +178,7 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: number of blocks unrolled per scan iteration; more is faster but compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps: see `Block`.
+        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, qk_norm: see `Block`.
         gather: applied to the parameters of a block before their use; it gathers parameters that
             are sharded over devices, one block at a time.
     """
@@ -191,6 +195,7 @@ class Stack(nn.Module):
     mlp_width: int = 0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    qk_norm: bool = False
     gather: Gather = as_they_are
 
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -237,6 +242,7 @@ class Stack(nn.Module):
             self.mlp_width,
             self.layer_scale,
             self.norm_eps,
+            self.qk_norm,
             parent=None,
         )
         block = start if self.is_initializing() else start.clone(attention=self.attention)
