@@ -6,12 +6,15 @@ import pytest
 from small import MAE, small_config
 
 from hpm_jax.benchmark import noise_batch
+from hpm_jax.compare.train import draw_batches, train_seeds
 from hpm_jax.config import ConfigError
-from hpm_jax.data.sources import Arrays, DataError, Splits
+from hpm_jax.data.pipeline import train_batches
+from hpm_jax.data.sources import SOURCES, Arrays, DataError, Splits
 from hpm_jax.losses import Term
 from hpm_jax.losses.supervised import accuracy, cross_entropy
 from hpm_jax.plan.compiled import make_plan
 from hpm_jax.plan.machines import devices_of, machine
+from hpm_jax.plugs import register
 from hpm_jax.run.build import batch_inputs, build_flops, build_method
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.pretrain import pretrain
@@ -106,6 +109,38 @@ def test_labels_come_from_the_pipeline(tmp_path):
     assert learnt[0] < 0.3 and learnt[-1] > 0.5
     held_out = [line["held_out/supervised_accuracy"] for line in lines if "rank_me" in line]
     assert held_out[0] < 0.4 < held_out[-1]
+
+
+def test_a_comparison_gives_labels_to_all_seeds():
+    """Two seeds at once; the labels of each are those of its images."""
+    config = small_config(
+        **MAE | {"losses": ("supervised(classes=10, view='visible')",)},
+        optimizer={"epochs": 1, "batch_size": 8, "warmup_epochs": 0.0},
+    )
+    records = SOURCES["digits"](config.data).train
+    batches = draw_batches(config, records, (0, 1), 3)
+    assert batches["label"].shape == (2, 3, 8)
+    assert (batches["label"][0] != batches["label"][1]).any()
+    first = next(train_batches(records, config))
+    np.testing.assert_array_equal(batches["label"][0, 0], first["label"])
+    trained = train_seeds(config, (0, 1), batches, 24, (1.0,), 2, lambda line: None)
+    accuracies = [run.curve["supervised_accuracy"] for run in trained]
+    assert np.isfinite(accuracies).all() and trained[0].steps == 3
+
+
+def test_other_annotations_are_refused():
+    @register("reads_depth")
+    class ReadsDepth(Term):
+        annotations = ("depth",)
+
+        def __call__(self, outputs):
+            return outputs.losses.mean(), {}
+
+    try:
+        with pytest.raises(ConfigError, match="reads 'depth' of each example: expected one of la"):
+            small_config(**MAE | {"losses": ("reads_depth",)})
+    finally:
+        del Term.plugs["reads_depth"]
 
 
 @pytest.mark.parametrize("view", ["whole", "visible"])

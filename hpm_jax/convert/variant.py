@@ -29,6 +29,7 @@ def options_of(state: State, told: Options) -> dict[str, Any]:
         "patch_bias": not pre_norm or "patch_embed.proj.bias" in state,
         "layer_scale": 1e-5 if _has_layer_scale(state) else 0.0,
         "norm_eps": 1e-5 if pre_norm else 1e-6,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
     }
     found |= _mlp(state, told, ambiguous=pre_norm or without_cls(state, told))
     if told.get("rotary_base") and "pos_embed" not in state:

@@ -13,6 +13,8 @@ from hpm_jax.masking.units import Unit
 from hpm_jax.plugs import Plug
 from hpm_jax.tokens import Mask
 
+ANNOTATIONS = ("label",)  # what a step can take of each example beside its image
+
 
 class Own(NamedTuple):
     """The arrays of one plug."""

@@ -17,6 +17,8 @@ from hpm_jax.models.relative import Relative, relative_bias
 
 Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
+Norm = tuple[Array, Array, float]  # scale, bias and epsilon
+Projection = tuple[Array, Array, Norm | None]  # kernel, bias and norm
 
 
 @jax.custom_vjp
@@ -198,6 +200,18 @@ class Linear(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
 
 
+class HeadNorm(nn.Module):
+    """The parameters of a layer norm of each head, which are those of all heads."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, width: int) -> Norm:
+        """Returns scale and bias `[width]`, float32, and epsilon."""
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        return scale, self.param("bias", nn.initializers.zeros, (width,)), self.eps
+
+
 class Attention(nn.Module):
     """Self-attention with one fused kernel for query, key and value (timm's layout).
 
@@ -207,6 +221,9 @@ class Attention(nn.Module):
         key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
         attention: a name in `ATTENTIONS`.
         relative: the tokens, if their relative positions are learned.
+        qk_norm: whether queries and keys of each head are normalised, before they are rotated
+            (Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters).
+        norm_eps: epsilon of these norms.
     """
 
     heads: int
@@ -214,6 +231,8 @@ class Attention(nn.Module):
     key_bias: bool = True
     attention: str = "xla"
     relative: Relative | None = None
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
 
     def heads_of(self, x: Array, rotation: Rotation | None = None) -> tuple[Array, Array, Array]:
         """Returns query, key and value of tokens `[B, N, D]`, each `[B, heads, N, D / heads]`."""
@@ -255,12 +274,13 @@ class Attention(nn.Module):
         """
         (query, key, _), _, _, relative = self.parameters(x.shape[-1])
         keys = to_heads(x, *key)
-        if rotation is None:
+        if rotation is None and not self.qk_norm:
             # queries are linear in their tokens: the mean query is the query of the mean token
             summary = to_heads(x[:, :1] if first else x.mean(axis=1, keepdims=True), *query)
         else:
-            keys = rotate(keys, rotation)
-            queries = rotate(to_heads(x, *query), rotation)
+            queries = to_heads(x, *query)
+            if rotation is not None:
+                queries, keys = rotate(queries, rotation), rotate(keys, rotation)
             summary = queries[:, :, :1] if first else queries.mean(axis=2, keepdims=True)
         scores = _scores(summary, keys)
         if relative is not None:
@@ -269,13 +289,11 @@ class Attention(nn.Module):
         return jax.nn.softmax(scores, axis=-1)[:, :, 0]
 
     @nn.compact
-    def parameters(
-        self, width: int
-    ) -> tuple[list[tuple[Array, Array]], Array, Array, Array | None]:
+    def parameters(self, width: int) -> tuple[list[Projection], Array, Array, Array | None]:
         """Returns the parameters for tokens of `width` D, in the dtype of the products.
 
         Returns:
-            Kernel `[D, heads, D / heads]` and bias `[heads, 1, D / heads]` of query, key and
+            Kernel `[D, heads, D / heads]`, bias `[heads, 1, D / heads]` and norm of query, key and
             value; kernel `[heads, D / heads, D]` and bias `[D]` of the projection; and the bias of
             the scores by relative positions, `[1, heads, N, N]`, or None.
         """
@@ -288,7 +306,11 @@ class Attention(nn.Module):
             bias = jnp.stack([query, jnp.zeros_like(query), value])
         kernels = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
         biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
-        projections = [(kernels[:, part], biases[part]) for part in range(3)]
+        norms = (
+            HeadNorm(self.norm_eps, name=name)(head) if self.qk_norm and name else None
+            for name in ("query_norm", "key_norm", "")
+        )
+        projections = [(kernels[:, part], biases[part], norm) for part, norm in enumerate(norms)]
         kernel, bias = Linear(width, name="projection")(width)
         assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
@@ -300,9 +322,16 @@ class Attention(nn.Module):
         return projections, kernel, bias.astype(self.dtype), relative
 
 
-def to_heads(tokens: Array, kernel: Array, bias: Array) -> Array:
-    """Multiplies `[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`."""
-    return jnp.einsum("bnw,whd->bhnd", tokens, kernel) + bias
+def to_heads(tokens: Array, kernel: Array, bias: Array, norm: Norm | None = None) -> Array:
+    """Multiplies `[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`, normalised."""
+    heads = jnp.einsum("bnw,whd->bhnd", tokens, kernel) + bias
+    if norm is None:
+        return heads
+    scale, shift, eps = norm
+    x = heads.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + eps) * scale + shift).astype(heads.dtype)
 
 
 def rotate(x: Array, rotation: Rotation) -> Array:

@@ -185,7 +185,7 @@ class Encoder(nn.Module):
     @property
     def block_options(self) -> dict[str, Any]:
         """The options of the layout that are those of every block."""
-        names = ("key_bias", "mlp", "mlp_width", "layer_scale", "norm_eps")
+        names = ("key_bias", "mlp", "mlp_width", "layer_scale", "norm_eps", "qk_norm")
         return {name: getattr(self.layout, name) for name in names}
 
 

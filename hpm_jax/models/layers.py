@@ -69,7 +69,7 @@ class Block(nn.Module):
         layer_scale: initial value of a factor on each channel of both branches (Touvron et al.
             2021, Going deeper with image transformers); 0 for no such factors.
         norm_eps: epsilon of the norms.
-        relative: see `Attention`.
+        relative, qk_norm: see `Attention`.
     """
 
     heads: int
@@ -81,6 +81,7 @@ class Block(nn.Module):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     relative: Relative | None = None
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -96,14 +97,7 @@ class Block(nn.Module):
         from `hpm_jax.models.rotary`.
         """
         read = read or x.shape[1]
-        attention = Attention(
-            self.heads,
-            self.dtype,
-            self.key_bias,
-            self.attention,
-            self.relative,
-            name="attention",
-        )
+        attention = self._attention(self.attention, name="attention")
         normed = layer_norm(self.dtype, eps=self.norm_eps)(x)
         attended = self._attended(attention, normed, read, rotation)
         attended = self._scaled(attended, "attention_scale")
@@ -118,6 +112,10 @@ class Block(nn.Module):
     ) -> Array:
         """Applies attention to normalised tokens; `WindowedBlock` does so window by window."""
         return attention(x, read, rotation)
+
+    def _attention(self, attention: str, **place: Any) -> Attention:
+        numbers = self.heads, self.dtype, self.key_bias, attention
+        return Attention(*numbers, self.relative, self.qk_norm, self.norm_eps, **place)
 
     def _scaled(self, branch: Array, name: str) -> Array:
         """Multiplies a branch by its layer scale, if the block has one."""
@@ -148,9 +146,7 @@ class Block(nn.Module):
     def _attention_of(self, params: Any, x: Array, *arguments: Any, method: str) -> Any:
         """Calls a method of the attention for the normalised tokens, with parameters given."""
         norm = layer_norm(self.dtype, eps=self.norm_eps, parent=None)
-        attention = Attention(
-            self.heads, self.dtype, self.key_bias, relative=self.relative, parent=None
-        )
+        attention = self._attention("xla", parent=None)
         normed = norm.apply({"params": params["LayerNorm_0"]}, x)
         return attention.apply({"params": params["attention"]}, normed, *arguments, method=method)
 
@@ -191,7 +187,7 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: number of blocks unrolled per scan iteration; more is faster but compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, relative: see `Block`.
+        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, relative, qk_norm: see `Block`.
         gather: applied to the parameters of a block before their use; it gathers parameters that
             are sharded over devices, one block at a time.
     """
@@ -209,6 +205,7 @@ class Stack(nn.Module):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     relative: Relative | None = None
+    qk_norm: bool = False
     gather: Gather = as_they_are
 
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
@@ -256,6 +253,7 @@ class Stack(nn.Module):
             self.layer_scale,
             self.norm_eps,
             self.relative,
+            self.qk_norm,
             parent=None,
         )
         block = start if self.is_initializing() else start.clone(attention=self.attention)

@@ -48,6 +48,9 @@ class EncoderVariant:
     norm_eps: float = option(
         1e-6, "epsilon of the encoder's layer norms (CLIP: 1e-5)", above=0, high=1
     )
+    qk_norm: bool = option(
+        False, "whether a layer norm of each head precedes queries and keys (ViT-22B)"
+    )
 
 
 VARIANT = tuple(field.name for field in dataclasses.fields(EncoderVariant))

@@ -150,6 +150,7 @@ TIMM = {
     "siglip, tanh": ("vit_so400m_patch16_siglip_256", {}),
     "deit 3": ("deit3_small_patch16_224", {}),
     "dino": ("vit_small_patch16_224.dino", {}),
+    "qk norm": ("vit_small_patch16_224", {"qk_norm": True}),
 }
 
 

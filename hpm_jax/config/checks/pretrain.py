@@ -9,6 +9,7 @@ from hpm_jax.config.checks.shared import (
     check_width,
 )
 from hpm_jax.errors import ConfigError
+from hpm_jax.losses.term import ANNOTATIONS
 
 
 def check_pretrain(config: Config) -> None:
@@ -55,6 +56,12 @@ def _check_terms(config: Config) -> None:
             f"config.losses has {' and '.join(predictors)}, which both teach the loss predictor: "
             "choose one"
         )
+    for term in config.terms:
+        if unknown := sorted(set(term.annotations) - set(ANNOTATIONS)):
+            raise ConfigError(
+                f"config.losses has {str(term)!r}, which reads {unknown[0]!r} of each example: "
+                f"expected one of {', '.join(ANNOTATIONS)}"
+            )
     # the teacher first: the width of a target may be that of its features
     plugs = (
         *(config.teacher, config.mask.strategy, config.target, config.objective, config.decoder),
