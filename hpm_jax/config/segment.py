@@ -75,6 +75,21 @@ class SegmentModel(EncoderOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class SegmentRegularize:
+    """Extra terms of the segmentation loss, off by default."""
+
+    mask_sup: float = option(
+        0.0,
+        "MaskSup: probability that a patch is hidden in a second pass, such as 0.3",
+        low=0,
+        below=1,
+    )
+    similarity: float = option(
+        1.0, "MaskSup: weight of the squared difference of both passes' softmax", low=0, high=1e6
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SegmentOptimizer(Optimizer):
     """AdamW with layer-wise learning rate decay."""
 
@@ -142,6 +157,7 @@ class Segment(StartOptions, OnGrid):
     decoder: SegmentDecoder = option(
         LinearHead(), "decoder of the classes, as in 'upernet(channels=768)'"
     )
+    regularize: SegmentRegularize = SegmentRegularize()
     optimizer: SegmentOptimizer = SegmentOptimizer()
     evaluation: SegmentScoring = option(
         SegmentScoring(), "evaluations during training", changes_result=False
