@@ -23,6 +23,7 @@ from hpm_jax.tasks.segment import segment
 
 SIZE = (48, 64)
 IMAGES = 8
+DECODER = "upernet(channels=32, auxiliary_channels=16, dropout=0.0)"
 DEMO = Path(__file__).parents[1] / "hpm_jax" / "demo" / "model.safetensors"
 
 
@@ -50,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder in CamVid's layout")
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of the run")
-    parser.add_argument(
-        "--decoder", default="upernet(channels=32, auxiliary_channels=16, dropout=0.0)"
-    )
+    parser.add_argument("--decoder", default=DECODER, help="config.decoder of the run")
     parser.add_argument("--epochs", type=int, default=400, help="steps, of all eight images each")
     parser.add_argument("--ignored", type=int, default=11, help="value of pixels to leave out")
     parser.add_argument("--least", type=float, default=0.95, help="mean IoU to pass")

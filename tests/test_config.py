@@ -201,8 +201,7 @@ TRACES = {
     "probe": trace_probe,
     "report": trace_report,
     "segment": trace_segment,
-    # what they read describes itself: tests/test_segment.py, test_segment_probe.py, test_depth.py and
-    # test_track.py
+    # what they read describes itself: see the test of each
     "segment_evaluate": lambda config: config.task == "segment_evaluate",
     "segment_probe": lambda config: config.task == "segment_probe",
     "depth_probe": lambda config: config.task == "depth_probe",

@@ -17,6 +17,9 @@ class SegmentData(Data):
     ignore_index: int = option(
         255, "value of pixels that are left out of loss and scores", low=0, high=2**16 - 1
     )
+    label_map_key: str = option(
+        "", "feature of the label maps, for tfds; '' finds segmentation_mask and the like"
+    )
     reduce_zero_label: bool = option(
         False, "whether 0 is left out and class 0 is stored as 1, as in ADE20K"
     )
