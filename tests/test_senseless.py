@@ -12,6 +12,7 @@ from hpm_jax.losses.reconstruction import Objective
 from hpm_jax.losses.term import Term
 from hpm_jax.main import parse
 from hpm_jax.masking import Strategy
+from hpm_jax.models.segment_decoders import SegmentDecoder
 from hpm_jax.targets.target import Target
 from hpm_jax.teachers.teacher import Teacher
 
@@ -44,7 +45,7 @@ def numbers(owner, prefix=""):
 TASK_NUMBERS = [(task, number) for task in TASKS for number in numbers(TASKS[task].options)]
 PLUGS = {
     plug.name: plug
-    for family in (Strategy, Target, Objective, Term, Teacher)
+    for family in (Strategy, Target, Objective, Term, Teacher, SegmentDecoder)
     for plug in family.plugs.values()
 }
 PLUG_NUMBERS = [(name, number) for name, plug in PLUGS.items() for number in numbers(plug)]
