@@ -90,10 +90,12 @@ VARIANTS = {
     "report": ["", "finetune=3,attentive=1"],
     "evaluate": ["", "k400", "ssv2", "mae_st"],
     "segment": ["", "frozen=1,epochs=10,batch=8"],
-    "segment_ade20k": ["", "frozen=1,pixels=640,epochs=64"],
+    "segment_ade20k": ["", "frozen=1,pixels=640,epochs=64", "decoder=upernet", "L,decoder=upernet"],
     "detect": ["", "epochs=10,batch=8,pixels=256"],
     "detect_coco": ["", "L", "B,recipe=hpm"],
     "segment_probe": ["", "block=9,bank=1000"],
+    "depth_probe": ["", "block=9,bank=1000,eigen=1"],
+    "track": ["", "block=9,height=224,width=224,frames=3,radius=0,neighbors=1"],
     "segment_evaluate": ["", "scales=many,flip=1"],
     "demo": ["", "epochs=2"],
     "compare_cifar10": [""],
@@ -228,9 +230,11 @@ TRACES = {
     "report": trace_report,
     "segment": trace_segment,
     "detect": trace_detect,
-    # what they read describes itself: tests/test_segment.py, tests/test_segment_probe.py
+    # what they read describes itself: see the test of each
     "segment_evaluate": lambda config: config.task == "segment_evaluate",
     "segment_probe": lambda config: config.task == "segment_probe",
+    "depth_probe": lambda config: config.task == "depth_probe",
+    "track": lambda config: config.task == "track",
     # scores a classifier that its own file describes: tests/test_evaluate.py
     "evaluate": lambda config: config.task == "evaluate",
 }

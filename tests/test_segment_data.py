@@ -1,6 +1,8 @@
 """Folders of images and label maps: what is read, what is refused, and what a view shows."""
 
 import dataclasses
+import io
+import json
 
 import numpy as np
 import pytest
@@ -76,6 +78,89 @@ def test_ade_layout_with_zero_left_out(tmp_path):
     found = Segmented(splits.train, data, 3)[0]["label_map"]
     _, labels = scene(np.random.default_rng(0))
     np.testing.assert_array_equal(found, np.where(labels == VOID, IGNORED, labels.astype(int)))
+
+
+def test_coco_stuff_layout(tmp_path):
+    """Maps of training indices are preferred; without them the plain ones are read."""
+    rng = np.random.default_rng(0)
+    for split in ("train2017", "val2017"):
+        image, labels = scene(rng)
+        write_pair(tmp_path, split, "000000000009", image, labels + 90, "annotations")
+        ids = tmp_path / "annotations" / split / "000000000009_labelTrainIds.png"
+        Image.fromarray(labels).save(ids)
+    splits = SOURCES["label_maps"](options(tmp_path, classes=3))
+    assert (len(splits.train), len(splits.test)) == (1, 1)
+    found = Segmented(splits.test, options(tmp_path), 3)[0]["label_map"]
+    np.testing.assert_array_equal(found, np.where(labels == VOID, IGNORED, labels.astype(int)))
+    for split in ("train2017", "val2017"):
+        (tmp_path / "annotations" / split / "000000000009_labelTrainIds.png").unlink()
+    data = options(tmp_path, ignore_index=VOID + 90)
+    plain = Segmented(SOURCES["label_maps"](data).test, data, 182)[0]["label_map"]
+    np.testing.assert_array_equal(plain, np.where(labels == VOID, IGNORED, labels + 90.0))
+
+
+def test_tensorflow_datasets(tmp_path):
+    """Masks from 1, as oxford_iiit_pet's; the classes of images are not those of pixels."""
+    write_tfds_masks(tmp_path)
+    changes = {"source": "tfds", "name": "pets", "reduce_zero_label": True, "test_split": "test"}
+    data = options(tmp_path, ignore_index=255, **changes)
+    splits = SOURCES["tfds"](data)
+    assert (len(splits.train), len(splits.test), splits.classes) == (3, 1, ())
+    found = Segmented(splits.train, data, 3)[1]
+    image, labels = list(tfds_scenes(3))[1]
+    np.testing.assert_array_equal(found["label_map"], np.where(labels == VOID, IGNORED, labels))
+    np.testing.assert_array_equal(found["image"].pixels(3), image)
+    message = r"'pets' has no label maps named depth: .* one of its features, image, label, seg"
+    with pytest.raises(DataError, match=message):
+        SOURCES["tfds"](dataclasses.replace(data, label_map_key="depth"))
+
+
+def tfds_scenes(count):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        image, labels = scene(rng)
+        yield image, labels.astype(int)
+
+
+def write_tfds_masks(root):
+    """A prepared data set, by hand, as in tests/test_data.py."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "segmentation_mask": tfds.features.Image(
+                shape=(None, None, 1), encoding_format="png", use_colormap=True
+            ),
+        }
+    )
+    place = root / "pets" / "1.0.0"
+    place.mkdir(parents=True)
+    splits = []
+    for name, count in (("train", 3), ("test", 1)):
+        path = place / f"pets-{name}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for image, labels in tfds_scenes(count):
+            stored = np.where(labels == VOID, 0, labels + 1).astype(np.uint8)
+            files = {"image": encoded(image), "segmentation_mask": encoded(stored), "label": 0}
+            writer.write(features.serialize_example(features.encode_example(files)))
+        writer.close()
+        splits.append(
+            {"name": name, "numBytes": "1", "shardLengths": [str(count)]}
+            | {"filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+        )
+    features.save_config(str(place))
+    info = {"name": "pets", "version": "1.0.0", "fileFormat": "array_record", "moduleName": "pets"}
+    (place / "dataset_info.json").write_text(json.dumps(info | {"splits": splits}))
+
+
+def encoded(array):
+    """A PNG in memory."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return io.BytesIO(file.getvalue())
 
 
 def test_a_share_is_held_out_without_a_test_split(tmp_path):

@@ -112,6 +112,48 @@ def test_devices_share_one_mean(params, batch):
     assert float(eight["gradient_norm"]) == pytest.approx(float(one["gradient_norm"]), rel=1e-4)
 
 
+def test_mask_sup_against_plain_formulas(params, batch):
+    """Two passes, both supervised, and their distance; hidden patches are zeros."""
+    recipe = dataclasses.replace(RECIPE, mask_sup=0.5, similarity=3.0)
+    prepared = prepare(MODEL, recipe, *batch, KEY, 0)
+    assert set(np.unique(prepared.shown)) == {0.0, 1.0} and prepared.shown.shape == (8, 16, 1)
+    assert 0.3 < float(prepared.shown.mean()) < 0.7
+    loss, (metrics, _) = jax.jit(segmentation_loss(MODEL, recipe, state_of(params)))(
+        params, prepared, SCHEDULE
+    )
+    patches = RECIPE.tokenizer(batch[0])
+    logits = [
+        np.asarray(MODEL.apply({"params": params}, x), np.float64)
+        for x in (patches, patches * prepared.shown)
+    ]
+    first, second = (np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) for x in logits)
+    similarity = ((first - second) ** 2).mean()
+    assert float(metrics["similarity"]) == pytest.approx(similarity, rel=1e-4)
+    assert float(metrics["cross_entropy"]) == pytest.approx(
+        numpy_loss(MODEL, params, batch), rel=1e-5
+    )
+    total = metrics["cross_entropy"] + metrics["mask_sup"] + 3 * metrics["similarity"]
+    assert float(loss) == pytest.approx(float(total), rel=1e-6)
+    assert segmenter_flops(MODEL, recipe.passes) == 2 * segmenter_flops(MODEL)
+
+
+def test_the_difference_of_both_passes_has_a_gradient(params, batch):
+    recipe = dataclasses.replace(RECIPE, mask_sup=0.5, similarity=1e3)
+    images, labels = batch
+    nothing = prepare(MODEL, recipe, images, np.full_like(labels, -1), KEY, 0)
+    loss = segmentation_loss(MODEL, recipe, state_of(params))
+    gradient = jax.jit(jax.grad(lambda p: loss(p, nothing, SCHEDULE)[0]))(params)
+    assert np.abs(gradient["head"]["kernel"]).max() > 1e-3
+
+
+def test_mask_sup_in_parts(params, batch):
+    recipe = dataclasses.replace(RECIPE, mask_sup=0.5)
+    parts = dataclasses.replace(recipe, accumulation=4)
+    whole, part = (one_step(MODEL, params, batch, one)[1] for one in (recipe, parts))
+    for name in ("loss", "mask_sup", "similarity", "gradient_norm"):
+        assert float(part[name]) == pytest.approx(float(whole[name]), rel=1e-4), name
+
+
 def test_a_frozen_encoder_stays_bit_for_bit(params, batch):
     frozen = MODEL.clone(frozen=True)
     assert jax.tree.structure(params) == jax.tree.structure(param_shapes(frozen))

@@ -13,6 +13,7 @@ from hpm_jax.losses.term import Term
 from hpm_jax.main import parse
 from hpm_jax.masking import Strategy
 from hpm_jax.models.decoders import Decoder
+from hpm_jax.models.segment_decoders import SegmentDecoder
 from hpm_jax.targets.target import Target
 from hpm_jax.teachers.teacher import Teacher
 
@@ -43,12 +44,9 @@ def numbers(owner, prefix=""):
 
 
 TASK_NUMBERS = [(task, number) for task in TASKS for number in numbers(TASKS[task].options)]
-PLUGS = {
-    plug.name: plug
-    for family in (Strategy, Target, Objective, Decoder, Term, Teacher)
-    for plug in family.plugs.values()
-}
-PLUG_NUMBERS = [(name, number) for name, plug in PLUGS.items() for number in numbers(plug)]
+FAMILIES = (Strategy, Target, Objective, Decoder, Term, Teacher, SegmentDecoder)
+PLUGS = [plug for family in FAMILIES for plug in family.plugs.values()]
+PLUG_NUMBERS = [(plug, number) for plug in PLUGS for number in numbers(plug)]
 NON_FINITE = (math.nan, math.inf, -math.inf)
 HUGE = 10**400  # more than a float holds
 
@@ -97,17 +95,18 @@ def test_numbers_of_tasks(task, number):
         assert f"config.{number.name} = {value}: expected a finite number" in str(refusal.value)
 
 
-@pytest.mark.parametrize(("name", "number"), PLUG_NUMBERS, ids=lambda x: getattr(x, "name", x))
-def test_numbers_of_plugs(name, number):
+@pytest.mark.parametrize(("plug", "number"), PLUG_NUMBERS, ids=lambda x: x.name)
+def test_numbers_of_plugs(plug, number):
+    name = plug.name
     for value in beyond(number):
         with pytest.raises(ConfigError) as refusal:
-            PLUGS[name].parse_call(f"{name}({number.name}={number.put(value)})", "config.x")
+            plug.parse_call(f"{name}({number.name}={number.put(value)})", "config.x")
         assert f"{name}.{number.name} = {value}: expected a number {number.bounds}" in str(
             refusal.value
         )
     for value in NON_FINITE if number.kind is float else ():
         with pytest.raises(ConfigError) as refusal:
-            build(PLUGS[name], {number.name: number.put(value)}, name)
+            build(plug, {number.name: number.put(value)}, name)
         assert f"{name}.{number.name} = {value}: expected a finite number" in str(refusal.value)
 
 

@@ -1,6 +1,7 @@
 """UPerNet in the step: statistics of the whole batch, running averages, relative positions."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from hpm_jax.step.segment_step import (
 )
 from hpm_jax.step.state import Start, on_one_device, param_shapes
 from hpm_jax.tasks.segment import segment
+from hpm_jax.tasks.segment_evaluate import segment_evaluate
 from hpm_jax.tokens import Tokenizer
 
 DECODER = UPerNet(channels=8, auxiliary_channels=4, dropout=0.0)
@@ -223,8 +225,16 @@ def root(tmp_path_factory):
 
 
 def test_a_run(pretrained, root, tmp_path, capsys):
+    """The running averages of its checkpoint are those that it was scored with."""
     config = freeze(inherit(options(pretrained, root)))
     assert segment(config, tmp_path) == 0
+    scored = freeze(task_options("segment_evaluate", tmp_path, evaluation={"pictures": 0}))
+    assert segment_evaluate(scored, tmp_path / "scored") == 0
+    found, expected = (
+        json.loads((there / "segmentation.json").read_text())
+        for there in (tmp_path / "scored", tmp_path)
+    )
+    assert found["classes"] == expected["classes"]
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert any("auxiliary" in line for line in lines) and any("miou" in line for line in lines)
     run = load_run(tmp_path)

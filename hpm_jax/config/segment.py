@@ -17,6 +17,9 @@ class SegmentData(Data):
     ignore_index: int = option(
         255, "value of pixels that are left out of loss and scores", low=0, high=2**16 - 1
     )
+    label_map_key: str = option(
+        "", "feature of the label maps, for tfds; '' finds segmentation_mask and the like"
+    )
     reduce_zero_label: bool = option(
         False, "whether 0 is left out and class 0 is stored as 1, as in ADE20K"
     )
@@ -71,6 +74,21 @@ class SegmentModel(EncoderOptions):
     )
     head_std: float = option(
         0.01, "standard deviation of the decoder's initial weights", above=0, high=1e3
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentRegularize:
+    """Extra terms of the segmentation loss, off by default."""
+
+    mask_sup: float = option(
+        0.0,
+        "MaskSup: probability that a patch is hidden in a second pass, such as 0.3",
+        low=0,
+        below=1,
+    )
+    similarity: float = option(
+        1.0, "MaskSup: weight of the squared difference of both passes' softmax", low=0, high=1e6
     )
 
 
@@ -142,6 +160,7 @@ class Segment(StartOptions, OnGrid):
     decoder: SegmentDecoder = option(
         LinearHead(), "decoder of the classes, as in 'upernet(channels=768)'"
     )
+    regularize: SegmentRegularize = SegmentRegularize()
     optimizer: SegmentOptimizer = SegmentOptimizer()
     evaluation: SegmentScoring = option(
         SegmentScoring(), "evaluations during training", changes_result=False

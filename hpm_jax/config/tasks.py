@@ -16,6 +16,7 @@ from hpm_jax.config.finetune import Finetune
 from hpm_jax.config.pretrain import Config
 from hpm_jax.config.segment import Segment, SegmentEvaluate, SegmentProbe
 from hpm_jax.config.shared import Data, TaskOptions
+from hpm_jax.config.track import Track
 from hpm_jax.errors import check_choice
 from hpm_jax.models.layouts import VARIANT
 from hpm_jax.plugs import import_modules
@@ -93,6 +94,12 @@ TASKS: dict[str, Task] = {
         check="hpm_jax.config.checks.detect:check_detect",
         inherits={"data": SEGMENT_DATA, "model": ENCODER},
         build="hpm_jax.run.load:detection_parts",
+    ),
+    "track": Task(
+        options=Track,
+        run="hpm_jax.tasks.track:track",
+        check="hpm_jax.config.checks.track:check_track",
+        inherits={"data": ("image_size", "channels", "mean", "std")},
     ),
     "report": Task(
         options=Report,

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 LABEL_FOLDERS = ("labels", "annotations")
 LABEL_ENDINGS = (".png",)
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-# other names of the splits: ADE20K's
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation")}
+# other names of the splits: ADE20K's, and COCO-Stuff's
+SPLITS = {"train": ("train", "training", "train2017"), "val": ("val", "validation", "val2017")}
+TRAIN_IDS = "_labelTrainIds"  # ends the name of a map whose classes are counted without gaps
 NAMES, ADE_NAMES = "classes.txt", "objectInfo150.txt"
 NAMES_BYTES = 2**20
 LISTED = 3  # number of files listed in a message
@@ -121,7 +122,7 @@ def paired_folders(
             f"another {option}"
         )
     pictures = _by_stem(images / name, IMAGE_ENDINGS)
-    maps = _by_stem(labels / name, LABEL_ENDINGS)
+    maps = _train_ids(_by_stem(labels / name, LABEL_ENDINGS))
     if not pictures:
         raise DataError(
             f"{images / name} holds no images: expected files that end in "
@@ -142,6 +143,12 @@ def paired_folders(
         files_below(images / name, [pictures[stem] for stem in stems]),
         files_below(labels / name, [maps[stem] for stem in stems]),
     )
+
+
+def _train_ids(maps: dict[str, str]) -> dict[str, str]:
+    """Returns the maps of training indices alone, where a folder has some (COCO-Stuff)."""
+    found = {stem: path for stem, path in maps.items() if stem.endswith(TRAIN_IDS)}
+    return {stem.removesuffix(TRAIN_IDS): path for stem, path in found.items()} or maps
 
 
 def _by_stem(root: Path, endings: tuple[str, ...]) -> dict[str, str]:

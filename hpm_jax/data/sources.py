@@ -40,13 +40,15 @@ class TfdsRecords:
 
     source: Any
     title: str
+    label_map: str = ""  # feature of the label maps; '' for none
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]
-        return {"image": example["image"], "label": int(example.get("label", -1))}
+        found = {"image": example["image"], "label": int(example.get("label", -1))}
+        return found | ({"label_map": example[self.label_map]} if self.label_map else {})
 
     def name(self, index: int) -> str:
         return f"{self.title}, example {index}"
@@ -77,15 +79,19 @@ def tfds(data: "Data") -> Splits:
         )
 
     def split(builder, name):
-        decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+        label_map = _label_map_feature(data, builder.info.features)
+        decoded = ("image", *filter(None, [label_map]))
+        decoders = {key: tensorflow_datasets.decode.SkipDecoding() for key in decoded}
         source = builder.as_data_source(split=name, decoders=decoders)
-        return TfdsRecords(source, f"{data.name}/{name}")
+        return TfdsRecords(source, f"{data.name}/{name}", label_map)
 
     try:
         builder = tensorflow_datasets.builder(
             data.name, data_dir=data.path or None, file_format="array_record"
         )
         train = split(builder, data.train_split)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"cannot read {data.name!r} from {data.path or 'the usual data_dir'}: {error}\n"
@@ -94,9 +100,29 @@ def tfds(data: "Data") -> Splits:
         ) from error
     features = builder.info.features
     classes = tuple(features["label"].names) if "label" in features else ()
+    if label_map := _label_map_feature(data, features):  # the classes of images are others
+        classes = tuple(getattr(features[label_map], "names", None) or ())
     if data.test_split in builder.info.splits:
         return Splits(train, split(builder, data.test_split), classes)
     return Splits(*hold_out(train, data.holdout), classes)
+
+
+LABEL_MAP_FEATURES = ("segmentation_mask", "segmentation_label", "annotation")
+
+
+def _label_map_feature(data: "Data", features: Any) -> str:
+    """Returns the feature of the label maps, for tasks that read them; '' for other tasks."""
+    wanted = getattr(data, "label_map_key", None)  # an option of segmentation
+    if wanted is None:
+        return ""
+    keys = (wanted,) if wanted else LABEL_MAP_FEATURES
+    found = next((key for key in keys if key in features), "")
+    if not found:
+        raise DataError(
+            f"{data.name!r} has no label maps named {' or '.join(keys)}: expected "
+            f"config.data.label_map_key to be one of its features, {', '.join(features)}"
+        )
+    return found
 
 
 def parquet(data: "Data") -> Splits:

@@ -101,17 +101,20 @@ def classifier_flops(
     return 3 * (forward(length) + second) + further_passes * forward(length)
 
 
-def segmenter_flops(model: Segmenter) -> float:
+def segmenter_flops(model: Segmenter, passes: int = 1) -> float:
     """Returns the operations of one segmentation step per image, forward and backward.
 
     A frozen encoder has no backward pass. Enlarging the logits is not counted.
+
+    Args:
+        passes: number of passes of the whole network.
     """
     length = model.grid[0] * model.grid[1] * model.grid[2]
     head = model.decoder.flops(model.sizes)
     if model.raw_pixels:
-        return 3 * head
+        return passes * 3 * head
     encoder = encoder_flops(length, model.values, model.width, model.depth, model.layout)
-    return encoder + 3 * head if model.frozen else 3 * (encoder + head)
+    return passes * (encoder + 3 * head if model.frozen else 3 * (encoder + head))
 
 
 def detector_flops(model: Detector, sampled: int, masked: int) -> float:

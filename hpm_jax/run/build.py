@@ -245,7 +245,13 @@ def build_segment_init(
 def build_segment_recipe(config: Segment) -> SegmentRecipe:
     """Builds the plugs of the segmentation step."""
     drop_path = 0.0 if config.model.frozen else config.model.drop_path
-    return SegmentRecipe(build_tokenizer(config), drop_path, config.optimizer.accumulation)
+    return SegmentRecipe(
+        build_tokenizer(config),
+        drop_path,
+        config.optimizer.accumulation,
+        config.regularize.mask_sup,
+        config.regularize.similarity,
+    )
 
 
 def build_detector(config: Detect, classes: int, gather: Gather = as_they_are) -> Detector:

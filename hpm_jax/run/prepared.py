@@ -84,7 +84,8 @@ def of_segmentation(config: Segment, devices: Devices) -> Prepared:
     def timetable(images: int) -> Timetable:
         return SegmentTimetable(config, images)
 
-    return Prepared(init, Start(), state, inputs, step, segmenter_flops(model), timetable)
+    flops = segmenter_flops(model, recipe.passes)
+    return Prepared(init, Start(), state, inputs, step, flops, timetable)
 
 
 def known_classes(config: Segment) -> int:

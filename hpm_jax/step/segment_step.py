@@ -28,6 +28,13 @@ class SegmentRecipe:
     tokenizer: Tokenizer
     drop_path: float = 0.0
     accumulation: int = 1
+    mask_sup: float = 0.0  # probability that a patch is hidden from the second pass; 0 makes none
+    similarity: float = 1.0  # weight of the difference of both passes
+
+    @property
+    def passes(self) -> int:
+        """Number of passes of the network in a step."""
+        return 2 if self.mask_sup else 1
 
 
 class SegmentBatch(NamedTuple):
@@ -38,6 +45,8 @@ class SegmentBatch(NamedTuple):
     share: Float32[Array, " B"]  # weight of one pixel in the loss, the same everywhere
     drop: Float[Array, "B depth 2"] | None
     drawn: Any = None  # random arrays of the decoder
+    shown: Float32[Array, "B L 1"] | None = None  # 0 for patches hidden from MaskSup's second pass
+    again: Any = None  # (drop, drawn) of the second pass
 
 
 def prepare(
@@ -56,13 +65,23 @@ def prepare(
     """
     count = jnp.sum(labels >= 0).astype(jnp.float32)
     share = recipe.accumulation / jnp.maximum(count, 1.0)
-    drop = None
-    if recipe.drop_path and not model.raw_pixels:
-        drop_key = random.stream(key, "drop_path", step)
-        drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
-    drawn = model.decoder.draw_for(random.stream(key, "decoder", step), len(images))
+
+    def draw(suffix: str) -> tuple[Array | None, Any]:
+        drop = None
+        if recipe.drop_path and not model.raw_pixels:
+            drop_key = random.stream(key, f"drop_path{suffix}", step)
+            drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
+        decoder_key = random.stream(key, f"decoder{suffix}", step)
+        return drop, model.decoder.draw_for(decoder_key, len(images))
+
+    patches = recipe.tokenizer(images)
     weights = jnp.full(len(images), share, jnp.float32)
-    return SegmentBatch(recipe.tokenizer(images), labels, weights, drop, drawn)
+    batch = SegmentBatch(patches, labels, weights, *draw(""))
+    if not recipe.mask_sup:
+        return batch
+    mask_key, shape = random.stream(key, "mask_sup", step), (*patches.shape[:2], 1)
+    shown = jax.random.bernoulli(mask_key, 1 - recipe.mask_sup, shape).astype(jnp.float32)
+    return batch._replace(shown=shown, again=draw("_again"))
 
 
 def pixel_losses(
@@ -91,6 +110,10 @@ Loss = Callable[[Params, SegmentBatch, SegmentSchedule], tuple[Array, tuple[Metr
 def segmentation_loss(model: Segmenter, recipe: SegmentRecipe, state: TrainState) -> Loss:
     """Builds `(params, batch, schedule) -> (loss, (metrics, running averages))`.
 
+    MaskSup (Zunair and Ben Hamza 2022, 2210.00923) adds the cross-entropy of a second pass, in
+    which some patches have the mean colour, and the mean squared difference of the softmax of both
+    passes. The official code takes that of the chosen classes, which has no gradient.
+
     Args:
         state: whose running averages are moved towards the statistics of the batch; {} for none.
     """
@@ -100,21 +123,25 @@ def segmentation_loss(model: Segmenter, recipe: SegmentRecipe, state: TrainState
         enlarged = enlarge_logits(logits, labels.shape[1:])
         return jnp.sum(pixel_losses(enlarged, labels) * share[:, None, None])
 
-    def loss_of(params, batch, schedule):
-        found: Any = model.apply(
-            variables_of(state, params),
-            batch.patches,
-            batch.drop,
-            batch.drawn,
-            method="decoded",
-            mutable=["batch_stats"],
+    def decode(params, patches, drop, drawn) -> Any:
+        variables = variables_of(state, params)
+        return model.apply(
+            variables, patches, drop, drawn, method="decoded", mutable=["batch_stats"]
         )
-        decoded, moved = found
+
+    def loss_of(params, batch, schedule):
+        decoded, moved = decode(params, batch.patches, batch.drop, batch.drawn)
         loss = enlarged_loss(decoded.logits, batch.labels, batch.share)
         metrics = {"cross_entropy": loss}
         for name, (weight, logits) in decoded.auxiliary.items():
             metrics[name] = enlarged_loss(logits, batch.labels, batch.share)
             loss = loss + weight * metrics[name]
+        if batch.shown is not None:
+            again, _ = decode(params, batch.patches * batch.shown, *batch.again)
+            pair = (jax.nn.softmax(x.logits) for x in (decoded, again))
+            metrics["mask_sup"] = enlarged_loss(again.logits, batch.labels, batch.share)
+            metrics["similarity"] = jnp.mean(jnp.square(jnp.subtract(*pair)))
+            loss = loss + metrics["mask_sup"] + recipe.similarity * metrics["similarity"]
         labelled = jnp.mean((batch.labels >= 0).astype(jnp.float32))
         return loss, ({"loss": loss, **metrics, "labelled": labelled}, moved.get("batch_stats"))
 

@@ -92,9 +92,10 @@ def segment(config: Segment, workdir: str | Path) -> int:
     # --- model and training step
     optimizer = build_optimizer(config)
     rates = learning_rates(param_shapes(model), model, config.optimizer.layer_decay)
-    step = make_segment_step(model, build_segment_recipe(config), optimizer, rates)
+    recipe = build_segment_recipe(config)
+    step = make_segment_step(model, recipe, optimizer, rates)
     batch, size = config.optimizer.batch_size, config.data.image_size
-    flops = segmenter_flops(model)
+    flops = segmenter_flops(model, recipe.passes)
     experiment = Experiment(
         init=build_segment_init(model, optimizer),
         start=start,

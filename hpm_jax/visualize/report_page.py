@@ -46,6 +46,7 @@ TASKS = {
     "segment_probe": "Probes of patches",
     "segment_evaluate": "Scores of a segmentation",
     "depth_probe": "Depth from frozen patches",
+    "track": "Objects followed by frozen patches",
     "probe": "Probes",
     "report": "Report on an encoder",
     "evaluate": "Evaluation",
@@ -202,6 +203,7 @@ def curves(figures: Sequence[str]) -> str:
 
 REBUILT = "input, masked, rebuilt, losses and mask"
 SHEETS = dict.fromkeys(("segment", "segment_evaluate"), "image, truth, prediction and errors")
+SHEETS["track"] = "frame, truth, prediction and errors"
 SHEETS |= {"depth_probe": "image, depth, predicted depth and their ratio"}
 SHEETS["detect"] = "annotated objects, and those found"
 
