@@ -121,6 +121,10 @@ def test_a_refusal_says_how_much_was_asked_for():
     ("options", "message"),
     [
         (["--config=configs/finetune_in1k.py"], "config.task = 'finetune' cannot be planned"),
+        (
+            ["--config=configs/detect.py:batch=8", "--topology=t4:8"],
+            "only pre-training is estimated, and config.task = 'detect' has to be compiled",
+        ),
         (["--config=configs/quickstart.py", "--topology=k80:8"], "there is no chip 'k80'"),
         (
             ["--config=configs/quickstart.py", "--mfu=2"],

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     from hpm_jax.plan.compiled import make_plan
     from hpm_jax.plan.largest import about, search
     from hpm_jax.plan.machines import devices_of, machine
+    from hpm_jax.plan.steps import STEPS
     from hpm_jax.plan.table import table
 
     options = flags.FLAGS
@@ -43,17 +44,23 @@ def main(argv: list[str]) -> None:
     if options.config is None:
         sys.exit("error: --config is missing, as in --config configs/hpm_in1k.py:L")
     task = options.config.get("task", "pretrain")
-    if task != "pretrain":
+    if task not in STEPS:
         sys.exit(
             f"error: config.task = {task!r} cannot be planned; expected a config of pre-training, "
-            "such as configs/hpm_in1k.py:L"
+            "such as configs/hpm_in1k.py:L, or of detection"
         )
+    if task == "detect":
+        options.config.init_from = options.config.get("init_from") or "planned"  # nothing is read
     with one_sentence():
         config = freeze(options.config)
         chosen = machine(options.topology)
         devices = devices_of(chosen)
         plan = make_plan(config, chosen, devices)
         print(table(plan, config, chosen, options.mfu, options.images), flush=True)
+        if task == "detect":  # batches and advice are estimated for pre-training alone
+            if not plan.fits:
+                print("it does not fit: more devices, --config.model.remat=full or accumulation")
+            sys.exit(not plan.fits)
         if options.largest and chosen.chip.tpu:
             found = search(config, plan, lambda c: make_plan(c, chosen, devices), options.compiles)
             print(f"{'largest batch':<18} {found}")

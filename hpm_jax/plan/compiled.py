@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from hpm_jax.plan.arithmetic import temporaries
 from hpm_jax.plan.machines import GIB, Machine, PlanError
 from hpm_jax.plan.program import work
+from hpm_jax.plan.steps import STEPS
 
 # optimisations that the CPU compiler may skip: only the sharding is read from its result
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -21,7 +22,7 @@ class Plan(NamedTuple):
     params: int
     teacher: int
     optimizer: int
-    images: int  # uint8, of a batch
+    images: int  # uint8, of a batch, with annotations
     temporaries: int  # reported by the compiler, also if it fails for lack of memory
     needed: int  # total
     fits: bool
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
-    """Compiles the sharded training step of a pre-training config.
+    """Compiles the sharded training step of a config whose task is in `STEPS`.
 
     For described devices all figures are the compiler's. For virtual CPUs, which stand in for GPUs
     that cannot be described, the state of a device and the communication are; the rest is an
@@ -49,29 +50,31 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
 
     Raises:
         ConfigError: if the batch or fsdp does not fit the devices.
+        PlanError: for detection on devices that cannot be described.
     """
     import jax
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    from hpm_jax.run.build import build_flops, build_sharded_step
     from hpm_jax.run.devices import Devices
-    from hpm_jax.step.schedules import Schedule
 
     if len(devices) % config.run.fsdp:
         raise PlanError(
             f"config.run.fsdp = {config.run.fsdp} does not divide {len(devices)} devices"
         )
+    described = devices[0].platform != "cpu"
+    if not described and config.task != "pretrain":
+        raise PlanError(
+            f"--topology {machine.topology}: only pre-training is estimated, and config.task = "
+            f"{config.task!r} has to be compiled: name a TPU slice, or pip install 'jax[cuda13]' "
+            "for GPUs"
+        )
     grid = np.array(devices).reshape(-1, config.run.fsdp)
     mesh = Devices(Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
-    parts = build_sharded_step(config, mesh)
+    parts = STEPS[config.task](config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh.replicated)
-    kinds = np.float32, np.float32, np.int32
-    shapes: list[Any] = [jax.ShapeDtypeStruct((), k, sharding=mesh.replicated) for k in kinds]
-    scalars = Schedule(*shapes)
-    held = bytes_of((parts.state, parts.images))
-    described = devices[0].platform != "cpu"
+    held = bytes_of((parts.state, parts.inputs))
     known = functools.partial(
         Plan,
         devices=len(devices),
@@ -79,11 +82,11 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         params=bytes_of(parts.state.params),
         teacher=bytes_of(parts.state.teacher),
         optimizer=bytes_of(parts.state.optimizer),
-        images=bytes_of(parts.images),
+        images=bytes_of(parts.inputs),
         compiled=described,
-        flops=build_flops(config).total * config.optimizer.batch_size,
+        flops=parts.flops,
     )
-    lowered = parts.step.lower(parts.state, parts.images, key, scalars)
+    lowered = parts.step.lower(parts.state, *parts.inputs, key, parts.schedule)
     if not described:
         counted = temporaries(config, len(devices))
         program = work(lowered.compile(compiler_options=QUICK).as_text())
