@@ -13,8 +13,10 @@ from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.data.records import DataError
 from hpm_jax.run.build import build_detector
+from hpm_jax.run.devices import all_devices
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
+from hpm_jax.run.prepared import prepare
 from hpm_jax.tasks.detect import detect, load_start
 
 pytest.importorskip("pycocotools")
@@ -125,6 +127,18 @@ def test_what_matched_is_said(pretrained, root, capsys):
     assert "dropped: encoder/cls_token" in said
     random = freeze(inherit(options(pretrained, root, weights="random")))
     assert load_start(random, build_detector(random, 2), print) == {}
+
+
+def test_its_step_can_be_planned(pretrained, root):
+    """On eight devices, of which two share the parameters."""
+    config = freeze(inherit(options(pretrained, root, run={"fsdp": 2})))
+    planned = prepare(config, all_devices(fsdp=2))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    schedule = planned.timetable(8).at(0)
+    lowered = planned.step.lower(planned.state, *planned.inputs.values(), key, schedule)
+    state, metrics = lowered.out_info
+    assert jax.tree.structure(state) == jax.tree.structure(planned.state)
+    assert metrics["loss"].shape == () and planned.flops > 1e6
 
 
 def test_wrong_data_ends_a_run_in_one_sentence(pretrained, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from hpm_jax.config import ConfigError, Data
 from hpm_jax.data.sources import SOURCES
+from hpm_jax.detection.rasters import pycocotools
 from hpm_jax.run.metrics import MetricsWriter, read_lines
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,13 @@ def test_sources(module, source, says, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"config.data.source = '{source}' {says}"):
         SOURCES[source](Data(source=source, path="/data", name="x", frames=4))
+
+
+def test_detection_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    says = 'the task detect needs the extra "coco": pip install pycocotools'
+    with pytest.raises(ConfigError, match=says):
+        pycocotools("the task detect")
 
 
 def test_without_tensorboard_the_numbers_are_in_one_file(tmp_path, monkeypatch):

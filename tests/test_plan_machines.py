@@ -121,6 +121,10 @@ def test_a_refusal_says_how_much_was_asked_for():
     ("options", "message"),
     [
         (["--config=configs/finetune_in1k.py"], "config.task = 'finetune' cannot be planned"),
+        (
+            ["--config=configs/detect.py:batch=8", "--topology=t4:8"],
+            "detection is not estimated, and has to be compiled",
+        ),
         (["--config=configs/quickstart.py", "--topology=k80:8"], "there is no chip 'k80'"),
         (
             ["--config=configs/quickstart.py", "--mfu=2"],

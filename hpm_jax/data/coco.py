@@ -29,7 +29,8 @@ class Instances(NamedTuple):
     classes: np.ndarray  # int32 [n]
     crowds: np.ndarray  # bool [n]: regions of many objects, which are neither learned nor errors
     areas: np.ndarray  # float32 [n], by which COCO tells small objects from large ones
-    # of each object a list of polygons [x, y, x, y, ...], an RLE {"size", "counts"}, or None
+    # of each object a list of polygons, float32 [x, y, x, y, ...], an RLE {"size", "counts"}, or
+    # None
     masks: tuple[Any, ...]
 
     def take(self, chosen: np.ndarray) -> "Instances":
@@ -316,8 +317,15 @@ def _instances(rows: list[Mapping], image: _Image, numbers: Mapping[Any, int]) -
         np.array([numbers[one["category_id"]] for one in rows], np.int32),
         np.array([bool(one.get("iscrowd", 0)) for one in rows], bool),
         np.array(areas, np.float32),
-        tuple(one.get("segmentation") or None for one in rows),
+        tuple(_compact(one.get("segmentation")) for one in rows),
     )
+
+
+def _compact(mask: Any) -> Any:
+    """Polygons as arrays: of Python's numbers, COCO's would take a gigabyte in every worker."""
+    if isinstance(mask, list):
+        return [np.array(polygon, np.float32) for polygon in mask] or None
+    return mask
 
 
 def _identity(one: Any) -> str:

@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     from hpm_jax.plan.largest import about, search
     from hpm_jax.plan.machines import devices_of, machine
     from hpm_jax.plan.table import table
+    from hpm_jax.run.prepared import PREPARED
 
     options = flags.FLAGS
     if len(argv) > 1:
@@ -44,12 +45,12 @@ def main(argv: list[str]) -> None:
     if options.config is None:
         sys.exit("error: --config is missing, as in --config configs/hpm_in1k.py:L")
     task = options.config.get("task", "pretrain")
-    if task not in ("pretrain", "segment"):
+    if task not in PREPARED:
         sys.exit(
             f"error: config.task = {task!r} cannot be planned; expected a config of pre-training, "
-            "such as configs/hpm_in1k.py:L, or of segmentation"
+            "such as configs/hpm_in1k.py:L, of segmentation, or of detection"
         )
-    if task == "segment" and not options.config.init_from:
+    if task != "pretrain" and not options.config.init_from:
         options.config.init_from = "a plan reads no weights"
     with one_sentence():
         config = freeze(options.config)
@@ -57,6 +58,10 @@ def main(argv: list[str]) -> None:
         devices = devices_of(chosen)
         plan = make_plan(config, chosen, devices)
         print(table(plan, config, chosen, options.mfu, options.images), flush=True)
+        if task == "detect":  # batches and advice are estimated for pre-training alone
+            if not plan.fits:
+                print("it does not fit: more devices, --config.model.remat=full or accumulation")
+            sys.exit(not plan.fits)
         if options.largest and chosen.chip.tpu:
             found = search(config, plan, lambda c: make_plan(c, chosen, devices), options.compiles)
             print(f"{'largest batch':<18} {found}")

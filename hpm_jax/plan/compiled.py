@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     params: int
     teacher: int
     optimizer: int
-    images: int  # of a batch, with labels or label maps if there are any
+    images: int  # of a batch, with annotations if there are any
     temporaries: int  # reported by the compiler, also if it fails for lack of memory
     needed: int  # total
     fits: bool
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
-    """Compiles the sharded training step of a config of pre-training or segmentation.
+    """Compiles the sharded training step of a config whose task is in `PREPARED`.
 
     For described devices all figures are the compiler's. For virtual CPUs, which stand in for GPUs
     that cannot be described, the state of a device and the communication are; the rest is an
@@ -49,6 +49,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
 
     Raises:
         ConfigError: if the batch or fsdp does not fit the devices.
+        PlanError: for detection on devices that cannot be described.
     """
     import jax
     import numpy as np
@@ -62,6 +63,12 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         raise PlanError(
             f"config.run.fsdp = {config.run.fsdp} does not divide {len(devices)} devices"
         )
+    described = devices[0].platform != "cpu"
+    if not described and config.task == "detect":
+        raise PlanError(
+            f"--topology {machine.topology}: detection is not estimated, and has to be compiled: "
+            "name a TPU slice, or pip install 'jax[cuda13]' for GPUs"
+        )
     grid = np.array(devices).reshape(-1, config.run.fsdp)
     mesh = Devices(Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
     parts = prepare(config, mesh)
@@ -72,7 +79,6 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         parts.timetable(config.optimizer.batch_size).at(0),
     )
     held = bytes_of((parts.state, parts.inputs))
-    described = devices[0].platform != "cpu"
     known = functools.partial(
         Plan,
         devices=len(devices),

@@ -6,9 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hpm_jax.config import Config, ConfigError, Segment
-from hpm_jax.models.flops import segmenter_flops
+from hpm_jax.config import Config, ConfigError, Detect, Segment
+from hpm_jax.detection.matching import most_positive
+from hpm_jax.models.flops import detector_flops, segmenter_flops
 from hpm_jax.run.build import (
+    build_detect_init,
+    build_detect_recipe,
+    build_detector,
     build_flops,
     build_optimizer,
     build_segment_init,
@@ -17,9 +21,19 @@ from hpm_jax.run.build import (
     build_sharded_step,
 )
 from hpm_jax.run.devices import Devices, check_batch
-from hpm_jax.step.schedules import PretrainTimetable, SegmentTimetable, Timetable
+from hpm_jax.step.detect_step import PROPOSAL_SHARE, make_detect_step
+from hpm_jax.step.optimizer import layer_scales, layerwise
+from hpm_jax.step.schedules import (
+    DetectTimetable,
+    PretrainTimetable,
+    SegmentTimetable,
+    Timetable,
+)
 from hpm_jax.step.segment_step import learning_rates, make_segment_step
 from hpm_jax.step.state import Start, TrainState, abstract_state, param_shapes
+from hpm_jax.tasks.detect import batch_shapes
+
+CLASSES = 80  # of a detector that has read no data: COCO's
 
 
 class Prepared(NamedTuple):
@@ -35,7 +49,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: Any, devices: Devices) -> Prepared:
-    """Builds the step of a config of pre-training or segmentation.
+    """Builds the step of a config of pre-training, segmentation or detection.
 
     Raises:
         ConfigError: for another task, or if the batch does not divide over the devices.
@@ -88,6 +102,27 @@ def of_segmentation(config: Segment, devices: Devices) -> Prepared:
     return Prepared(init, Start(), state, inputs, step, flops, timetable)
 
 
+def of_detection(config: Detect, devices: Devices) -> Prepared:
+    """Prepares the step of detection, for COCO's 80 classes; no weights are read."""
+    check_batch(config, devices)
+    model, optimizer = build_detector(config, CLASSES, devices.gather), build_optimizer(config)
+    init, recipe = build_detect_init(model, optimizer), build_detect_recipe(config)
+    state = abstract_state(init, jax.random.key(0), Start(), place=devices.shardings)
+    rates = layerwise(layer_scales(state.params, config.optimizer.layer_decay))
+    step = devices.jit_step(make_detect_step(model, recipe, optimizer, rates), state)
+    inputs = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
+        for name, x in batch_shapes(config).items()
+    }
+    sampled = recipe.sampled_proposals
+    flops = detector_flops(model, sampled, most_positive(sampled, PROPOSAL_SHARE))
+
+    def timetable(images: int) -> Timetable:
+        return DetectTimetable(config, images)
+
+    return Prepared(init, Start(), state, inputs, step, flops, timetable)
+
+
 def known_classes(config: Segment) -> int:
     """Returns `config.data.classes`, which has to be given where no data is read.
 
@@ -105,4 +140,5 @@ def known_classes(config: Segment) -> int:
 PREPARED: dict[str, Callable[[Any, Devices], Prepared]] = {
     "pretrain": of_pretraining,
     "segment": of_segmentation,
+    "detect": of_detection,
 }
