@@ -151,7 +151,7 @@ class Case:
         @jax.jit
         def run(params, patches, mask):
             found = student_pass(self.model, self.method, state, params, Masked(patches, mask))
-            return found._replace(unit=None)
+            return found._replace(unit=None, sizes=None)
 
         return run(params, patches, mask)._replace(unit=unit)
 
