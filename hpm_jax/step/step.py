@@ -1,6 +1,5 @@
 """The training step: one pure function of state, batch, key and schedule, compiled once."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,7 +61,9 @@ def student_pass(
     whole = method.target_of(patches, own(state, "target", params), readings)
     whole = jax.lax.stop_gradient(whole)
     target = gather(whole, mask.hide)
-    encode = functools.partial(model.apply, {"params": params}, patches, method="encode")
+    whole_features = None
+    if method.encodes_whole:
+        whole_features = model.apply({"params": params}, patches, method="encode")
     return Outputs(
         losses=compared(method.objective, prediction.values, target),
         predicted=prediction.loss,
@@ -80,7 +81,7 @@ def student_pass(
         sizes=model.decoder_sizes,
         views=method.views,
         annotations=masked.annotations,
-        whole_features=encode() if method.encodes_whole else None,
+        whole_features=whole_features,
     )
 
 
