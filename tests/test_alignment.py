@@ -126,8 +126,10 @@ def test_flops(saved):
     found, without = build_flops(config), build_flops(config_of(saved, losses=("dispersive",)))
     parts = Parts(config)
     sizes = parts.model.decoder_sizes
-    of_term = config.losses[0].step_flops(parts.method.setting._replace(sizes=sizes))
-    assert found.student - without.student == of_term
+    setting = parts.method.setting._replace(sizes=sizes)
+    of_term = config.losses[0].step_flops(setting)
+    read = parts.method.networks(hard=False)["teacher"]
+    assert found.student - without.student == of_term + config.teacher.pass_flops(setting, read)
     plain = config_of(saved, decoder="self_attention", losses=("dispersive",))
     assert build_flops(plain).student > 1.2 * without.student
 
