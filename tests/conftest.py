@@ -19,7 +19,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 CHECKED = ["tokens"]
 CHECKED += ["masking.selection", "masking.units", "losses.reconstruction", "losses.ranking"]
 CHECKED += ["targets.pixels", "models.encoder", "models.masked_autoencoder"]
-CHECKED += ["step.mask", "step.finetune_step", "step.step", "step.update"]
+CHECKED += ["step.mask", "step.criterion", "step.finetune_step", "step.step", "step.update"]
 jaxtyping.install_import_hook([f"hpm_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 

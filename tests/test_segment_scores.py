@@ -123,7 +123,8 @@ class Setup:
         config.evaluation.update(batch_size=8, **evaluation)
         self.config = freeze(config)
         self.model = build_segmenter(self.config, len(CLASSES))
-        self.params = jax.jit(lambda: init_params(self.model, jax.random.key(3)))()
+        params = jax.jit(lambda: init_params(self.model, jax.random.key(3)))()
+        self.variables = {"params": params}
         self.tokenizer = build_tokenizer(self.config)
         records = SOURCES["label_maps"](self.config.data).test
         self.records = Segmented(records, self.config.data, len(CLASSES))
@@ -137,7 +138,7 @@ class Setup:
     def pixel_logits(self, pixels):
         """Logits of a window at the size of the crop, by the device's own enlargement."""
         patches = self.tokenizer(pixels[None])
-        logits = self.model.apply({"params": self.params}, patches)
+        logits = self.model.apply(self.variables, patches)
         return np.asarray(enlarge_logits(logits, (16, 16)))[0]
 
     def expected(self, pixels, flip):
@@ -163,7 +164,7 @@ def setup(tmp_path_factory):
 
 
 def test_sliding_windows_against_plain_loops(setup):
-    found = list(setup.meter().segment(setup.params, np.arange(4)))
+    found = list(setup.meter().segment(setup.variables, np.arange(4)))
     assert [one.place for one in found] == [0, 1, 2, 3]
     assert found[3].predicted.shape == (14, 40), "shorter than the window, and padded"
     matrix = np.zeros((3, 3), np.int64)
@@ -173,11 +174,11 @@ def test_sliding_windows_against_plain_loops(setup):
         assert ((one.predicted == expected.argmax(axis=-1)) | near).all()
         matrix += count_pixels(one.truth, one.predicted, 3)
     assert len(np.unique(found[0].predicted)) > 1
-    assert setup.meter()(setup.params).numbers() == scores_of(matrix).numbers()
+    assert setup.meter()(setup.variables).numbers() == scores_of(matrix).numbers()
 
 
 def test_mirrored_views_are_averaged(setup):
-    one = next(iter(setup.meter(flip=True).segment(setup.params, np.array([1]))))
+    one = next(iter(setup.meter(flip=True).segment(setup.variables, np.array([1]))))
     votes = sum(softmax(setup.expected(one.pixels, flip)) for flip in (False, True))
     near = np.sort(votes, axis=-1)[..., -1] - np.sort(votes, axis=-1)[..., -2] < 1e-4
     assert ((one.predicted == votes.argmax(axis=-1)) | near).all()
@@ -185,7 +186,7 @@ def test_mirrored_views_are_averaged(setup):
 
 def test_scores_do_not_depend_on_the_size_of_batches(setup):
     several = {"scales": (0.75, 1.0), "flip": True}
-    found = [setup.meter(batch_size=size, **several)(setup.params) for size in (8, 40)]
+    found = [setup.meter(batch_size=size, **several)(setup.variables) for size in (8, 40)]
     np.testing.assert_array_equal(found[0].iou, found[1].iou)
 
 
@@ -194,8 +195,8 @@ def test_unreadable_images_are_named(tmp_path):
     path = tmp_path / "images/val/scene_1.png"
     path.write_bytes(path.read_bytes()[:60])
     meter = setup.meter()
-    assert [one.place for one in meter.segment(setup.params, np.arange(4))] == [0, 2, 3]
+    assert [one.place for one in meter.segment(setup.variables, np.arange(4))] == [0, 2, 3]
     assert len(meter.unread) == 1 and str(path) in meter.unread[0]
-    assert list(meter.segment(setup.params, np.array([1]))) == [], "a picture of it alone"
-    meter(setup.params)
+    assert list(meter.segment(setup.variables, np.array([1]))) == [], "a picture of it alone"
+    meter(setup.variables)
     assert len(meter.unread) == 1

@@ -9,7 +9,7 @@ from hpm_jax.losses.ranking import relative
 from hpm_jax.losses.reconstruction import squared_error
 from hpm_jax.masking.selection import replace_some, select
 from hpm_jax.models.encoder import put_first
-from hpm_jax.step.finetune_step import cross_entropy
+from hpm_jax.step.criterion import cross_entropy
 from hpm_jax.step.update import split
 from hpm_jax.tokens import Tokenizer, gather, patchify
 

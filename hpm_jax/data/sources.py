@@ -120,7 +120,7 @@ def _label_map_feature(data: "Data", features: Any) -> str:
     if not found:
         raise DataError(
             f"{data.name!r} has no label maps named {' or '.join(keys)}: expected "
-            f"config.data.label_map_key to be one of its features, {', '.join(features)}"
+            f"config.data.label_map_key to be one of its features, {', '.join(sorted(features))}"
         )
     return found
 

@@ -41,7 +41,7 @@ def smooth_each(
     smoothing: float,
 ) -> Float[Array, "B classes"]:
     """Returns targets of classes that do not exclude each other: `(1 - s) y + s / 2`."""
-    return (1 - smoothing) * labels.astype(jnp.float32) + smoothing / 2
+    return (1 - smoothing) * jnp.asarray(labels, jnp.float32) + smoothing / 2
 
 
 CRITERIA = {
