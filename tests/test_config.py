@@ -93,6 +93,7 @@ VARIANTS = {
     "segment_ade20k": ["", "frozen=1,pixels=640,epochs=64", "decoder=upernet", "L,decoder=upernet"],
     "detect": ["", "epochs=10,batch=8,pixels=256"],
     "detect_coco": ["", "L", "B,recipe=hpm"],
+    "detect_evaluate": [""],
     "segment_probe": ["", "block=9,bank=1000"],
     "depth_probe": ["", "block=9,bank=1000,eigen=1"],
     "track": ["", "block=9,height=224,width=224,frames=3,radius=0,neighbors=1"],
@@ -233,6 +234,7 @@ TRACES = {
     # what they read describes itself: see the test of each
     "segment_evaluate": lambda config: config.task == "segment_evaluate",
     "segment_probe": lambda config: config.task == "segment_probe",
+    "detect_evaluate": lambda config: config.task == "detect_evaluate",
     "depth_probe": lambda config: config.task == "depth_probe",
     "track": lambda config: config.task == "track",
     # scores a classifier that its own file describes: tests/test_evaluate.py

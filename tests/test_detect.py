@@ -1,6 +1,7 @@
 """Detection runs in one process: what they start from, what they leave, what they refuse."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from small_blobs import CLASSES, write_blobs
 from hpm_jax.config import ConfigError, freeze
 from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
+from hpm_jax.convert.weights import WeightsError
 from hpm_jax.data.records import DataError
 from hpm_jax.run.build import build_detector
 from hpm_jax.run.devices import all_devices
@@ -18,6 +20,7 @@ from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.run.prepared import prepare
 from hpm_jax.tasks.detect import detect, load_start
+from hpm_jax.tasks.detect_evaluate import detect_evaluate
 
 pytest.importorskip("pycocotools")
 
@@ -96,6 +99,36 @@ def test_it_leaves_scores_pictures_and_a_report(run):
     page = (workdir / "report.html").read_text()
     assert "Object detection" in page and "What it predicts" in page and "square" in page
     assert json.loads((workdir / "classes.json").read_text()) == list(CLASSES)
+
+
+def test_a_finished_run_is_scored_on_another_split(run, root, pretrained, tmp_path):
+    """The val split gives the scores of training, and so does a folder with nothing else."""
+    _, workdir = run
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(root / "val", moved / "test")
+    (moved / "annotations").mkdir()
+    annotations = moved / "annotations" / "test.json"
+    shutil.copy(root / "annotations" / "val.json", annotations)
+    limits = {"detections": 10, "candidates": 40, "lowest_score": 0.01, "pictures": 1}
+    changes = {"data": {"path": str(moved), "test_split": "test"}, "evaluation": limits}
+    scored = freeze(inherit(task_options("detect_evaluate", workdir, **changes)))
+    assert detect_evaluate(scored, tmp_path / "scored") == 0
+    found, before = (
+        json.loads((there / "detection.json").read_text())
+        for there in (tmp_path / "scored", workdir)
+    )
+    assert found == before
+    assert "| disc |" in (tmp_path / "scored" / "report.md").read_text()
+    assert "Scores of a detector" in (tmp_path / "scored" / "report.html").read_text()
+    document = json.loads(annotations.read_text())
+    document["categories"][0]["name"] = "ring"
+    annotations.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"has 2 categories, .*ring.*, \.\.\., and the run in"):
+        detect_evaluate(scored, tmp_path / "other")
+    with pytest.raises(WeightsError, match="is the workdir of a pretrain, which detects nothing"):
+        detect_evaluate(freeze(task_options("detect_evaluate", pretrained)), tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"config.init_from is empty: name the workdir of a det"):
+        freeze(task_options("detect_evaluate", ""))
 
 
 def test_its_losses_are_written(run):

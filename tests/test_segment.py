@@ -112,6 +112,7 @@ def test_a_finished_run_is_scored_on_another_split(run, root, tmp_path):
     moved = shutil.copytree(root, tmp_path / "elsewhere")
     for kind in ("images", "labels"):
         (moved / kind / "val").rename(moved / kind / "test")
+        shutil.rmtree(moved / kind / "train")
     changes = {"evaluation": {"batch_size": 16, "pictures": 1}}
     changes["data"] = {"path": str(moved), "test_split": "test"}
     scored = freeze(inherit(task_options("segment_evaluate", workdir, **changes)))

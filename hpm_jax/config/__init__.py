@@ -4,6 +4,7 @@ from hpm_jax.config.compare import Compare as Compare
 from hpm_jax.config.detect import Detect as Detect
 from hpm_jax.config.detect import DetectAugment as DetectAugment
 from hpm_jax.config.detect import DetectData as DetectData
+from hpm_jax.config.detect import DetectEvaluate as DetectEvaluate
 from hpm_jax.config.evaluation import Budget as Budget
 from hpm_jax.config.evaluation import Evaluate as Evaluate
 from hpm_jax.config.evaluation import Features as Features

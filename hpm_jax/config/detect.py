@@ -3,7 +3,16 @@
 import dataclasses
 
 from hpm_jax.config.model import EncoderOptions
-from hpm_jax.config.shared import Data, Guard, OnGrid, Optimizer, Run, StartOptions
+from hpm_jax.config.shared import (
+    Data,
+    Guard,
+    OnGrid,
+    Optimizer,
+    Run,
+    ScoredData,
+    StartOptions,
+    TaskOptions,
+)
 from hpm_jax.fields import option, positive
 
 BOX_HEADS = ("4conv1fc", "2fc")
@@ -105,12 +114,9 @@ class DetectOptimizer(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectScoring:
-    """How, and how often, the test split is scored during training."""
+class DetectLimits:
+    """How objects are found in test images."""
 
-    every_epochs: float = option(
-        10.0, "number of epochs between evaluations; 0 for none", low=0, high=10**6
-    )
     batch_size: int = option(8, "number of images per evaluation batch", low=1, high=10**7)
     detections: int = positive(100, "number of detections of an image", high=10**4)
     candidates: int = positive(
@@ -127,6 +133,15 @@ class DetectScoring:
 
 
 @dataclasses.dataclass(frozen=True)
+class DetectScoring(DetectLimits):
+    """How, and how often, the test split is scored during training."""
+
+    every_epochs: float = option(
+        10.0, "number of epochs between evaluations; 0 for none", low=0, high=10**6
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Detect(StartOptions, OnGrid):
     """The options of object detection."""
 
@@ -140,3 +155,14 @@ class Detect(StartOptions, OnGrid):
     )
     guard: Guard = option(Guard(), "what is done about a diverging update", changes_result=False)
     run: Run = option(Run(), "how the run is executed", changes_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectEvaluate(TaskOptions):
+    """The options of scoring a finished detector."""
+
+    task: str = option("detect_evaluate", "name of the task")
+    init_from: str = option("", "workdir of a detection run, or its folder best")
+    data: ScoredData = ScoredData()
+    evaluation: DetectLimits = DetectLimits()
+    run: Run = option(Run(), "how the images are loaded", changes_result=False)

@@ -3,7 +3,16 @@
 import dataclasses
 
 from hpm_jax.config.model import EncoderOptions
-from hpm_jax.config.shared import Data, Guard, OnGrid, Optimizer, Run, StartOptions, TaskOptions
+from hpm_jax.config.shared import (
+    Data,
+    Guard,
+    OnGrid,
+    Optimizer,
+    Run,
+    ScoredData,
+    StartOptions,
+    TaskOptions,
+)
 from hpm_jax.fields import option, positive
 from hpm_jax.models.segment_decoders import LinearHead, SegmentDecoder
 
@@ -167,14 +176,6 @@ class Segment(StartOptions, OnGrid):
     )
     guard: Guard = option(Guard(), "what to do about divergence", changes_result=False)
     run: Run = option(Run(), "how the run is executed", changes_result=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoredData:
-    """The images that a finished segmenter is scored on; everything else is as in its run."""
-
-    path: str = option("", "folder of the data; '' is that of the run", changes_result=False)
-    test_split: str = option("", "folder of the images to score; '' is that of the run")
 
 
 @dataclasses.dataclass(frozen=True)

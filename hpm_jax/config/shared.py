@@ -308,3 +308,11 @@ class OnGrid:
     def values(self) -> int:
         """Number of values of one patch, P."""
         return math.prod(self.patch_size) * self.data.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredData:
+    """The images that a finished run is scored on; everything else is as in its run."""
+
+    path: str = option("", "folder of the data; '' is that of the run", changes_result=False)
+    test_split: str = option("", "folder of the images to score; '' is that of the run")

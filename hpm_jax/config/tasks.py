@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hpm_jax.config.compare import Compare
 from hpm_jax.config.depth import DepthProbe
-from hpm_jax.config.detect import Detect
+from hpm_jax.config.detect import Detect, DetectEvaluate
 from hpm_jax.config.evaluation import Evaluate, Probe, Report
 from hpm_jax.config.finetune import Finetune
 from hpm_jax.config.pretrain import Config
@@ -94,6 +94,11 @@ TASKS: dict[str, Task] = {
         check="hpm_jax.config.checks.detect:check_detect",
         inherits={"data": SEGMENT_DATA, "model": ENCODER},
         build="hpm_jax.run.load:detection_parts",
+    ),
+    "detect_evaluate": Task(
+        options=DetectEvaluate,
+        run="hpm_jax.tasks.detect_evaluate:detect_evaluate",
+        check="hpm_jax.config.checks.detect:check_detect_evaluate",
     ),
     "track": Task(
         options=Track,

@@ -76,6 +76,14 @@ def load_run(workdir: str | os.PathLike[str], folder: str = "checkpoints") -> Lo
     return LoadedRun(config, model, method, state)
 
 
+def load_finished(init_from: str) -> tuple[Path, LoadedRun]:
+    """Loads a run by its workdir, or by its folder `best`; returns the workdir as well."""
+    source = as_path(init_from)
+    if source.name == "best":
+        return source.parent, load_run(source.parent, "best")
+    return source, load_run(source)
+
+
 def pretraining_parts(config: Config, workdir: Path) -> Parts:
     """Builds the masked autoencoder and the method of a pre-training run."""
     model, method = build_model(config), build_method(config)

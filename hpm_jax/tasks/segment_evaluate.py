@@ -16,11 +16,11 @@ from hpm_jax.evaluation.segmenting import SegmentMeter, segmenter_logits
 from hpm_jax.run.build import build_tokenizer
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import all_devices
-from hpm_jax.run.load import load_run
+from hpm_jax.run.load import load_finished
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.segment_step import variables_of
-from hpm_jax.storage import as_path, write
+from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT
 from hpm_jax.tasks.finish import command
 from hpm_jax.tasks.segment import by_class, picture, spread, write_scores
@@ -45,10 +45,7 @@ def segment_evaluate(config: SegmentEvaluate, workdir: str | Path) -> int:
     console = Console()
     # --- the run, its classes and the images: all are checked before anything is compiled
     devices = all_devices()
-    source = as_path(config.init_from)
-    folder = "best" if source.name == "best" else "checkpoints"
-    source = source.parent if folder == "best" else source
-    run = load_run(source, folder)
+    source, run = load_finished(config.init_from)
     if not isinstance(run.config, Segment):
         raise WeightsError(
             f"{source} is the workdir of a {run.config.task}, which segments nothing: train "
@@ -57,6 +54,7 @@ def segment_evaluate(config: SegmentEvaluate, workdir: str | Path) -> int:
     trained = run.config
     changes = {name: value for name, value in vars(config.data).items() if value}
     data = dataclasses.replace(trained.data, **changes)
+    data = dataclasses.replace(data, train_split=data.test_split)  # there may be no other
     classes = tuple(json.loads((source / "classes.json").read_text()))
     splits = SOURCES[data.source](data)
     if splits.classes and splits.classes != classes:

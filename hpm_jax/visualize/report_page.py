@@ -43,6 +43,7 @@ TASKS = {
     "finetune": "Fine-tuning",
     "segment": "Semantic segmentation",
     "detect": "Object detection",
+    "detect_evaluate": "Scores of a detector",
     "segment_probe": "Probes of patches",
     "segment_evaluate": "Scores of a segmentation",
     "depth_probe": "Depth from frozen patches",
@@ -205,7 +206,7 @@ REBUILT = "input, masked, rebuilt, losses and mask"
 SHEETS = dict.fromkeys(("segment", "segment_evaluate"), "image, truth, prediction and errors")
 SHEETS["track"] = "frame, truth, prediction and errors"
 SHEETS |= {"depth_probe": "image, depth, predicted depth and their ratio"}
-SHEETS["detect"] = "annotated objects, and those found"
+SHEETS |= dict.fromkeys(("detect", "detect_evaluate"), "annotated objects, and those found")
 
 
 def sheets(workdir: Path, what: str) -> list[str]:

@@ -7,7 +7,7 @@ from hpm_jax.config.checks.shared import (
     check_variant,
     check_width,
 )
-from hpm_jax.config.detect import Detect, DetectData
+from hpm_jax.config.detect import Detect, DetectData, DetectEvaluate
 from hpm_jax.errors import ConfigError
 
 # options of other tasks, which would be without effect
@@ -41,6 +41,15 @@ def check_detect(config: Detect) -> None:
     _check_encoder(config)
     _check_grid(config)
     _check_steps(config)
+
+
+def check_detect_evaluate(config: DetectEvaluate) -> None:
+    """Raises a `ConfigError` for an invalid config of scoring."""
+    if not config.init_from:
+        raise ConfigError(
+            "config.init_from is empty: name the workdir of a detection run, as in "
+            "--config.init_from=runs/bccd, or its folder best"
+        )
 
 
 def _check_encoder(config: Detect) -> None:
