@@ -23,7 +23,7 @@ class Matching(NamedTuple):
         """Returns a summary in one line."""
         text = f"weights from {source}: {len(self.matched)} parameters matched"
         for title, names in (("new", self.new), ("dropped", self.dropped)):
-            text += f"; {title}: {_parts(names)}" if names else ""
+            text += f"; {title}: {_parts(names, self.matched)}" if names else ""
         return text
 
 
@@ -93,9 +93,18 @@ def _outside(names: list[str], parts: Collection[str]) -> list[str]:
     return [n for n in names if not any(n == part or n.startswith(f"{part}/") for part in parts)]
 
 
-def _parts(names: list[str]) -> str:
-    """Shortens names to their parts."""
-    return ", ".join(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
+def _parts(names: list[str], matched: list[str]) -> str:
+    """Shortens names to parts of two levels, or of more where some of a part has matched."""
+
+    def part(name: str) -> str:
+        levels = name.split("/")
+        for count in range(2, len(levels)):
+            start = "/".join(levels[:count])
+            if not any(other.startswith(f"{start}/") for other in matched):
+                return start
+        return name
+
+    return ", ".join(dict.fromkeys(map(part, names)))
 
 
 def _list(lines: list[str]) -> str:
