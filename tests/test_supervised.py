@@ -1,4 +1,4 @@
-"""The term on labels: against plain formulas, refused without labels, and fed by the pipeline."""
+"""The term on labels: against plain formulas, refused without labels, and fed by the data."""
 
 import jax
 import numpy as np
@@ -16,8 +16,6 @@ from hpm_jax.plan.compiled import make_plan
 from hpm_jax.plan.machines import devices_of, machine
 from hpm_jax.plugs import register
 from hpm_jax.run.build import batch_inputs, build_flops, build_method
-from hpm_jax.run.metrics import read_lines
-from hpm_jax.tasks.pretrain import pretrain
 
 SUPERVISED = ("supervised(classes=10, label_smoothing=0.1)",)
 
@@ -93,22 +91,6 @@ def test_inputs_of_the_step():
     visible = small_config(**MAE | {"losses": ("supervised(view='visible')",)})
     costs = [build_flops(config).total for config in (plain, visible, labelled)]
     assert costs[0] <= costs[1] < costs[2]
-
-
-def test_labels_come_from_the_pipeline(tmp_path):
-    """A run on digits learns their classes, of training and of held-out images."""
-    config = small_config(
-        **MAE | {"losses": ("supervised(classes=10)",)},
-        optimizer={"epochs": 10, "base_learning_rate": 4e-2},
-        evaluation={"every_epochs": 10.0},
-        run={"log_every_steps": 5},
-    )
-    assert pretrain(config, tmp_path) == 0
-    lines = read_lines(tmp_path / "metrics.jsonl")
-    learnt = [line["supervised_accuracy"] for line in lines if "supervised_accuracy" in line]
-    assert learnt[0] < 0.3 and learnt[-1] > 0.5
-    held_out = [line["held_out/supervised_accuracy"] for line in lines if "rank_me" in line]
-    assert held_out[0] < 0.4 < held_out[-1]
 
 
 def test_a_comparison_gives_labels_to_all_seeds():
