@@ -1,9 +1,11 @@
 """Loads and checks the data of a task before anything else."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
+from hpm_jax.config.shared import ScoredData
 from hpm_jax.data.decoding import BrokenImage, OtherKind
 from hpm_jax.data.sources import SOURCES, DataError, Example, Records, Splits, known_labels
 from hpm_jax.data.views import test_view
@@ -26,6 +28,23 @@ def load_data(config: Any) -> Splits:
             f"--config.optimizer.batch_size={len(splits.train)} or less, or add images."
         )
     return splits
+
+
+def scored_split(trained: Any, chosen: ScoredData) -> Any:
+    """Returns the data options of a finished run, for the split or folder that is to be scored.
+
+    Args:
+        trained: those of the run.
+        chosen: an empty one is as in the run.
+    """
+    changes = {name: value for name, value in vars(chosen).items() if value}
+    data = dataclasses.replace(trained, **changes)
+    return dataclasses.replace(data, train_split=data.test_split)  # there may be no other
+
+
+def spread(count: int, pictures: int) -> np.ndarray:
+    """Returns the indices of `pictures` images, evenly spread over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(count, pictures)).round().astype(int))
 
 
 def check_kind(records: Records, data: Any) -> None:

@@ -1,6 +1,5 @@
 """Probes frozen patch tokens for depth by a linear head: read it from top to bottom."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +33,9 @@ from hpm_jax.run.devices import all_devices
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
-from hpm_jax.tasks.finish import command
-from hpm_jax.tasks.segment import spread
+from hpm_jax.tasks.data import spread
+from hpm_jax.tasks.measured import read_rows, write_rows
 from hpm_jax.visualize.depth import DepthPicture, draw_depth
-from hpm_jax.visualize.report_page import write_report_page
 
 EXPLANATION = (
     "One linear map from frozen tokens of single patches to depth is fitted to the training images "
@@ -94,7 +92,7 @@ def depth_probe(config: DepthProbe, workdir: str | Path) -> int:
     console.say("\n".join(facts))
 
     # --- fit and score
-    rows = _read(workdir)
+    rows = read_rows(workdir)
 
     def add(title: str, note: str, predict: Predict, draws: bool) -> None:
         scores, pictures = measure(config, test, predict, draws)
@@ -104,7 +102,8 @@ def depth_probe(config: DepthProbe, workdir: str | Path) -> int:
             if pictures:
                 png = draw_depth(pictures, f"{title}: delta1 {scores.delta1:.2%}")
                 write(workdir / "pictures" / "step_0000000.png", png)
-            write_results(workdir, config, rows, facts)
+            table = [cells(row) for row in rows]
+            write_rows(workdir, config, rows, table, HEADS, facts, EXPLANATION, texts=2)
 
     there = {row["encoder"] for row in rows}
     mean_wanted = head.baselines and MEAN not in there
@@ -274,24 +273,3 @@ def cells(row: dict[str, Any]) -> list[str]:
     """Returns a row of the table, as in `HEADS`."""
     shares = [f"{row[name]:.2%}" for name in ("delta1", "delta2", "delta3")]
     return [row["encoder"], row["head"], *shares, f"{row['rmse']:.3f} m", f"{row['relative']:.3f}"]
-
-
-def _read(workdir: Path) -> list[dict[str, Any]]:
-    there = workdir / "report.json"
-    return json.loads(there.read_text())["measured"] if there.exists() else []
-
-
-def write_results(
-    workdir: Path, config: DepthProbe, rows: list[dict[str, Any]], facts: list[str]
-) -> None:
-    """Writes the table as Markdown, HTML and JSON."""
-    table = [cells(row) for row in rows]
-    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights}
-    document |= {"command": command(), "facts": facts, "explanation": EXPLANATION}
-    document |= {"measured": rows, "table": {"heads": HEADS, "rows": table}}
-    write(workdir / "report.json", json.dumps(document, indent=2) + "\n")
-    text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
-    text += [f"| {' | '.join(HEADS)} |", "| --- | --- | --: | --: | --: | --: | --: |"]
-    text += [*(f"| {' | '.join(row)} |" for row in table), "", EXPLANATION, ""]
-    write(workdir / "report.md", "\n".join(text))
-    write_report_page(workdir)

@@ -45,9 +45,8 @@ from hpm_jax.step.optimizer import layer_scales, layerwise
 from hpm_jax.step.schedules import DetectTimetable
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
-from hpm_jax.tasks.data import LOOKED_AT, load_data
+from hpm_jax.tasks.data import LOOKED_AT, load_data, spread
 from hpm_jax.tasks.finish import finish_run
-from hpm_jax.tasks.segment import spread
 from hpm_jax.visualize.objects import draw
 
 NEW = ("pyramid", "regions", "boxes", "mask_head")  # parts that no pre-training has

@@ -21,10 +21,9 @@ from hpm_jax.run.load import load_finished
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
-from hpm_jax.tasks.data import LOOKED_AT
+from hpm_jax.tasks.data import LOOKED_AT, scored_split, spread
 from hpm_jax.tasks.detect import by_class, numbers_of, sentence, write_scores
 from hpm_jax.tasks.finish import command
-from hpm_jax.tasks.segment import spread
 from hpm_jax.visualize.objects import draw
 from hpm_jax.visualize.report import write_report
 
@@ -55,9 +54,7 @@ def detect_evaluate(config: DetectEvaluate, workdir: str | Path) -> int:
             "detector from it (configs/detect.py)"
         )
     trained = run.config
-    changes = {name: value for name, value in vars(config.data).items() if value}
-    data = dataclasses.replace(trained.data, **changes)
-    data = dataclasses.replace(data, train_split=data.test_split)  # there may be no other
+    data = scored_split(trained.data, config.data)
     classes = tuple(json.loads((source / "classes.json").read_text()))
     splits = SOURCES[data.source](data)
     if splits.classes != classes:

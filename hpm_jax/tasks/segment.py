@@ -41,7 +41,7 @@ from hpm_jax.step.schedules import SegmentTimetable
 from hpm_jax.step.segment_step import learning_rates, make_segment_step, variables_of
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
-from hpm_jax.tasks.data import LOOKED_AT, load_data
+from hpm_jax.tasks.data import LOOKED_AT, load_data, spread
 from hpm_jax.tasks.finish import finish_run
 from hpm_jax.visualize.segments import draw
 
@@ -232,11 +232,6 @@ def picture(
     if not segmented or not is_main():
         return b""
     return draw(segmented, classes, f"{title}: mean IoU {miou:.2%}")
-
-
-def spread(count: int, pictures: int) -> np.ndarray:
-    """Returns the indices of `pictures` images, evenly spread over `count`."""
-    return np.unique(np.linspace(0, count - 1, min(count, pictures)).round().astype(int))
 
 
 def by_class(scores: Scores, classes: tuple[str, ...]) -> dict[str, float]:

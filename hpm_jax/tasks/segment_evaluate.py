@@ -21,9 +21,9 @@ from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.segment_step import variables_of
 from hpm_jax.storage import write
-from hpm_jax.tasks.data import LOOKED_AT
+from hpm_jax.tasks.data import LOOKED_AT, scored_split, spread
 from hpm_jax.tasks.finish import command
-from hpm_jax.tasks.segment import by_class, picture, spread, write_scores
+from hpm_jax.tasks.segment import by_class, picture, write_scores
 from hpm_jax.visualize.report import write_report
 
 EXPLANATION = (
@@ -52,9 +52,7 @@ def segment_evaluate(config: SegmentEvaluate, workdir: str | Path) -> int:
             "a segmenter from it (configs/segment.py)"
         )
     trained = run.config
-    changes = {name: value for name, value in vars(config.data).items() if value}
-    data = dataclasses.replace(trained.data, **changes)
-    data = dataclasses.replace(data, train_split=data.test_split)  # there may be no other
+    data = scored_split(trained.data, config.data)
     classes = tuple(json.loads((source / "classes.json").read_text()))
     splits = SOURCES[data.source](data)
     if splits.classes and splits.classes != classes:

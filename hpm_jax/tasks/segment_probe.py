@@ -1,6 +1,5 @@
 """Probes frozen patch tokens for segmentation: read it from top to bottom."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,9 @@ from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
-from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT
-from hpm_jax.tasks.finish import command
+from hpm_jax.tasks.measured import read_rows, write_rows
 from hpm_jax.tasks.segment import class_names
-from hpm_jax.visualize.report_page import write_report_page
 
 EXPLANATION = (
     "One classifier of single patches is fitted to frozen tokens of the training images, and its "
@@ -80,7 +77,7 @@ def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
     console.say("\n".join(facts))
 
     # --- fit and score
-    rows = _read(workdir)
+    rows = read_rows(workdir)
     for encoder in encoders:
         there = {row["probe"] for row in rows if row["encoder"] == encoder.title}
         names = [name for name in config.probes.names if name not in there]
@@ -92,7 +89,8 @@ def segment_probe(config: SegmentProbe, workdir: str | Path) -> int:
             rows.append({"encoder": encoder.title, "probe": name, "note": note} | scores.numbers())
             console.say("  ".join(cells(rows[-1])))
             if is_main():
-                write_results(workdir, config, rows, facts)
+                table = [cells(row) for row in rows]
+                write_rows(workdir, config, rows, table, HEADS, facts, EXPLANATION, texts=2)
     console.say(f"done: read {workdir / 'report.md'}")
     return 0
 
@@ -185,24 +183,3 @@ def cells(row: dict[str, Any]) -> list[str]:
     """Returns a row of the table, as in `HEADS`."""
     scores = (f"{row[name]:.2%}" for name in ("miou", "pixel_accuracy", "mean_class_accuracy"))
     return [row["encoder"], f"{row['probe']} ({row['note']})", *scores]
-
-
-def _read(workdir: Path) -> list[dict[str, Any]]:
-    there = workdir / "report.json"
-    return json.loads(there.read_text())["measured"] if there.exists() else []
-
-
-def write_results(
-    workdir: Path, config: SegmentProbe, rows: list[dict[str, Any]], facts: list[str]
-) -> None:
-    """Writes the table as Markdown, HTML and JSON."""
-    table = [cells(row) for row in rows]
-    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights}
-    document |= {"command": command(), "facts": facts, "explanation": EXPLANATION}
-    document |= {"measured": rows, "table": {"heads": HEADS, "rows": table}}
-    write(workdir / "report.json", json.dumps(document, indent=2) + "\n")
-    text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
-    text += [f"| {' | '.join(HEADS)} |", "| --- | --- | --: | --: | --: |"]
-    text += [*(f"| {' | '.join(row)} |" for row in table), "", EXPLANATION, ""]
-    write(workdir / "report.md", "\n".join(text))
-    write_report_page(workdir)

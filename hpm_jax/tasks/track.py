@@ -1,7 +1,6 @@
 """Propagates the labels of a clip's first frame by frozen tokens: read it from top to bottom."""
 
 import collections
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from hpm_jax.run.devices import all_devices
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.storage import write
-from hpm_jax.tasks.finish import command
-from hpm_jax.tasks.segment import spread
-from hpm_jax.visualize.report_page import write_report_page
+from hpm_jax.tasks.data import spread
+from hpm_jax.tasks.measured import read_rows, write_rows
 from hpm_jax.visualize.segments import draw
 
 EXPLANATION = (
@@ -77,7 +75,7 @@ def track(config: Track, workdir: str | Path) -> int:
     console.say("\n".join(facts))
 
     # --- track and score
-    rows = _read(workdir)
+    rows = read_rows(workdir)
     trackers = [(encoder.title, tracker(config, encoder)) for encoder in encoders]
     if rule.baselines:
         trackers.append((COPY, copied))
@@ -92,7 +90,8 @@ def track(config: Track, workdir: str | Path) -> int:
                 names = ["background", *(f"object {k}" for k in range(1, most_objects(pictures)))]
                 png = draw(pictures, names, f"{title}: J & F {scores['mean']:.2%}")
                 write(workdir / "pictures" / "step_0000000.png", png)
-            write_results(workdir, config, rows, facts)
+            table = [cells(row) for row in rows]
+            write_rows(workdir, config, rows, table, HEADS, facts, EXPLANATION)
     console.say(f"done: read {workdir / 'report.md'}")
     return 0
 
@@ -235,24 +234,3 @@ def cells(row: dict[str, Any]) -> list[str]:
     """Returns a row of the table, as in `HEADS`."""
     names = ("mean", "region", "region_recall", "boundary", "boundary_recall")
     return [row["encoder"], *(f"{row[name]:.2%}" for name in names)]
-
-
-def _read(workdir: Path) -> list[dict[str, Any]]:
-    there = workdir / "report.json"
-    return json.loads(there.read_text())["measured"] if there.exists() else []
-
-
-def write_results(
-    workdir: Path, config: Track, rows: list[dict[str, Any]], facts: list[str]
-) -> None:
-    """Writes the table as Markdown, HTML and JSON."""
-    table = [cells(row) for row in rows]
-    document: dict[str, Any] = {"init_from": config.init_from, "weights": config.weights}
-    document |= {"command": command(), "facts": facts, "explanation": EXPLANATION}
-    document |= {"measured": rows, "table": {"heads": HEADS, "rows": table}}
-    write(workdir / "report.json", json.dumps(document, indent=2) + "\n")
-    text = ["# Report", "", f"`{command()}`", "", *(f"- {fact}" for fact in facts), ""]
-    text += [f"| {' | '.join(HEADS)} |", "| --- | --: | --: | --: | --: | --: |"]
-    text += [*(f"| {' | '.join(row)} |" for row in table), "", EXPLANATION, ""]
-    write(workdir / "report.md", "\n".join(text))
-    write_report_page(workdir)
