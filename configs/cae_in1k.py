@@ -9,7 +9,7 @@ of 196 patches) or hpm, with HPM's masks and loss.
 Paper: Context Autoencoder for Self-Supervised Representation Learning (arXiv 2202.03026). A
 regressor of 4 blocks predicts the encoder's output at hidden patches from visible ones, by cross
 attention; a decoder of 4 blocks sees these predictions alone. Twice the squared error between them
-and what the encoder says of the hidden patches is added. Sizes and numbers are those of the
+and the output of the encoder for the hidden patches is added. Sizes and numbers are those of the
 official README.
 Hardware: the official README's command is for 32 GPUs.
 Expected, after fine-tuning, from the official README: B 83.9 at 1600 epochs with DALL-E's codes as

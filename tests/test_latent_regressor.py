@@ -70,7 +70,7 @@ def test_regressor_and_decoder_against_a_plain_reading():
     np.testing.assert_allclose(found.loss, loss, rtol=2e-3, atol=5e-3)
 
 
-def test_the_target_is_what_the_encoder_says_of_hidden_patches():
+def test_the_target_is_the_output_of_the_encoder_for_hidden_patches():
     """They alone are seen there, without gradient; where no term asks it is not computed."""
     model = model_of()
     params, patches, mask = random_params(model), normal(3, 16, 16), random_mask()

@@ -59,7 +59,7 @@ def bench_of(config: Config) -> Bench:
 
 
 def schedule_of(config: Config) -> Schedule:
-    """A step late in training: half of the hidden patches are hard, where a teacher says which."""
+    """A step late in training: half of the hidden patches are hard, if there is a teacher."""
     hard = config.hidden // 2 if build_method(config).uses_teacher else 0
     return Schedule(np.float32(1e-4), np.float32(1e-3), np.int32(hard))
 

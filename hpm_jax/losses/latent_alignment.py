@@ -1,4 +1,4 @@
-"""A loss between predicted features of hidden patches and what the encoder says of them."""
+"""A loss between predicted features of hidden patches and the output of the encoder for them."""
 
 from typing import Any, ClassVar
 

@@ -171,7 +171,7 @@ class MaskedAutoencoder(nn.Module):
             collect: indices of blocks, from 0, whose outputs at visible patches are returned too.
             drawn: the random numbers of the decoder; None in evaluations.
             latents: whether hidden patches are encoded too, by themselves and without gradient; for
-                a decoder that predicts what the encoder says of them, see `Decoder.latent`.
+                a decoder that predicts the output of the encoder for them, see `Decoder.latent`.
             related: indices of blocks whose query, key and value are returned too.
         """
         of_decoder = self.decoder.collect(self.depth)
