@@ -91,9 +91,13 @@ def pretraining_parts(config: Config, workdir: Path) -> Parts:
     return Parts(model, init, Start(frozen=load_frozen(method)), method)
 
 
+def _classes(workdir: Path) -> list[str]:
+    return read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+
+
 def finetuning_parts(config: Finetune, workdir: Path) -> Parts:
     """Builds the classifier of a fine-tuning run; its classes are stored in the workdir."""
-    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+    classes = _classes(workdir)
     classifier = build_classifier(config, len(classes))
     init = build_finetune_init(config, classifier, build_optimizer(config))
     return Parts(classifier, init, Start())
@@ -101,13 +105,13 @@ def finetuning_parts(config: Finetune, workdir: Path) -> Parts:
 
 def segmentation_parts(config: Segment, workdir: Path) -> Parts:
     """Builds the segmenter of a run; its classes are stored in the workdir."""
-    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+    classes = _classes(workdir)
     segmenter = build_segmenter(config, len(classes))
     return Parts(segmenter, build_segment_init(segmenter, build_optimizer(config)), Start())
 
 
 def detection_parts(config: Detect, workdir: Path) -> Parts:
     """Builds the detector of a run; its classes are stored in the workdir."""
-    classes = read_json(workdir / "classes.json", CheckpointError, "put a copy of it back", list)
+    classes = _classes(workdir)
     detector = build_detector(config, len(classes))
     return Parts(detector, build_detect_init(detector, build_optimizer(config)), Start())

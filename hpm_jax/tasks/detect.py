@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hpm_jax.config import ConfigError, Detect
+from hpm_jax.config import Detect
 from hpm_jax.convert.assign import assign
-from hpm_jax.convert.read import read_weights
 from hpm_jax.data.coco import find_instances
 from hpm_jax.data.detect_views import detect_view
 from hpm_jax.data.detected import Detected, check_first, check_masks
@@ -25,7 +24,6 @@ from hpm_jax.evaluation.coco_scores import CocoScores
 from hpm_jax.evaluation.detecting import DetectMeter, detector_function
 from hpm_jax.models import Detector
 from hpm_jax.models.flops import detector_flops
-from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.run.build import (
     build_detect_init,
     build_detect_recipe,
@@ -47,6 +45,7 @@ from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT, load_data, spread
 from hpm_jax.tasks.finish import finish_run
+from hpm_jax.tasks.start import image_encoder
 from hpm_jax.visualize.objects import draw
 
 NEW = ("pyramid", "regions", "boxes", "mask_head")  # parts that no pre-training has
@@ -151,19 +150,9 @@ def load_start(config: Detect, model: Detector, say: Callable[[str], None]) -> P
     if config.weights == "random":
         say("weights: random")
         return {}
-    weights = read_weights(config.init_from, config.weights)
-    before, after = weights.architecture.grid, model.grid
-    if before[0] * weights.architecture.tubelet > 1:
-        raise ConfigError(
-            f"config.init_from = {config.init_from!r} is an encoder of videos, and detection is of "
-            "images: give an encoder of images"
-        )
-    if before != after:
-        old, new = (" x ".join(map(str, grid[1:])) for grid in (before, after))
-        say(f"positions resized from {old} to {new}")
-    encoder = encoder_on_grid(weights.params["encoder"], before, after)
+    encoder = image_encoder(config, model.grid, "detection", say)
     if "positions" in encoder:
-        encoder["positions"] = encoder["positions"][:, -math.prod(after) :]
+        encoder["positions"] = encoder["positions"][:, -math.prod(model.grid) :]
     unused = ("encoder/cls_token", "encoder/registers", "encoder/transformer/norm")
     # a head of pre-training or of classes serves no detector
     start, matching = assign(param_shapes(model), {"encoder": encoder}, new=NEW, dropped=unused)

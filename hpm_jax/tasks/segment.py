@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hpm_jax.config import ConfigError, Segment, SegmentProbe
+from hpm_jax.config import Segment, SegmentProbe
 from hpm_jax.convert.assign import assign
-from hpm_jax.convert.read import read_weights
 from hpm_jax.data.fingerprint import check_data
 from hpm_jax.data.pipeline import BrokenImages, train_batches
 from hpm_jax.data.records import DataError, Splits
@@ -22,7 +21,6 @@ from hpm_jax.evaluation.confusion import Scores
 from hpm_jax.evaluation.segmenting import SegmentMeter, segmenter_logits
 from hpm_jax.models import Segmenter
 from hpm_jax.models.flops import segmenter_flops
-from hpm_jax.models.positions import encoder_on_grid
 from hpm_jax.run.build import (
     build_optimizer,
     build_segment_init,
@@ -43,6 +41,7 @@ from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
 from hpm_jax.tasks.data import LOOKED_AT, load_data, spread
 from hpm_jax.tasks.finish import finish_run
+from hpm_jax.tasks.start import image_encoder
 from hpm_jax.visualize.segments import draw
 
 LAST_NORM = "encoder/transformer/norm"
@@ -166,17 +165,7 @@ def load_start(config: Segment, model: Segmenter, say: Callable[[str], None]) ->
     if config.weights == "random":
         say("weights: random")
         return {}
-    weights = read_weights(config.init_from, config.weights)
-    before, after = weights.architecture.grid, model.grid
-    if before[0] * weights.architecture.tubelet > 1:
-        raise ConfigError(
-            f"config.init_from = {config.init_from!r} is an encoder of videos, and segmentation "
-            "is of images: give an encoder of images"
-        )
-    if before != after:
-        old, new = (" x ".join(map(str, grid[1:])) for grid in (before, after))
-        say(f"positions resized from {old} to {new}")
-    given = {"encoder": encoder_on_grid(weights.params["encoder"], before, after)}
+    given = {"encoder": image_encoder(config, model.grid, "segmentation", say)}
     fresh: tuple[str, ...] = ("head", *ADDED)
     if "norm" not in given["encoder"]["transformer"]:  # a classifier of averaged tokens has none
         fresh = (*fresh, LAST_NORM)
