@@ -14,7 +14,7 @@ from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
 from hpm_jax.data.records import DataError
-from hpm_jax.run.build import build_detector
+from hpm_jax.run.build import build_detect_recipe, build_detector
 from hpm_jax.run.devices import all_devices
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
@@ -172,6 +172,13 @@ def test_its_step_can_be_planned(pretrained, root):
     state, metrics = lowered.out_info
     assert jax.tree.structure(state) == jax.tree.structure(planned.state)
     assert metrics["loss"].shape == () and planned.flops > 1e6
+
+
+def test_a_frozen_encoder_drops_no_paths(pretrained, root):
+    changed = options(pretrained, root)
+    changed.model.update(frozen=True, drop_path=0.1)
+    config = freeze(inherit(changed))
+    assert build_detect_recipe(config).drop_path == 0 and build_detector(config, 2).frozen
 
 
 def test_wrong_data_ends_a_run_in_one_sentence(pretrained, tmp_path):

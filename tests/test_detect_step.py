@@ -18,7 +18,7 @@ from hpm_jax.models.pyramid import SimplePyramid
 from hpm_jax.models.windows import WindowedEncoder, from_windows, global_indices, to_windows
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.detect_step import DetectRecipe, detection_loss, make_detect_step, prepare
-from hpm_jax.step.optimizer import FINETUNE_DECAYED, layer_scales, layerwise, make_optimizer
+from hpm_jax.step.optimizer import FINETUNE_DECAYED, encoder_rates, make_optimizer
 from hpm_jax.step.schedules import DetectSchedule, DetectTimetable
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.tokens import Tokenizer
@@ -196,7 +196,7 @@ def test_samples_follow_their_key(params, batch, loss):
 
 def one_step(params, batch, recipe=RECIPE, model=MODEL, decay=0.5, devices=None):
     optimizer = make_optimizer(0.9, 0.999, 1e-8, 0.05, None, FINETUNE_DECAYED)
-    rates = layerwise(layer_scales(params, decay))
+    rates = encoder_rates(params, decay, model.frozen)
     step = jax.jit(make_detect_step(model, recipe, optimizer, rates))
     state = jax.jit(lambda: fresh_state(params, optimizer))()
     arrays = batch if devices is None else [devices.put(x) for x in batch]
@@ -231,6 +231,25 @@ def test_every_part_learns_at_its_own_rate(params, stepped):
     bias = moved["encoder"]["patch_embedding"]["projection"]["bias"]
     assert bias == pytest.approx(1e-2 * 0.5**3, rel=0.02)
     assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_a_frozen_encoder_stays_bit_for_bit_and_what_follows_learns(params, batch):
+    frozen = MODEL.clone(frozen=True)
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.eval_shape(lambda: init_params(frozen, KEY))
+    )
+    after = one_step(params, batch, model=frozen)[0].params
+    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a - b)).max()), params, after)
+    assert max(jax.tree.leaves(moved.pop("encoder"))) == 0
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_a_frozen_encoder_costs_one_pass():
+    saved = detector_flops(MODEL, 10, 4) - detector_flops(MODEL.clone(frozen=True), 10, 4)
+    deeper = MODEL.clone(depth=3)  # its further block has windows
+    block = detector_flops(deeper, 10, 4) - detector_flops(MODEL, 10, 4)
+    saved_deeper = detector_flops(deeper, 10, 4) - detector_flops(deeper.clone(frozen=True), 10, 4)
+    assert saved_deeper - saved == pytest.approx(2 / 3 * block)
 
 
 def test_without_masks_there_is_no_head_of_masks(batch):

@@ -60,6 +60,9 @@ class DetectModel(EncoderOptions):
         4, "number of blocks with attention over the whole image, spread evenly", high=1024
     )
     masks: bool = option(True, "whether masks are predicted besides boxes")
+    frozen: bool = option(
+        False, "whether the encoder is frozen: pyramid and heads learn on its normalised tokens"
+    )
     channels: int = option(256, "channels of the pyramid and of all heads", low=4, high=2**14)
     box_head: str = option("4conv1fc", "layers of the head of boxes", choices=BOX_HEADS)
     box_width: int = option(1024, "width of that head's linear layers", low=4, high=2**14)

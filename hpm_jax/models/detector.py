@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -111,6 +112,8 @@ class Detector(nn.Module):
         box_head: a key of `BOX_CONVS`; box_width: width of its linear layers.
         masks: whether there is a head of masks.
         anchor_scale: side of a square anchor, relative to the stride of its level.
+        frozen: whether the encoder gets no gradient. Its tokens then pass a layer norm without
+            scale and offset, as in `Segmenter`.
     """
 
     grid: Grid
@@ -127,6 +130,7 @@ class Detector(nn.Module):
     box_width: int = 1024
     masks: bool = True
     anchor_scale: float = 8.0
+    frozen: bool = False
     layout: Layout = LAYOUTS["mae"]
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -144,6 +148,8 @@ class Detector(nn.Module):
             self.dtype,
             self.layout,
         )
+        if self.frozen:
+            self.norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)
         self.pyramid = SimplePyramid(self.channels, self.dtype)
         self.regions = RegionHead(self.channels, self.dtype)
         self.boxes = BoxHead(self.classes, self.channels, self.box_width, self.box_head, self.dtype)
@@ -161,7 +167,10 @@ class Detector(nn.Module):
 
     def levels(self, patches: Array, drop: Array | None = None) -> tuple[Array, ...]:
         """Maps patches `[B, L, P]` to the five levels `[B, h, w, channels]`, the finest first."""
-        return self.pyramid(self.encoder(patches, drop))
+        tokens = self.encoder(patches, drop)
+        if self.frozen:
+            tokens = self.norm(jax.lax.stop_gradient(tokens).astype(jnp.float32))
+        return self.pyramid(tokens)
 
     def find_regions(self, levels: tuple[Array, ...]) -> Regions:
         """Scores the anchors of all levels."""

@@ -120,7 +120,7 @@ def segmenter_flops(model: Segmenter, passes: int = 1) -> float:
 def detector_flops(model: Detector, sampled: int, masked: int) -> float:
     """Returns the operations of one detection step per image, forward and backward.
 
-    Windows count without their padding.
+    Windows count without their padding. A frozen encoder has no backward pass.
 
     Args:
         sampled: number of proposals that the head of boxes sees.
@@ -152,4 +152,4 @@ def detector_flops(model: Detector, sampled: int, masked: int) -> float:
         channels + model.classes
     )
     heads = sampled * boxes + (masked * masks if model.masks else 0)
-    return 3 * (encoder + 2 * (pyramid + regions + heads))
+    return (1 if model.frozen else 3) * encoder + 6 * (pyramid + regions + heads)

@@ -268,6 +268,7 @@ def build_detector(config: Detect, classes: int, gather: Gather = as_they_are) -
         box_width=model.box_width,
         masks=model.masks,
         anchor_scale=model.anchor_scale,
+        frozen=model.frozen,
     )
 
 
@@ -286,13 +287,14 @@ def build_detect_init(
 def build_detect_recipe(config: Detect) -> DetectRecipe:
     """Builds the plugs of the detection step."""
     model = config.model
+    drop_path = 0.0 if model.frozen else model.drop_path
     return DetectRecipe(
         build_tokenizer(config),
         model.level_proposals,
         model.proposals,
         model.sampled_anchors,
         model.sampled_proposals,
-        model.drop_path,
+        drop_path,
         config.optimizer.accumulation,
     )
 

@@ -22,7 +22,7 @@ from hpm_jax.run.build import (
 )
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.detect_step import PROPOSAL_SHARE, make_detect_step
-from hpm_jax.step.optimizer import layer_scales, layerwise
+from hpm_jax.step.optimizer import encoder_rates
 from hpm_jax.step.schedules import (
     DetectTimetable,
     PretrainTimetable,
@@ -108,7 +108,7 @@ def of_detection(config: Detect, devices: Devices) -> Prepared:
     model, optimizer = build_detector(config, CLASSES, devices.gather), build_optimizer(config)
     init, recipe = build_detect_init(model, optimizer), build_detect_recipe(config)
     state = abstract_state(init, jax.random.key(0), Start(), place=devices.shardings)
-    rates = layerwise(layer_scales(state.params, config.optimizer.layer_decay))
+    rates = encoder_rates(state.params, config.optimizer.layer_decay, model.frozen)
     step = devices.jit_step(make_detect_step(model, recipe, optimizer, rates), state)
     inputs = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)

@@ -227,7 +227,7 @@ def make_detect_step(
     It returns `(state, metrics)`. It is pure, and everything random is drawn by `(key, step)`.
 
     Args:
-        descend: the learning rates of the layers; see `hpm_jax/step/optimizer.py`.
+        descend: the learning rates of the layers; see `encoder_rates`.
     """
     update = make_update(detection_loss(model, recipe), optimizer, recipe.accumulation, descend)
 

@@ -110,3 +110,19 @@ def layerwise(scales: Params) -> Descend:
         return jax.tree.map(lambda p, step, scale: p - scale * rate * step, params, updates, scales)
 
     return descend
+
+
+def encoder_rates(params: Params, layer_decay: float, frozen: bool) -> Descend:
+    """Returns the rule of a model with an encoder: layer by layer, and 0 for a frozen encoder.
+
+    Args:
+        params: of the model, with the key "encoder".
+        layer_decay: see `layer_scales`; without effect on a frozen encoder.
+    """
+    if not frozen:
+        return layerwise(layer_scales(params, layer_decay))
+    return layerwise(
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: np.float32(path[0].key != "encoder"), params
+        )
+    )

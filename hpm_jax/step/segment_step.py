@@ -14,7 +14,7 @@ from hpm_jax import random
 from hpm_jax.models import Segmenter
 from hpm_jax.models.layers import drop_paths
 from hpm_jax.models.segmenter import enlarge_logits
-from hpm_jax.step.optimizer import Descend, descend, layer_scales, layerwise
+from hpm_jax.step.optimizer import Descend, descend, encoder_rates
 from hpm_jax.step.schedules import SegmentSchedule
 from hpm_jax.step.state import Params, TrainState
 from hpm_jax.step.update import Metrics, make_update
@@ -150,15 +150,7 @@ def segmentation_loss(model: Segmenter, recipe: SegmentRecipe, state: TrainState
 
 def learning_rates(params: Params, model: Segmenter, layer_decay: float) -> Descend:
     """Returns the rule of the learning rates: layer by layer, and 0 for a frozen encoder."""
-    if model.raw_pixels:
-        return descend
-    if not model.frozen:
-        return layerwise(layer_scales(params, layer_decay))
-    return layerwise(
-        jax.tree_util.tree_map_with_path(
-            lambda path, _: jnp.float32(path[0].key != "encoder"), params
-        )
-    )
+    return descend if model.raw_pixels else encoder_rates(params, layer_decay, model.frozen)
 
 
 def make_segment_step(

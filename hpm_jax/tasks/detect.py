@@ -39,7 +39,7 @@ from hpm_jax.run.metrics import read_lines
 from hpm_jax.run.processes import is_main
 from hpm_jax.run.workdir import open_workdir
 from hpm_jax.step.detect_step import PROPOSAL_SHARE, make_detect_step
-from hpm_jax.step.optimizer import layer_scales, layerwise
+from hpm_jax.step.optimizer import encoder_rates
 from hpm_jax.step.schedules import DetectTimetable
 from hpm_jax.step.state import Params, Start, TrainState, param_shapes
 from hpm_jax.storage import write
@@ -91,7 +91,7 @@ def detect(config: Detect, workdir: str | Path) -> int:
 
     # --- model and training step
     optimizer, recipe = build_optimizer(config), build_detect_recipe(config)
-    rates = layerwise(layer_scales(param_shapes(model), config.optimizer.layer_decay))
+    rates = encoder_rates(param_shapes(model), config.optimizer.layer_decay, model.frozen)
     step = make_detect_step(model, recipe, optimizer, rates)
     sampled = recipe.sampled_proposals
     flops = detector_flops(model, sampled, most_positive(sampled, PROPOSAL_SHARE))
@@ -251,7 +251,7 @@ def describe(
         f"data: {config.data.path}, {len(splits.train)} images to train on and "
         f"{len(splits.test)} to test, {len(splits.classes)} classes",
         f"encoder: width {model.width}, {model.depth} blocks, {model.dtype}, {windows}; "
-        f"{config.weights} weights of {config.init_from}",
+        f"{config.weights} weights of {config.init_from}{', frozen' if model.frozen else ''}",
         f"heads: {model.box_head}{', masks' if model.masks else ', no masks'}, "
         f"{model.channels} channels",
         f"run: {optimizer.epochs} epochs, {timetable.steps} steps of {optimizer.batch_size} crops "
