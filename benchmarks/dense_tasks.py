@@ -12,6 +12,8 @@ number that --out has is not measured again; --table prints it as tables.
 import argparse
 import itertools
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,12 @@ def reduce_all(camvid: Path, bccd: Path, target: Path) -> None:
             (images / image.name).hardlink_to(image)
 
 
+def run(task: Callable[[Any, Path], int], config: Any, workdir: Path) -> None:
+    """Runs a task to its end; a signal that stops it stops all."""
+    if code := task(freeze(inherit(config)), workdir):
+        sys.exit(code)
+
+
 def pretrain_encoder(method: str, seed: int, data: Path, runs: Path) -> None:
     """Pre-trains on crops of 64 x 64: 80 epochs of 543 images, batches of 64."""
     config = defaults()
@@ -101,7 +109,7 @@ def pretrain_encoder(method: str, seed: int, data: Path, runs: Path) -> None:
         config.losses, config.teacher = (), "none"
     config.evaluation.update(every_epochs=0.0)
     config.run.update(checkpoint_every_epochs=80.0)
-    pretrain(freeze(config), runs / f"pretrain_{method}_{seed}")
+    run(pretrain, config, runs / f"pretrain_{method}_{seed}")
 
 
 def started(task: str, encoder: str, seed: int, runs: Path) -> Any:
@@ -125,7 +133,7 @@ def segmented(encoder: str, seed: int, data: Path, runs: Path) -> dict[str, Any]
     config.evaluation.update(every_epochs=20.0)
     config.run.update(checkpoint_every_epochs=20.0)
     workdir = runs / f"segment_{encoder}_{seed}"
-    segment(freeze(inherit(config)), workdir)
+    run(segment, config, workdir)
     return {"segment": json.loads((workdir / "segmentation.json").read_text())}
 
 
@@ -135,7 +143,7 @@ def probed(encoder: str, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     config.data.update(path=str(data), ignore_index=IGNORED)
     config.probes.update(bank=20_000, baselines=encoder == "raw_pixels")
     workdir = runs / f"probe_{encoder}_{seed}"
-    segment_probe(freeze(inherit(config)), workdir)
+    run(segment_probe, config, workdir)
     rows = json.loads((workdir / "report.json").read_text())["measured"]
     if encoder == "raw_pixels":
         rows = [row for row in rows if row["encoder"] == "raw pixels"]
@@ -157,7 +165,7 @@ def detected(encoder: str, seed: int, data: Path, runs: Path, frozen: bool) -> d
     config.run.update(checkpoint_every_epochs=12.0)
     name = "detect_frozen" if frozen else "detect"
     workdir = runs / f"{name}_{encoder}_{seed}"
-    detect(freeze(inherit(config)), workdir)
+    run(detect, config, workdir)
     return {name: json.loads((workdir / "detection.json").read_text())}
 
 

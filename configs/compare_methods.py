@@ -8,11 +8,12 @@ has at full size) or arms=grid (five masks with four targets, all with loss pred
 
 The setting is that of configs/compare_cifar10.py, and so are measures and statistics. The table has
 the cost of each arm; --config.budget=flops gives all arms the same. Cells are read from and written
-to results/compare_methods; --config.results= keeps them in the workdir instead.
+to results/compare_methods; --config.results= keeps them in the workdir instead. Fine-tuning is no
+measure here, as it costs as much as a cell; --config.measures names it beside the others.
 
 Papers: HPM (CVPR 2023), MAE, SimMIM and MaskFeat (CVPR 2022), CrossMAE (2024), CAPI (2025), A2MIM
-(2023), dBOT and CAE (2022), DiffMAE and LocalMIM (2023), LeJEPA and N-JEPA (2025). This comparison
-has not been run here yet.
+and MFM (2023), dBOT and CAE (2022), DiffMAE and LocalMIM (2023), LeJEPA and N-JEPA (2025).
+docs/results.md has the results.
 """
 
 import itertools
@@ -20,6 +21,7 @@ import itertools
 import ml_collections
 
 from hpm_jax.config import defaults, parse_variant
+from hpm_jax.config.compare import MEASURES
 
 HARD = {"strategy": "hard(start=0.0, end=0.5, schedule='step')"}
 TEACHER = "moving_average(start=0.99, end=0.99)"  # averages over about a hundred of these steps
@@ -50,6 +52,7 @@ METHODS = {
     | {"target": "online_clusters(clusters=512)", "objective": "cross_entropy(temperature=0.12)"}
     | {"losses": ("clustering",), "teacher": TEACHER},
     "a2mim": MAE | {"losses": ("fourier(weight=0.1)",)},
+    "mfm": MAE | {"losses": ("masked_frequencies(radius=3.0)",), "decoder": "no_decoder"},
     "cae": MAE | {"decoder": "latent_regressor(depth=1)", "losses": ("latent_alignment",)},
     "njepa": MAE
     | {"target": "teacher_features(normalize='layer_norm')", "teacher": TEACHER}
@@ -123,6 +126,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             for target in GRID_TARGETS
         )
     )
+    config.measures = tuple(name for name in MEASURES if name != "finetune")
     config.bank_images = 10_000
     config.checkpoints = (0.9, 1.0)
     config.results = f"results/compare_{'methods' if methods else 'grid'}"

@@ -61,6 +61,7 @@ VARIANTS = {
     "dmae_in1k": [""],
     "capi_in1k": ["S", "S,masks=hpm"],
     "lut_in1k": [""],
+    "mfm_in1k": ["S", "with=hpm"],
     "supervised_in1k": ["S", "S,masks=hpm"],
     "hybrid_distill_in1k": [""],
     "dmjd_in1k": [""],

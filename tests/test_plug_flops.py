@@ -20,6 +20,9 @@ RANDOM = {"mask": {"strategy": "random"}, "losses": ()}
 CASES = {
     "mae": MAE,
     "supervised": MAE | {"losses": ("supervised(classes=100)",)},
+    "masked_frequencies": MAE | {"losses": ("masked_frequencies(radius=4.0)",)},
+    "masked_frequencies_alone": MAE
+    | {"losses": ("masked_frequencies(radius=4.0)",), "decoder": "no_decoder"},
     "visible": MAE | {"losses": ("visible(layers=2)",)},
     "distillation": MAE | {"losses": (f"distillation({FILE}, block=2, layers=1)",)},
     "token_relations": MAE | {"losses": (f"token_relations({FILE}, block=2)",)},

@@ -5,6 +5,7 @@ from hpm_jax.losses.clustering import Clustering as Clustering
 from hpm_jax.losses.consistency import GlobalConsistency as GlobalConsistency
 from hpm_jax.losses.distillation import Distillation as Distillation
 from hpm_jax.losses.fourier import Fourier as Fourier
+from hpm_jax.losses.frequencies import MaskedFrequencies as MaskedFrequencies
 from hpm_jax.losses.latent_alignment import LatentAlignment as LatentAlignment
 from hpm_jax.losses.morphing import MorphedTokens as MorphedTokens
 from hpm_jax.losses.multi_scale import MultiScale as MultiScale

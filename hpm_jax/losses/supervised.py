@@ -42,6 +42,11 @@ class Supervised(Term):
     annotations: ClassVar = ("label",)
 
     @property
+    def of_visible(self) -> bool:  # type: ignore[override]
+        """Whether it takes the features of visible patches."""
+        return self.view == "visible"
+
+    @property
     def whole_image(self) -> bool:  # type: ignore[override]
         """Whether the student also encodes the whole image."""
         return self.view == "whole"

@@ -11,7 +11,7 @@ from hpm_jax.data.records import Splits
 from hpm_jax.fields import option
 from hpm_jax.masking.units import Unit
 from hpm_jax.plugs import Plug
-from hpm_jax.tokens import Mask
+from hpm_jax.tokens import Grid, Mask, Tokenizer
 
 ANNOTATIONS = ("label",)  # what a step can take of each example beside its image
 
@@ -66,9 +66,19 @@ class Term(Plug, kind="loss"):
     takes_latents: ClassVar[bool] = False  # whether it takes `Outputs.latents`
     annotations: ClassVar[tuple[str, ...]] = ()  # of each example beside its image: "label"
     whole_image: ClassVar[bool] = False  # whether the student also encodes the whole image
+    of_visible: ClassVar[bool] = True  # whether it takes anything of the student's masked pass
 
     def check_data(self, splits: Splits) -> None:
         """Raises a `DataError` if the data lack what the term reads of each example."""
+
+    def whole_input(self, patches: Array, grid: Grid, tokenizer: Tokenizer, drawn: Any) -> Array:
+        """Returns what the student sees as the whole image, where `whole_image` says so.
+
+        Args:
+            patches: `[B, L, P]`, normalised.
+            drawn: from `draw`.
+        """
+        return patches
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:

@@ -131,7 +131,9 @@ def build_flops(config: Config) -> StepFlops:
     read, always = (method.networks(hard).get("teacher", ()) for hard in (True, False))
     frozen = method.teacher.pass_flops(setting, always)
     of_strategy = method.teacher.pass_flops(setting, read) - frozen
-    student = flops.student + sum(x.step_flops(setting) for x in method.plugs.values())
+    student = sum(x.step_flops(setting) for x in method.plugs.values())
+    if method.masks:
+        student += flops.student
     if method.encodes_whole:
         length = config.patches
         student += 3 * encoder_flops(length, model.values, model.width, model.depth, model.layout)

@@ -139,6 +139,19 @@ class Method:
         return any(term.whole_image for term in self.terms)
 
     @property
+    def masks(self) -> bool:
+        """Whether anything is predicted or read of the student's masked pass."""
+        predicts = self.decoder is None or self.decoder.predicts
+        return predicts or any(term.of_visible for term in self.terms)
+
+    def whole_input(self, patches: Array, drawn: dict[str, Any]) -> Array:
+        """What the student sees as the whole image `[B, L, P]`, for the terms that take it."""
+        for term in self.terms:
+            its_own = drawn.get(term.name)
+            patches = term.whole_input(patches, self.unit.grid, self.tokenizer, its_own)
+        return patches
+
+    @property
     def related_blocks(self) -> tuple[int, ...]:
         """Blocks of the student's encoder whose query, key and value the terms take."""
         return tuple(sorted({block for term in self.terms for block in term.related_blocks}))

@@ -63,7 +63,8 @@ def student_pass(
     target = gather(whole, mask.hide)
     whole_features = None
     if method.encodes_whole:
-        whole_features = model.apply({"params": params}, patches, method="encode")
+        seen = method.whole_input(patches, masked.drawn or {})
+        whole_features = model.apply({"params": params}, seen, method="encode")
     return Outputs(
         losses=compared(method.objective, prediction.values, target),
         predicted=prediction.loss,

@@ -9,7 +9,7 @@ from hpm_jax.config.checks.shared import (
     check_width,
 )
 from hpm_jax.errors import ConfigError
-from hpm_jax.losses.term import ANNOTATIONS
+from hpm_jax.losses.term import ANNOTATIONS, Term
 
 
 def check_pretrain(config: Config) -> None:
@@ -55,6 +55,13 @@ def _check_terms(config: Config) -> None:
         raise ConfigError(
             f"config.losses has {' and '.join(predictors)}, which both teach the loss predictor: "
             "choose one"
+        )
+    whole = [term for term in config.terms if term.whole_image]
+    changed = [term.name for term in whole if type(term).whole_input is not Term.whole_input]
+    if changed and len(whole) > 1:
+        raise ConfigError(
+            f"config.losses has {' and '.join(term.name for term in whole)}, which take one pass "
+            f"of the student over the whole image, and {changed[0]} changes it: leave one out"
         )
     for term in config.terms:
         if unknown := sorted(set(term.annotations) - set(ANNOTATIONS)):
