@@ -10,9 +10,10 @@ Paper: HPM (CVPR 2023) takes detectron2's projects/ViTDet/configs/COCO/mask_rcnn
 with max_iter 88,750 at batch 16, which is 12 epochs. Its numbers: crops of 1024, large-scale
 jitter from 0.1 to 2, AdamW 1e-4, betas 0.9 and 0.999, weight decay 0.1, layer decay 0.7 (L 0.8),
 drop path 0.1 (L 0.4), rate divided by ten after 88.9 % and 96.3 %, warm-up of 250 steps, windows of
-14 patches, 4 blocks of attention over the image. Not as there: no relative positions, biases do
-not decay, the warm-up starts at 0, RoIAlign takes 2 x 2 samples, and masks of objects are arrays of
-112 x 112 over their boxes. The learning rate of 12 epochs is not known to have been scaled.
+14 patches, 4 blocks of attention over the image, relative positions. Not as there: biases and
+relative positions do not decay, the warm-up starts at 0, RoIAlign takes 2 x 2 samples, and masks of
+objects are arrays of 112 x 112 over their boxes. The learning rate of 12 epochs is not known to
+have been scaled.
 Hardware: ViTDet took 64 GPUs of one image. Use --config.optimizer.accumulation on fewer.
 Expected: ViTDet with MAE B 51.6 box AP and 45.9 mask AP, L 55.5 and 49.2 (100 epochs). Not yet run
 here.
@@ -36,6 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(train_split="train2017", test_split="val2017", interpolation="bilinear")
     config.data.update(image_size=(chosen["pixels"],) * 2, skip_invalid=True)
     config.model.update(dtype="bfloat16", drop_path=drop_path, window=14, global_blocks=4)
+    config.model.relative_positions = True
     config.optimizer.update(
         epochs=epochs,
         batch_size=batch,

@@ -174,6 +174,19 @@ def test_its_step_can_be_planned(pretrained, root):
     assert metrics["loss"].shape == () and planned.flops > 1e6
 
 
+def test_relative_positions_are_new_and_serve_this_task_alone(pretrained, root, tmp_path, capsys):
+    changed_model = {"relative_positions": True}
+    config = freeze(
+        inherit(options(pretrained, root, model=changed_model, optimizer={"epochs": 1}))
+    )
+    model = build_detector(config, 2)
+    load_start(config, model, print)
+    assert "row_offsets" in capsys.readouterr().out
+    assert detect(config, tmp_path) == 0
+    with pytest.raises(WeightsError, match="was trained with relative positions"):
+        read_weights(str(tmp_path))
+
+
 def test_a_frozen_encoder_drops_no_paths(pretrained, root):
     changed = options(pretrained, root)
     changed.model.update(frozen=True, drop_path=0.1)
@@ -196,6 +209,11 @@ def test_wrong_data_ends_a_run_in_one_sentence(pretrained, tmp_path):
         ({"data": {"image_size": (36, 32)}}, "multiples of 8, twice the patch size"),
         ({"model": {"patch_size": 2}}, "config.model.patch_size = 2: .* a power of two"),
         ({"model": {"rotary_base": 100.0}}, "windows of attention have no rotary positions"),
+        (
+            {"model": {"relative_positions": True, "attention": "cudnn"}},
+            "has no relative positions",
+        ),
+        ({"model": {"relative_positions": True, "frozen": True}}, "set one of them to False"),
         ({"model": {"global_blocks": 9}}, r"global_blocks = 9 is more than the .*depth = 1"),
         ({"model": {"box_head": "3fc"}}, "config.model.box_head = '3fc'"),
         ({"augment": {"scale": (2.0, 0.5)}}, "expected the smaller one first"),

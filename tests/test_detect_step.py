@@ -1,6 +1,7 @@
 """The detector and its step: windows, pyramid, proposals, losses, samples and learning rates."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from hpm_jax.config import defaults, freeze
 from hpm_jax.detection.boxes import encode
 from hpm_jax.detection.proposals import BOX_WEIGHTS, Proposals, choose, propose
 from hpm_jax.models import Detector
+from hpm_jax.models.attention import attend
+from hpm_jax.models.decomposed import Decomposed, with_offsets
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.flops import detector_flops
 from hpm_jax.models.layouts import Layout
@@ -98,6 +101,45 @@ def test_without_windows_it_is_the_encoder_before_its_last_norm():
     np.testing.assert_allclose(found.reshape(2, 24, 16), expected, atol=1e-5)
     shapes = jax.eval_shape(lambda: windowed.init(KEY, patches)["params"])
     assert jax.tree.structure(shapes) == jax.tree.structure(params)
+
+
+def test_decomposed_positions_by_a_plain_loop():
+    """Against the sum over offsets that ViTDet's code adds to the scores of an unscaled query."""
+    rows, columns, head = 3, 4, 8
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 2, 2, rows * columns, head)).astype(np.float32)
+    tokens = Decomposed(rows, columns, 5, 4)  # tables of a larger map: its middle counts
+    tables = tuple(rng.normal(size=shape).astype(np.float32) for shape in tokens.shapes(head))
+    scores = query @ key.swapaxes(2, 3) * head**-0.5
+    for n, m in itertools.product(range(rows * columns), repeat=2):
+        (y, x), (v, u) = divmod(n, columns), divmod(m, columns)
+        scores[:, :, n, m] += query[:, :, n] @ tables[0][y - v + 4]
+        scores[:, :, n, m] += query[:, :, n] @ tables[1][x - u + 3]
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    expected = weights / weights.sum(axis=-1, keepdims=True) @ value
+    pair = with_offsets(jnp.asarray(query), jnp.asarray(key), tables, tokens)
+    np.testing.assert_allclose(attend(*pair, value), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [0, 3, 5])
+def test_relative_positions_start_at_zero_and_learn(window):
+    """Windows may be larger than the image: padding has offsets as well."""
+    patches = jax.random.normal(KEY, (2, 24, 16))
+    plain = WindowedEncoder((1, 4, 6), 16, STACK, window, 1, layout=ALONE)
+    relative = plain.clone(relative=True)
+    params = relative.init(KEY, patches)["params"]
+    tables = params["transformer"]["blocks"]["attention"]
+    sides = (max(4, window), max(6, window))
+    assert tables["row_offsets"].shape == (2, 2 * sides[0] - 1, 8)
+    assert tables["column_offsets"].shape == (2, 2 * sides[1] - 1, 8)
+    without = jax.tree.map(lambda x: x, params)
+    for side in ("row_offsets", "column_offsets"):
+        del without["transformer"]["blocks"]["attention"][side]
+    expected = plain.apply({"params": without}, patches)
+    np.testing.assert_allclose(relative.apply({"params": params}, patches), expected, atol=1e-5)
+    slopes = jax.grad(lambda p: jnp.square(relative.apply({"params": p}, patches)).sum())(params)
+    learnt = slopes["transformer"]["blocks"]["attention"]["column_offsets"]
+    assert (jnp.abs(learnt).max(axis=(1, 2)) > 0).all()
 
 
 @pytest.mark.parametrize("over_image", [0, 1])
@@ -295,6 +337,8 @@ def test_operations_are_those_that_the_compiler_counts():
     patches = jax.ShapeDtypeStruct((1, 64, 16), jnp.float32)
     counted = jax.jit(forward).lower(params, patches).compile().cost_analysis()["flops"]
     assert detector_flops(model, 0, 0) / 3 == pytest.approx(counted, rel=0.15)
+    relative = detector_flops(model.clone(relative=True), 0, 0) - detector_flops(model, 0, 0)
+    assert relative == 3 * 2 * 64 * 64 * (16 + 3 * 8)  # one block over the image, three in windows
     sampled = detector_flops(model, 10, 0) - detector_flops(model, 0, 0)
     flat = 7 * 7 * 64
     assert sampled == 3 * 2 * 10 * (flat * 16 + 16 * 16 + 16 * 11)

@@ -59,6 +59,9 @@ class DetectModel(EncoderOptions):
     global_blocks: int = positive(
         4, "number of blocks with attention over the whole image, spread evenly", high=1024
     )
+    relative_positions: bool = option(
+        False, "whether blocks learn decomposed relative positions, from zeros (ViTDet)"
+    )
     masks: bool = option(True, "whether masks are predicted besides boxes")
     frozen: bool = option(
         False, "whether the encoder is frozen: pyramid and heads learn on its normalised tokens"

@@ -215,6 +215,12 @@ def _read_workdir(path: Path, which: str, folder: str) -> Weights:
                 "the run itself with configs/segment_evaluate.py"
             )
         return Weights(Architecture(**sizes), {"encoder": params["encoder"]})
+    if isinstance(model, Detector) and model.relative:
+        raise WeightsError(
+            f"{path} was trained with relative positions (config.model.relative_positions), which "
+            "no other task computes: take the weights that it started from, or score the run "
+            "itself with configs/detect_evaluate.py"
+        )
     if isinstance(model, Detector):  # its encoder has patch tokens alone, and no last norm
         alone = {"cls_token": False, "registers": 0}
         return Weights(Architecture(**(sizes | alone)), {"encoder": params["encoder"]})

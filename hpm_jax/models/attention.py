@@ -13,6 +13,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.errors import ConfigError
+from hpm_jax.models.decomposed import Decomposed, with_offsets
 from hpm_jax.models.relative import Relative, relative_bias
 
 Attend = Callable[[Array, Array, Array], Array]
@@ -220,7 +221,8 @@ class Attention(nn.Module):
     Attributes:
         key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
         attention: a name in `ATTENTIONS`.
-        relative: the tokens, if their relative positions are learned.
+        relative: the tokens, if their relative positions are learned: as a bias of each offset, or
+            decomposed.
         qk_norm: whether queries and keys of each head are normalised, before they are rotated
             (Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters).
         norm_eps: epsilon of these norms.
@@ -230,7 +232,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     key_bias: bool = True
     attention: str = "xla"
-    relative: Relative | None = None
+    relative: Relative | Decomposed | None = None
     qk_norm: bool = False
     norm_eps: float = 1e-6
 
@@ -260,6 +262,9 @@ class Attention(nn.Module):
         projected = project(0, x[:, -read:]), project(1, x), project(2, x)
         if relative is None:
             out = ATTENTIONS[self.attention](*projected)
+        elif isinstance(self.relative, Decomposed):
+            query, key, value = projected
+            out = attend(*with_offsets(query, key, relative, self.relative), value)
         else:
             out = attend_with_bias(*projected, relative[:, :, -read:])
         return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
@@ -289,13 +294,14 @@ class Attention(nn.Module):
         return jax.nn.softmax(scores, axis=-1)[:, :, 0]
 
     @nn.compact
-    def parameters(self, width: int) -> tuple[list[Projection], Array, Array, Array | None]:
+    def parameters(self, width: int) -> tuple[list[Projection], Array, Array, Any]:
         """Returns the parameters for tokens of `width` D, in the dtype of the products.
 
         Returns:
             Kernel `[D, heads, D / heads]`, bias `[heads, 1, D / heads]` and norm of query, key and
             value; kernel `[heads, D / heads, D]` and bias `[D]` of the projection; and the bias of
-            the scores by relative positions, `[1, heads, N, N]`, or None.
+            the scores by relative positions, `[1, heads, N, N]`, or the tables of decomposed ones,
+            or None.
         """
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
@@ -314,8 +320,12 @@ class Attention(nn.Module):
         kernel, bias = Linear(width, name="projection")(width)
         assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
-        relative = None
-        if self.relative is not None:
+        relative: Any = None
+        if isinstance(self.relative, Decomposed):
+            names = ("row_offsets", "column_offsets")
+            shapes = zip(names, self.relative.shapes(head), strict=True)
+            relative = tuple(self.param(name, nn.initializers.zeros, of) for name, of in shapes)
+        elif self.relative is not None:
             shape = (self.relative.entries, self.heads)
             table = self.param("relative_positions", nn.initializers.zeros, shape)
             relative = relative_bias(table, self.relative)

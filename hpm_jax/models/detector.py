@@ -107,7 +107,7 @@ class Detector(nn.Module):
             `Classifier`.
         patch: side of a patch in pixels, a power of two from 4.
         classes: number of classes, without the background.
-        window, global_blocks: see `WindowedEncoder`.
+        window, global_blocks, relative: see `WindowedEncoder`.
         channels: of the pyramid and the heads.
         box_head: a key of `BOX_CONVS`; box_width: width of its linear layers.
         masks: whether there is a head of masks.
@@ -125,6 +125,7 @@ class Detector(nn.Module):
     heads: int = 12
     window: int = 14
     global_blocks: int = 4
+    relative: bool = False
     channels: int = 256
     box_head: str = "4conv1fc"
     box_width: int = 1024
@@ -147,6 +148,7 @@ class Detector(nn.Module):
             self.global_blocks,
             self.dtype,
             self.layout,
+            self.relative,
         )
         if self.frozen:
             self.norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)

@@ -133,6 +133,10 @@ def detector_flops(model: Detector, sampled: int, masked: int) -> float:
     windows = length / max(seen, 1)
     encoder = 2 * length * model.values * width + transformer_flops(length, width, whole, mlp=mlp)
     encoder += windows * transformer_flops(seen, width, model.depth - whole, mlp=mlp)
+    if model.relative:  # products of queries and offsets
+        height, columns = model.grid[1:]
+        sides = whole * (height + columns) + (model.depth - whole) * 2 * model.window
+        encoder += 2 * length * width * sides
 
     channels = model.channels
     places = [height * columns for height, columns in model.shapes]

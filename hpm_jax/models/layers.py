@@ -12,6 +12,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models.attention import Attention, Rotation
+from hpm_jax.models.decomposed import Decomposed
 from hpm_jax.models.mlp import MLPS, inner_width
 from hpm_jax.models.relative import Relative
 
@@ -80,7 +81,7 @@ class Block(nn.Module):
     mlp_width: int = 0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
-    relative: Relative | None = None
+    relative: Relative | Decomposed | None = None
     qk_norm: bool = False
 
     @nn.compact

@@ -1,8 +1,8 @@
 """An encoder for large images: attention in windows, and over the image in a few blocks.
 
-This is ViTDet's backbone (Li et al. 2022, 2203.16527, section 3) without relative positions. Its
-parameters have the names and shapes of `Encoder`'s, of which cls token, registers and last norm are
-left out, so that it starts from any pre-trained encoder.
+This is ViTDet's backbone (Li et al. 2022, 2203.16527, section 3). Its parameters have the names and
+shapes of `Encoder`'s, of which cls token, registers and last norm are left out, so that it starts
+from any pre-trained encoder. Relative positions, an option, are further ones, which start at zero.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.attention import Attention, Rotation
+from hpm_jax.models.decomposed import Decomposed
 from hpm_jax.models.encoder import PatchEmbedding, patch_positions
 from hpm_jax.models.layers import REMAT_POLICIES, Block, Gather, as_they_are, layer_norm
 from hpm_jax.models.layouts import LAYOUTS, Layout
@@ -75,6 +76,8 @@ class WindowedStack(nn.Module):
         options: further options of every block.
         shape, window: as in `WindowedBlock`.
         over_image: indices of the blocks without windows.
+        relative: whether blocks learn decomposed relative positions. All have tables of one size;
+            windows use the middle of theirs.
     """
 
     depth: int
@@ -83,6 +86,7 @@ class WindowedStack(nn.Module):
     window: int
     over_image: tuple[int, ...]
     options: Mapping[str, Any]
+    relative: bool = False
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: int = 1
@@ -92,7 +96,7 @@ class WindowedStack(nn.Module):
     @nn.compact
     def __call__(self, x: Array, drop: Array | None = None) -> Array:
         """Maps tokens `[B, h * w, D]` to the same; `drop` `[B, depth, 2]` is from `drop_paths`."""
-        start = Block(self.heads, self.dtype, **self.options, parent=None)
+        start = Block(self.heads, self.dtype, **self.options, relative=self.offsets(0), parent=None)
         init = jax.vmap(lambda key: start.init(key, x[:1])["params"])
         params = self.param("blocks", lambda key: init(jax.random.split(key, self.depth)))
         each = params, None if drop is None else drop.transpose(1, 2, 0)
@@ -104,13 +108,15 @@ class WindowedStack(nn.Module):
         attention = "xla" if self.is_initializing() else self.attention
         runs = itertools.groupby(range(self.depth), lambda index: index in self.over_image)
         for over_image, indices in runs:
+            window = 0 if over_image else self.window
             block = WindowedBlock(
                 self.heads,
                 self.dtype,
                 **self.options,
+                relative=self.offsets(window),
                 attention=attention,
                 shape=self.shape,
-                window=0 if over_image else self.window,
+                window=window,
                 parent=None,
             )
 
@@ -123,6 +129,13 @@ class WindowedStack(nn.Module):
             x, _ = jax.lax.scan(step, x, some, unroll=min(self.unroll, len(run)))
         return x
 
+    def offsets(self, window: int) -> Decomposed | None:
+        """Returns the map of the tokens of a window, or of the image for 0, with relative ones."""
+        if not self.relative:
+            return None
+        sides = (window, window) if window else self.shape
+        return Decomposed(*sides, *(max(side, self.window) for side in self.shape))
+
 
 class WindowedEncoder(nn.Module):
     """Patches to a feature map of the stride of a patch.
@@ -132,6 +145,7 @@ class WindowedEncoder(nn.Module):
         stack: `depth`, `heads` and how they are computed, as in `Encoder`.
         window: side of a window in patches; 0 for attention over the image everywhere.
         global_blocks: number of blocks with attention over the image.
+        relative: see `WindowedStack`.
     """
 
     grid: Grid
@@ -141,6 +155,7 @@ class WindowedEncoder(nn.Module):
     global_blocks: int = 4
     dtype: Any = jnp.float32
     layout: Layout = LAYOUTS["mae"]
+    relative: bool = False
 
     @nn.compact
     def __call__(self, patches: Array, drop: Array | None = None) -> Array:
@@ -168,6 +183,7 @@ class WindowedEncoder(nn.Module):
             window=self.window,
             over_image=global_indices(self.stack["depth"], self.global_blocks),
             options={name: getattr(layout, name) for name in names},
+            relative=self.relative,
             dtype=self.dtype,
             name="transformer",
         )

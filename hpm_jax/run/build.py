@@ -265,6 +265,7 @@ def build_detector(config: Detect, classes: int, gather: Gather = as_they_are) -
         patch=model.patch_size,
         window=model.window,
         global_blocks=model.global_blocks,
+        relative=model.relative_positions,
         channels=model.channels,
         box_head=model.box_head,
         box_width=model.box_width,

@@ -48,7 +48,11 @@ from hpm_jax.tasks.finish import finish_run
 from hpm_jax.tasks.start import image_encoder
 from hpm_jax.visualize.objects import draw
 
-NEW = ("pyramid", "regions", "boxes", "mask_head")  # parts that no pre-training has
+# parts that no pre-training has
+NEW = ("pyramid", "regions", "boxes", "mask_head")
+OFFSETS = tuple(
+    f"encoder/transformer/blocks/attention/{side}_offsets" for side in ("row", "column")
+)
 EXPLANATION = (
     "AP is COCO's average precision of the test split, the mean over IoU 0.50 to 0.95, with 100 "
     "detections an image; AP50 is at IoU 0.50. The mean is over the classes that occur. "
@@ -155,7 +159,9 @@ def load_start(config: Detect, model: Detector, say: Callable[[str], None]) -> P
         encoder["positions"] = encoder["positions"][:, -math.prod(model.grid) :]
     unused = ("encoder/cls_token", "encoder/registers", "encoder/transformer/norm")
     # a head of pre-training or of classes serves no detector
-    start, matching = assign(param_shapes(model), {"encoder": encoder}, new=NEW, dropped=unused)
+    start, matching = assign(
+        param_shapes(model), {"encoder": encoder}, new=NEW + OFFSETS, dropped=unused
+    )
     say(matching.sentence(config.init_from))
     return start
 
