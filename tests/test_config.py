@@ -51,7 +51,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "quickstart": [None],
     "quickstart_video": ["", "mae,epochs=2", "random,label=both,seed=1"],
-    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600", "B,target=features"],
+    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600", "B,target=features", "teacher=visible"],
     "mae_in1k": ["", "L,epochs=1600"],
     "crossmae_in1k": ["S", "B,share=0.3333,method=hpm"],
     "simmim_in1k": ["", "S,masks=hpm"],

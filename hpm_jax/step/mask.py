@@ -288,5 +288,6 @@ def choose_mask(
     passes: int = 1,
 ) -> Mask:
     """The mask of patches `[B, L, P]`, with all networks run now."""
-    readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard), passes)
+    n_hard, view_key = jnp.asarray(schedule.n_hard), random.stream(key, "view", 0)
+    readings = read_networks(model, method, state, patches, n_hard, passes, view_key)
     return make_mask(method, state, patches, key, schedule, readings.units)
