@@ -101,7 +101,7 @@ VARIANTS = {
     "demo": ["", "epochs=2"],
     "compare_cifar10": [""],
     "compare_digits": [""],
-    "compare_teacher": [""],
+    "compare_teacher": ["", "cheaper"],
     "compare_methods": ["", "grid"],
 }
 
@@ -218,7 +218,17 @@ def trace_compare(config):
     """Every arm that differs in what it compiles."""
     arms = arm_configs(config)
     assert list(arms) == list(config.order)
-    traced = {"mae", "hpm", "green", "parts", "every_4", "capi", "simmim", "random_teacher"}
+    traced = {
+        "mae",
+        "hpm",
+        "green",
+        "parts",
+        "every_4",
+        "visible_int8",
+        "capi",
+        "simmim",
+        "random_teacher",
+    }
     for name in sorted(traced & arms.keys()):
         trace_pretrain(arms[name])
 

@@ -11,6 +11,7 @@ from small import parts_of, schedule, small_config
 from hpm_jax.config import ConfigError
 from hpm_jax.models import quantization
 from hpm_jax.models.quantization import has_float8, quantize, quantized_product, tracing_float8
+from hpm_jax.run import devices
 from hpm_jax.step.mask import run_network
 from hpm_jax.step.step import make_train_step
 
@@ -173,3 +174,24 @@ def test_what_is_refused(changes, sentence):
 
 def test_features_may_be_read_in_half_precision():
     small_config(teacher="moving_average(dtype='bfloat16')", target="teacher_features")
+
+
+@pytest.mark.parametrize("options", ["dtype='int8'", "view='visible'"])
+def test_sharded_parameters_predict_the_same(options, monkeypatch):
+    """Each block is gathered in the dtype of the model, and then quantised."""
+    monkeypatch.setattr(devices, "SMALL", 8)
+    parts = parts_of(small_config(teacher=f"moving_average({options})"))
+    patches = parts.method.patches(jnp.asarray(parts.images[:8]))
+    mesh = devices.all_devices(fsdp=4)
+    params = parts.state.teacher
+    sharded = jax.device_put(params, mesh.shardings(params))
+    model = parts.model.clone(gather=mesh.gather)
+    expected, found = (
+        jax.jit(lambda p, x, model=model: run_network(model, parts.method, p, x))(p, x)
+        for model, p, x in (
+            (parts.model, params, patches),
+            (model, sharded, jax.device_put(patches, mesh.batch)),
+        )
+    )
+    found, expected = found["predicted_loss"], expected["predicted_loss"]
+    np.testing.assert_allclose(found, expected, atol=2e-3 * float(expected.std()))

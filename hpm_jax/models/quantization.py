@@ -27,6 +27,7 @@ FORMATS = {
     "float8": Format(jnp.float8_e4m3fn, jnp.float32),
 }
 QUANTIZATIONS = ("", *FORMATS)
+FLOAT8_CAPABILITY = 8, 9  # of NVIDIA GPUs, from which they multiply e4m3
 
 
 def quantize(x: Array, axes: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
@@ -121,9 +122,9 @@ def tracing_float8(native: bool) -> Iterator[None]:
 
 
 def has_float8(device: Any) -> bool:
-    """Whether a device multiplies float8 (e4m3): NVIDIA GPUs from compute capability 8.9."""
+    """Whether a device multiplies float8: NVIDIA GPUs from compute capability 8.9."""
     capability = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
-    return bool(capability) and tuple(map(int, capability.groups())) >= (8, 9)
+    return capability is not None and tuple(map(int, capability.groups())) >= FLOAT8_CAPABILITY
 
 
 def _check_float8() -> None:
