@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ def product_of(quantization: str) -> Product:
     """Returns the product of tokens and kernels for a name in `QUANTIZATIONS`; "" is exact."""
     if not quantization:
         return jnp.einsum
-    return lambda *operands: quantized_product(*operands, quantization)
+    return functools.partial(quantized_product, name=quantization)
 
 
 def dense_options(quantization: str) -> dict[str, Any]:
