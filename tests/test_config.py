@@ -220,16 +220,6 @@ def trace_compare(config):
     assert list(arms) == list(config.order)
     traced = {"mae", "hpm", "green", "parts", "every_4", "visible_int8"}
     traced |= {"capi", "simmim", "random_teacher"}
-        "mae",
-        "hpm",
-        "green",
-        "parts",
-        "every_4",
-        "visible_int8",
-        "capi",
-        "simmim",
-        "random_teacher",
-    }
     for name in sorted(traced & arms.keys()):
         trace_pretrain(arms[name])
 
