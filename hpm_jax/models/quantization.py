@@ -48,9 +48,9 @@ def quantize(x: Array, axes: tuple[int, ...], dtype: Any) -> tuple[Array, Array]
     whole = jnp.issubdtype(dtype, jnp.integer)
     limit = float((jnp.iinfo if whole else jnp.finfo)(dtype).max)
     x = x.astype(jnp.float32)
-    scale = jnp.maximum(jnp.abs(x).max(axis=axes, keepdims=True), 1e-12) / limit
-    scaled = x / scale
-    return (jnp.round(scaled) if whole else scaled).astype(dtype), scale
+    largest = jnp.maximum(jnp.abs(x).max(axis=axes, keepdims=True), 1e-12)
+    scaled = x * (limit / largest)  # a division for each scale, not for each value
+    return (jnp.round(scaled) if whole else scaled).astype(dtype), largest / limit
 
 
 def quantized_product(equation: str, tokens: Array, kernel: Array, name: str) -> Array:
