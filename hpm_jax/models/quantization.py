@@ -131,8 +131,9 @@ def has_float8(device: Any) -> bool:
 def _check_float8() -> None:
     device, known = jax.devices()[0], _target.get()
     if not (has_float8(device) if known is None else known):
+        where = device.device_kind if known is None else "the planned devices"
         raise ConfigError(
             "dtype = 'float8' in config.teacher needs a GPU that multiplies float8 (NVIDIA, of "
             "compute capability 8.9 or newer, such as H100), and would be emulated on "
-            f"{device.device_kind}: dtype = 'int8' or 'bfloat16'"
+            f"{where}: dtype = 'int8' or 'bfloat16'"
         )
