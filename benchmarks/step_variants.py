@@ -21,6 +21,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+# before jax starts: no TPU is looked for, and none is asked what it is
+WITHOUT_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 Row = Callable[[str], list[str]]  # of the table, for the name of a variant
 
 
@@ -158,15 +167,7 @@ def main() -> None:
     """A variant that cannot be built says why in its row, and does not end the others."""
     options = options_of(sys.argv[1:])
     if options.tpu:
-        # before jax starts: no TPU is looked for, and none is asked what it is
-        os.environ |= {
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_MIN_LOG_LEVEL": "3",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        }
+        os.environ |= WITHOUT_TPU
     import jax
 
     from benchmarks.variants.table import VARIANTS

@@ -8,7 +8,11 @@ step (`whole`), parts of it so that each patch is predicted while it is hidden (
 fourth step, with each batch used four times (`every_4`), or there is none and masks are random
 (`random`).
 
-Expected: docs/results.md has the results of three seeds.
+Variant `cheaper`, with contrasts of its own: the teacher computes in a smaller dtype (`bfloat16`,
+`int8`), or sees a random half of the patches (`half`) or as many as the student (`visible`, and in
+int8 `visible_int8`); beside `whole` and `random`.
+
+Expected: docs/results.md has the results of three seeds. `cheaper` has not been run to its end.
 """
 
 import importlib.util
@@ -16,29 +20,52 @@ from pathlib import Path
 
 import ml_collections
 
+from hpm_jax.config import check_choice
+
 TEACHERS = {
     "whole": "moving_average(start=0.99, end=0.99)",
     "parts": "moving_average(start=0.99, end=0.99, view='parts')",
     "every_4": "moving_average(start=0.99, end=0.99, every_steps=4)",
 }
+CHEAPER = {
+    "whole": TEACHERS["whole"],
+    "bfloat16": "moving_average(start=0.99, end=0.99, dtype='bfloat16')",
+    "int8": "moving_average(start=0.99, end=0.99, dtype='int8')",
+    "half": "moving_average(start=0.99, end=0.99, view='half')",
+    "visible": "moving_average(start=0.99, end=0.99, view='visible')",
+    "visible_int8": "moving_average(start=0.99, end=0.99, view='visible', dtype='int8')",
+}
+CONTRASTS = (
+    "parts > whole: a patch is judged better while it is hidden",
+    "whole > every_4: a fresh look is worth its price",
+    "whole > random: hard patches beat random ones",
+)
+CHEAPER_CONTRASTS = (
+    "whole > int8: a teacher in 8 bits costs accuracy",
+    "visible > whole: a teacher that sees as few patches as the student is better",
+    "visible > half: fewer visible patches are closer to training",
+    "visible > random: hard patches of this teacher beat random ones",
+)
+# by variant: teachers, contrasts and the folder of the cells
+FAMILIES = {
+    "": (TEACHERS, CONTRASTS, "results/compare_teacher"),
+    "cheaper": (CHEAPER, CHEAPER_CONTRASTS, "results/compare_cheaper_teachers"),
+}
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Returns the comparison; it has no variants."""
-    config = _beside("compare_cifar10").get_config(variant)
+    """Returns the comparison; `variant` is the text after the colon: nothing, or "cheaper"."""
+    teachers, contrasts, results = FAMILIES[check_choice("variant", variant, FAMILIES)]
+    config = _beside("compare_cifar10").get_config()
     hard = {"mask": {"strategy": "hard(start=0.0, end=0.5, schedule='step')"}}
     hard["losses"] = ("ranking",)
-    arms = {name: hard | {"teacher": teacher} for name, teacher in TEACHERS.items()}
+    arms = {name: hard | {"teacher": teacher} for name, teacher in teachers.items()}
     arms["random"] = {"mask": {"strategy": "random"}, "losses": ("ranking",), "teacher": "none"}
     del config.arms
     config.arms = arms
     config.order = tuple(arms)
-    config.contrasts = (
-        "parts > whole: a patch is judged better while it is hidden",
-        "whole > every_4: a fresh look is worth its price",
-        "whole > random: hard patches beat random ones",
-    )
-    config.results = "results/compare_teacher"
+    config.contrasts = contrasts
+    config.results = results
     return config
 
 

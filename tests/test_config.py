@@ -51,7 +51,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "quickstart": [None],
     "quickstart_video": ["", "mae,epochs=2", "random,label=both,seed=1"],
-    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600", "B,target=features"],
+    "hpm_in1k": ["", "S", "L,epochs=800", "H,epochs=1600", "B,target=features", "teacher=visible"],
     "mae_in1k": ["", "L,epochs=1600"],
     "crossmae_in1k": ["S", "B,share=0.3333,method=hpm"],
     "simmim_in1k": ["", "S,masks=hpm"],
@@ -102,7 +102,7 @@ VARIANTS = {
     "demo": ["", "epochs=2"],
     "compare_cifar10": [""],
     "compare_digits": [""],
-    "compare_teacher": [""],
+    "compare_teacher": ["", "cheaper"],
     "compare_methods": ["", "grid"],
 }
 
@@ -219,7 +219,8 @@ def trace_compare(config):
     """Every arm that differs in what it compiles."""
     arms = arm_configs(config)
     assert list(arms) == list(config.order)
-    traced = {"mae", "hpm", "green", "parts", "every_4", "capi", "simmim", "random_teacher"}
+    traced = {"mae", "hpm", "green", "parts", "every_4", "visible_int8"}
+    traced |= {"capi", "simmim", "random_teacher"}
     for name in sorted(traced & arms.keys()):
         trace_pretrain(arms[name])
 

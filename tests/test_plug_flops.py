@@ -1,5 +1,8 @@
 """Operations of a step by formula against XLA's count, where plugs run networks of their own."""
 
+import importlib.util
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from small import MAE, schedule, small_config
 from small_weights import random_weights
 
 from hpm_jax.benchmark import noise_batch
+from hpm_jax.config import freeze
 from hpm_jax.convert.weights import Architecture
 from hpm_jax.convert.write import write_weights
 from hpm_jax.run.build import build_flops, build_sharded_step
@@ -32,6 +36,8 @@ CASES = {
     | {"objective": "cross_entropy"},
     "frozen_target": RANDOM | {"target": "teacher_features", "teacher": FROZEN},
     "frozen_masks": {"mask": {"strategy": "attention"}, "losses": (), "teacher": FROZEN},
+    "half view": {"teacher": "moving_average(view='half')"},
+    "visible view in int8": {"teacher": "moving_average(view='visible', dtype='int8')"},
     "consistency": RANDOM
     | {"losses": ("global_consistency(width=64)",)}
     | {"mask": {"strategy": "disjoint", "views": 2}},
@@ -62,3 +68,24 @@ def test_flops_against_the_compiler(name, folder, monkeypatch):
     lowered = parts.step.lower(parts.state, *inputs, jax.random.key(0), schedule(n_hard=4))
     share = lowered.cost_analysis()["flops"] / 64 / build_flops(config).total
     assert 0.97 < share < 1.15, f"XLA counts {share:.3f} of the formula"
+
+
+def load(name, variant):
+    """A shipped config."""
+    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.mark.parametrize("variant", ["teacher=visible", "teacher=every_2"])
+@pytest.mark.parametrize("size", ["B", "L"])
+def test_a_step_of_the_cheap_recipe_costs_two_mae_steps_at_most(size, variant):
+    """With the whole image in view in every step it costs 2.34."""
+    mae, hpm, cheap = (
+        build_flops(freeze(load("hpm_in1k", f"{size},{options}"))).total
+        for options in ("method=mae", "method=hpm", variant)
+    )
+    assert 2.3 * mae < hpm < 2.4 * mae
+    assert 1.5 * mae < cheap <= 2.0 * mae

@@ -16,6 +16,8 @@ from hpm_jax.step.mask import choose_mask, mask_context
 from hpm_jax.step.step import make_train_step
 
 FEATURES = {"target": "teacher_features", "objective": "cosine"}
+VISIBLE = {"teacher": "moving_average(start=0.9, end=0.9, view='visible')"}
+IN_INT8 = {"teacher": "moving_average(start=0.9, end=0.9, dtype='int8')"}
 TARGETS = pytest.mark.parametrize("changes", [{}, FEATURES], ids=["pixels", "features"])
 
 
@@ -106,7 +108,9 @@ def test_accumulation_changes_no_mask_and_no_gradient(changes):
     chex.assert_trees_all_close(whole.optimizer[1].mu, parted.optimizer[1].mu, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "changes"), [(2, {}), (8, {}), (8, FEATURES)])
+@pytest.mark.parametrize(
+    ("count", "changes"), [(2, {}), (8, {}), (8, FEATURES), (8, VISIBLE), (8, IN_INT8)]
+)
 def test_any_number_of_devices(count, changes):
     """As on one: the same masks, bit for bit, and the same update, up to the order of sums."""
     config = small_config(**changes)

@@ -124,8 +124,7 @@ VARIANTS: dict[str, Variant] = {
     "bfloat16": Variant(package(dtype=jnp.bfloat16), same=False),
     "parameters_cast_once": Variant(restated(prepare=precision.cast_once), same=False),
     "teacher_bfloat16": Variant(teacher(lambda model: model.clone(dtype=jnp.bfloat16))),
-    "teacher_int8": Variant(teacher(lambda model: Restated(model, dense=precision.int8_dense))),
-    "teacher_float8": Variant(teacher(lambda model: Restated(model, dense=precision.float8_dense))),
+    "teacher_int8": Variant(teacher(lambda model: model.computed_in("int8"))),
     # odd numbers of tokens, padded
     "padded_8": Variant(restated(stack=stacks.padded(8))),
     "padded_16": Variant(restated(stack=stacks.padded(16))),

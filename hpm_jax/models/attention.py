@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.models.decomposed import Decomposed, with_offsets
+from hpm_jax.models.quantization import Product, product_of
 from hpm_jax.models.relative import Relative, relative_bias
 
 Attend = Callable[[Array, Array, Array], Array]
@@ -226,6 +227,7 @@ class Attention(nn.Module):
         qk_norm: whether queries and keys of each head are normalised, before they are rotated
             (Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters).
         norm_eps: epsilon of these norms.
+        quantization: of the products with kernels, a name in `QUANTIZATIONS`.
     """
 
     heads: int
@@ -235,6 +237,7 @@ class Attention(nn.Module):
     relative: Relative | Decomposed | None = None
     qk_norm: bool = False
     norm_eps: float = 1e-6
+    quantization: str = ""
 
     def heads_of(self, x: Array, rotation: Rotation | None = None) -> tuple[Array, Array, Array]:
         """Returns query, key and value of tokens `[B, N, D]`, each `[B, heads, N, D / heads]`."""
@@ -252,9 +255,10 @@ class Attention(nn.Module):
         """
         width, read = x.shape[-1], read or x.shape[1]
         projections, kernel, bias, relative = self.parameters(width)
+        product = product_of(self.quantization)
 
         def project(part: int, tokens: Array) -> Array:
-            heads = to_heads(tokens, *projections[part])
+            heads = to_heads(tokens, *projections[part], product=product)
             if rotation is not None and part < 2:  # query and key
                 heads = rotate(heads, rotation)
             return checkpoint_name(heads, "heads")
@@ -267,7 +271,7 @@ class Attention(nn.Module):
             out = attend(*with_offsets(query, key, relative, self.relative), value)
         else:
             out = attend_with_bias(*projected, relative[:, :, -read:])
-        return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
+        return product("bhnd,hdw->bnw", out, kernel) + bias
 
     def summary_weights(
         self, x: Array, first: bool = True, rotation: Rotation | None = None
@@ -332,9 +336,15 @@ class Attention(nn.Module):
         return projections, kernel, bias.astype(self.dtype), relative
 
 
-def to_heads(tokens: Array, kernel: Array, bias: Array, norm: Norm | None = None) -> Array:
+def to_heads(
+    tokens: Array,
+    kernel: Array,
+    bias: Array,
+    norm: Norm | None = None,
+    product: Product = jnp.einsum,
+) -> Array:
     """Multiplies `[B, N, D]` by `[D, heads, D / heads]`: `[B, heads, N, D / heads]`, normalised."""
-    heads = jnp.einsum("bnw,whd->bhnd", tokens, kernel) + bias
+    heads = product("bnw,whd->bhnd", tokens, kernel) + bias
     if norm is None:
         return heads
     scale, shift, eps = norm

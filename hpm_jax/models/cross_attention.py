@@ -16,6 +16,7 @@ from hpm_jax.models.layers import (
     feed_forward,
     layer_norm,
 )
+from hpm_jax.models.quantization import product_of
 
 
 class CrossAttend(nn.Module):
@@ -24,12 +25,14 @@ class CrossAttend(nn.Module):
     Attributes:
         key_bias: whether keys have a bias; without it the parameter is that of the values.
         attention: a name in `ATTENTIONS`.
+        quantization: of the products with kernels, a name in `QUANTIZATIONS`.
     """
 
     heads: int
     dtype: Any = jnp.float32
     key_bias: bool = True
     attention: str = "xla"
+    quantization: str = ""
 
     @nn.compact
     def __call__(self, x: Array, memory: Array) -> Array:
@@ -38,11 +41,12 @@ class CrossAttend(nn.Module):
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
         head = width // self.heads
+        product = product_of(self.quantization)
 
         def project(tokens: Array, kernel: Array, bias: Array) -> Array:
             kernel = kernel.astype(self.dtype).reshape(-1, self.heads, head)
             bias = bias.astype(self.dtype).reshape(self.heads, 1, head)
-            return checkpoint_name(to_heads(tokens, kernel, bias), "heads")
+            return checkpoint_name(to_heads(tokens, kernel, bias, product=product), "heads")
 
         kernel, bias = Linear(width, name="query")(width)
         assert bias is not None  # requested above
@@ -57,7 +61,7 @@ class CrossAttend(nn.Module):
         kernel, bias = Linear(width, name="projection")(width)
         assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)
-        return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias.astype(self.dtype)
+        return product("bhnd,hdw->bnw", out, kernel) + bias.astype(self.dtype)
 
 
 class Mix(nn.Module):
@@ -82,6 +86,7 @@ class CrossBlock(nn.Module):
             both, so that they attend to each other too (CAE).
         among: whether self-attention among the tokens comes first, and the memory has a norm
             (DiffMAE's cross-self decoder).
+        quantization: see `CrossAttend`.
     """
 
     heads: int
@@ -90,6 +95,7 @@ class CrossBlock(nn.Module):
     attention: str = "xla"
     joined: bool = False
     among: bool = False
+    quantization: str = ""
 
     @nn.compact
     def __call__(self, x: Array, memory: Array) -> Array:
@@ -98,6 +104,7 @@ class CrossBlock(nn.Module):
         Args:
             memory: `[B, N, D]`; or several, `[k, B, N, D]`, which are mixed.
         """
+        options = self.heads, self.dtype, self.key_bias, self.attention
         if memory.ndim == 4:
             memory = Mix(self.dtype, name="mix")(memory)
         if self.joined:
@@ -105,16 +112,12 @@ class CrossBlock(nn.Module):
         if self.joined or self.among:
             memory = layer_norm(self.dtype, name="memory_norm")(memory)
         if self.among:
-            itself = Attention(
-                self.heads, self.dtype, self.key_bias, self.attention, name="self_attention"
-            )
+            itself = Attention(*options, quantization=self.quantization, name="self_attention")
             x = x + itself(layer_norm(self.dtype, name="self_norm")(x), x.shape[1])
-        attend = CrossAttend(
-            self.heads, self.dtype, self.key_bias, self.attention, name="attention"
-        )
+        attend = CrossAttend(*options, self.quantization, name="attention")
         x = x + attend(layer_norm(self.dtype)(x), memory)
         x = checkpoint_name(x, "middle")
-        return x + feed_forward(x, self.dtype)
+        return x + feed_forward(x, self.dtype, quantization=self.quantization)
 
 
 class CrossStack(nn.Module):
@@ -133,6 +136,7 @@ class CrossStack(nn.Module):
     gather: Gather = as_they_are
     joined: bool = False
     among: bool = False
+    quantization: str = ""
 
     @nn.compact
     def __call__(self, x: Array, memory: Array, each: Array | None = None) -> Array:
@@ -142,6 +146,7 @@ class CrossStack(nn.Module):
         """
         block = CrossBlock(
             *(self.heads, self.dtype, self.key_bias, self.attention, self.joined, self.among),
+            quantization=self.quantization,
             parent=None,
         )
         first = x[:1], memory[0, :1] if each is not None else memory[..., :1, :, :]

@@ -46,6 +46,7 @@ def step_flops(
     frame_stride: int = 1,
     parts: int = 1,
     queried: int | None = None,
+    unseen: int = 0,
 ) -> StepFlops:
     """Returns the operations of one training step per image.
 
@@ -57,6 +58,7 @@ def step_flops(
         frame_stride: a pass uses every n-th frame of the grid.
         parts: number of inputs into which the image is divided.
         queried: number of hidden patches that are predicted; None for all.
+        unseen: number of patches that a pass leaves out at random.
     """
     decoder, sizes = model.decoder, model.decoder_sizes
     length, head_width = sizes.length, decoder.body_width(sizes)
@@ -75,7 +77,7 @@ def step_flops(
     reconstructor = decoder.body_flops(sizes, visible, asked) + head
     student = encoder(visible) + decoder.entry_flops(sizes, visible, asked)
     student += reconstructor + predictor(visible, asked)
-    seen = length // frame_stride // parts
+    seen = (length - unseen) // frame_stride // parts
     heads = decoder.entry_flops(sizes, seen, length) + predictor(seen, length)
     network = encoder(seen) + (heads if predicts else 0)
     return StepFlops(3 * student, network_passes * parts * network)

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from hpm_jax.models.attention import Attention, Rotation
 from hpm_jax.models.decomposed import Decomposed
 from hpm_jax.models.mlp import MLPS, inner_width
+from hpm_jax.models.quantization import dense_options
 from hpm_jax.models.relative import Relative
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
@@ -51,14 +52,20 @@ def layer_norm(
 
 
 def feed_forward(
-    x: Array, dtype: Any, mlp: str = "gelu", mlp_width: int = 0, eps: float = 1e-6
+    x: Array,
+    dtype: Any,
+    mlp: str = "gelu",
+    mlp_width: int = 0,
+    eps: float = 1e-6,
+    quantization: str = "",
 ) -> Array:
     """Computes `mlp(norm(x))` of tokens `[B, N, D]`, with layers of the module that calls it."""
     width = x.shape[-1]
     inner = inner_width(mlp, width, mlp_width)
-    hidden = Dense(inner, dtype=dtype)(layer_norm(dtype, eps=eps)(x))
+    dense = functools.partial(Dense, dtype=dtype, **dense_options(quantization))
+    hidden = dense(inner)(layer_norm(dtype, eps=eps)(x))
     hidden = checkpoint_name(hidden, "hidden")
-    return Dense(width, dtype=dtype)(MLPS[mlp](hidden))
+    return dense(width)(MLPS[mlp](hidden))
 
 
 class Block(nn.Module):
@@ -71,6 +78,7 @@ class Block(nn.Module):
             2021, Going deeper with image transformers); 0 for no such factors.
         norm_eps: epsilon of the norms.
         relative, qk_norm: see `Attention`.
+        quantization: of the products with kernels, a name in `QUANTIZATIONS`.
     """
 
     heads: int
@@ -83,6 +91,7 @@ class Block(nn.Module):
     norm_eps: float = 1e-6
     relative: Relative | Decomposed | None = None
     qk_norm: bool = False
+    quantization: str = ""
 
     @nn.compact
     def __call__(
@@ -104,7 +113,8 @@ class Block(nn.Module):
         attended = self._scaled(attended, "attention_scale")
         x = x[:, -read:] + (attended if drop is None else attended * _factor(drop[0], x))
         x = checkpoint_name(x, "middle")
-        mixed = feed_forward(x, self.dtype, self.mlp, self.mlp_width, self.norm_eps)
+        of_mlp = self.mlp, self.mlp_width, self.norm_eps, self.quantization
+        mixed = feed_forward(x, self.dtype, *of_mlp)
         mixed = self._scaled(mixed, "mlp_scale")
         return x + (mixed if drop is None else mixed * _factor(drop[1], x))
 
@@ -116,7 +126,8 @@ class Block(nn.Module):
 
     def _attention(self, attention: str, **place: Any) -> Attention:
         numbers = self.heads, self.dtype, self.key_bias, attention
-        return Attention(*numbers, self.relative, self.qk_norm, self.norm_eps, **place)
+        others = self.relative, self.qk_norm, self.norm_eps, self.quantization
+        return Attention(*numbers, *others, **place)
 
     def _scaled(self, branch: Array, name: str) -> Array:
         """Multiplies a branch by its layer scale, if the block has one."""
@@ -188,7 +199,8 @@ class Stack(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: number of blocks unrolled per scan iteration; more is faster but compiles slower.
         norm: whether there is a layer norm at the end.
-        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, relative, qk_norm: see `Block`.
+        key_bias, attention, mlp, mlp_width, layer_scale, norm_eps, relative, qk_norm,
+            quantization: see `Block`.
         gather: applied to the parameters of a block before their use; it gathers parameters that
             are sharded over devices, one block at a time.
     """
@@ -208,6 +220,7 @@ class Stack(nn.Module):
     relative: Relative | None = None
     qk_norm: bool = False
     gather: Gather = as_they_are
+    quantization: str = ""
 
     def __call__(self, x: Array, drop: Array | None = None, read: int | None = None) -> Array:
         """Maps tokens `[B, N, D]` to the last `read` of them, or all, `[B, read, D]`.
@@ -255,6 +268,7 @@ class Stack(nn.Module):
             self.norm_eps,
             self.relative,
             self.qk_norm,
+            self.quantization,
             parent=None,
         )
         block = start if self.is_initializing() else start.clone(attention=self.attention)

@@ -13,6 +13,7 @@ from hpm_jax.models.decoders.decoder import Body
 from hpm_jax.models.encoder import Encoder, stack_options, token_init
 from hpm_jax.models.layers import Dense, Gather, Outputs, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, Layout
+from hpm_jax.models.quantization import QUANTIZATIONS
 from hpm_jax.tokens import AnyArray, Grid, Mask, gather
 
 
@@ -94,7 +95,7 @@ class MaskedAutoencoder(nn.Module):
         remat: a name in `REMAT_POLICIES`.
         unroll: number of blocks unrolled in each scanned stack; 0 unrolls all.
         attention: a name in `ATTENTIONS`.
-        gather: see `Stack`.
+        gather, quantization: see `Stack`.
     """
 
     grid: Grid
@@ -115,13 +116,14 @@ class MaskedAutoencoder(nn.Module):
     unroll: int = 1
     attention: str = "xla"
     gather: Gather = as_they_are
+    quantization: str = ""
 
     def setup(self):
         layout, decoder, sizes = self.layout, self.decoder, self.decoder_sizes
         self.encoder = Encoder(
             self.grid,
             self.width,
-            stack_options(self, self.depth, self.heads),
+            self._stack_options(self.depth, self.heads),
             self.dtype,
             layout,
             layout.positions,
@@ -134,10 +136,13 @@ class MaskedAutoencoder(nn.Module):
         if self.replaces and not decoder.in_place:
             self.replacing_token = self.param("replacing_token", token_init, (1, 1, self.width))
 
+    def _stack_options(self, depth: int, heads: int) -> dict[str, Any]:
+        return stack_options(self, depth, heads) | {"quantization": self.quantization}
+
     @property
     def decoder_sizes(self) -> Sizes:
         """The facts that the decoders are built from."""
-        stack = stack_options(self, self.decoder_depth, self.decoder_heads)
+        stack = self._stack_options(self.decoder_depth, self.decoder_heads)
         return Sizes(
             grid=self.grid,
             values=self.values,
@@ -148,6 +153,18 @@ class MaskedAutoencoder(nn.Module):
             layout=self.layout,
             dtype=self.dtype,
         )
+
+    def computed_in(self, dtype: str) -> "MaskedAutoencoder":
+        """Returns the same model, with the same parameters, computed in another dtype.
+
+        Args:
+            dtype: "float32" or "bfloat16"; or one of `QUANTIZATIONS` for the products with the
+                kernels of all blocks, where embeddings, attention, norms and heads keep the dtype
+                of the model. "" changes nothing.
+        """
+        if dtype in QUANTIZATIONS:
+            return self.clone(quantization=dtype) if dtype else self
+        return self.clone(dtype=jnp.dtype(dtype))
 
     @property
     def target_width(self) -> int:

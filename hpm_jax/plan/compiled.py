@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from hpm_jax.plan.arithmetic import temporaries
+from hpm_jax.plan.gpus import DESCRIBED
 from hpm_jax.plan.machines import GIB, Machine, PlanError
 from hpm_jax.plan.program import work
 
@@ -56,6 +57,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     from jax.sharding import AxisType, Mesh
 
     from hpm_jax.models.attention import compiling_for
+    from hpm_jax.models.quantization import FLOAT8_CAPABILITY, tracing_float8
     from hpm_jax.run.devices import Devices
     from hpm_jax.run.prepared import prepare
 
@@ -90,7 +92,10 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         compiled=described,
         flops=parts.flops * config.optimizer.batch_size,
     )
-    with compiling_for(cudnn=described and devices[0].platform in ("gpu", "cuda")):
+    cudnn = described and devices[0].platform in ("gpu", "cuda")
+    gpu = DESCRIBED.get(machine.topology.partition(":")[0])
+    float8 = gpu is not None and gpu.capability >= FLOAT8_CAPABILITY
+    with compiling_for(cudnn), tracing_float8(float8):
         lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))

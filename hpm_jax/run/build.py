@@ -121,6 +121,7 @@ def build_flops(config: Config) -> StepFlops:
         method.teacher.frame_stride,
         method.parts,
         config.queried,
+        method.unseen * method.unit.size,
     )
     # what the target reads is computed in every step; a strategy that asks the teacher shares it
     passes = len(method.models(method.networks(False)))

@@ -42,32 +42,53 @@ def run_network(
     patches: Float[AnyArray, "B L P"],
     passes: int = 1,
     reads: tuple[str, ...] = ("predicted_loss",),
+    key: Array | None = None,
 ) -> Readings:
     """Outputs of one network for every patch, `[B, L]` or `[B, L, D]` float32.
 
-    The input is every `frame_stride`-th frame of the grid; the losses of the other frames are
-    predicted as those of hidden patches are. With the view "parts" the input is one part of the
-    image after the other, see `losses_by_parts`.
+    The network encodes what the view of the teacher shows, see `draw_view`; the losses of the other
+    patches are predicted as those of hidden patches are. With the view "parts" the input is one
+    part of the image after the other, see `losses_by_parts`.
 
     Args:
         params: of the network.
         passes: number of parts of the batch, computed one after the other.
         reads: which outputs; see `MaskedAutoencoder.read`.
+        key: of random views.
     """
-    stride = method.teacher.frame_stride
-    seen, unseen, *_ = every_frame_of(model.grid, stride)
-    in_raster_order = np.argsort(np.concatenate([seen, unseen]))
+    model = method.teacher.computed(model)
 
-    def run(patches):
+    def run(inputs):
+        patches, mask = inputs
         if method.parts > 1:
             return losses_by_parts(model, method, params, patches)
-        if stride == 1:
+        if mask is None:
             return model.apply({"params": params}, patches, reads, method="read")
-        mask = Mask(*(jnp.tile(x, (len(patches), 1)) for x in (seen, unseen)))
         found = model.apply({"params": params}, patches, reads, mask, method="read")
-        return jax.tree.map(lambda x: x[:, in_raster_order], found)
+        place = jnp.argsort(jnp.concatenate(mask[:2], axis=1), axis=1)
+        return jax.tree.map(lambda x: jnp.take_along_axis(x, place, axis=1), found)
 
-    return jax.tree.map(join_parts, jax.lax.map(run, split(patches, passes)))
+    inputs = patches, draw_view(method, len(patches), key)
+    inputs = jax.tree.map(lambda x: split(x, passes), inputs)
+    return jax.tree.map(join_parts, jax.lax.map(run, inputs))
+
+
+def draw_view(method: Method, images: int, key: Array | None) -> Mask | None:
+    """Which patches of each image a network encodes, `[B, K]`, and the others; None for all.
+
+    Every `frame_stride`-th frame, or units drawn at random for each image.
+
+    Args:
+        images: number of images, B.
+        key: of random views; None for those of pictures and evaluations, which are always the same.
+    """
+    unit, unseen = method.unit, method.unseen
+    if unseen:
+        key = jax.random.key(0) if key is None else key
+        return unit.spread(select(jax.random.uniform(key, (images, unit.count)), unseen))
+    stride = method.teacher.frame_stride
+    frames = every_frame_of(unit.grid, stride)[:2]
+    return Mask(*(jnp.tile(x, (images, 1)) for x in frames)) if stride > 1 else None
 
 
 def run_frozen(
@@ -123,11 +144,13 @@ def run_networks(
     patches: Float[AnyArray, "B L P"],
     passes: int = 1,
     hard: bool = True,
+    key: Array | None = None,
 ) -> AllReadings:
     """Outputs of every network that is read, in one pass of each.
 
     Args:
         hard: whether the strategy reads too, or the target and the terms alone.
+        key: of random views, which all networks share.
     """
     found = {}
     for name, reads in method.networks(hard).items():
@@ -135,7 +158,7 @@ def run_networks(
             found[name] = run_frozen(method, state, patches, passes, reads)
         else:
             params = network_params(state, name)
-            found[name] = run_network(model, method, params, patches, passes, reads)
+            found[name] = run_network(model, method, params, patches, passes, reads, key)
     reads = method.strategy.reads if hard else ()
     units = {
         name: {read: method.unit.pool(found[name][read]) for read in reads}
@@ -152,13 +175,14 @@ def read_networks(
     patches: Float[AnyArray, "B L P"],
     n_hard: Int[AnyArray, ""],
     passes: int = 1,
+    key: Array | None = None,
 ) -> AllReadings:
     """What the strategy and the target read, in one pass of each network.
 
     Networks are in the graph only where they are read. For the strategy they run only while
     `n_hard` is above 0; otherwise all its readings are 0. What the target reads is always there.
     """
-    run = functools.partial(run_networks, model, method, state, passes=passes)
+    run = functools.partial(run_networks, model, method, state, passes=passes, key=key)
     if not method.strategy.reads:
         return run(patches, hard=False)
     shapes = jax.eval_shape(run, patches).units
@@ -177,6 +201,7 @@ def cached_readings(
     patches: Float[AnyArray, "B L P"],
     n_hard: Int[AnyArray, ""],
     passes: int = 1,
+    key: Array | None = None,
 ) -> AllReadings:
     """The same for a teacher that runs only every `every_steps`-th step.
 
@@ -187,9 +212,8 @@ def cached_readings(
     unknown = jnp.isnan(state.scores).any()
 
     def run_teacher(patches):
-        return run_networks(model, method, state, patches, passes).units["teacher"][
-            "predicted_loss"
-        ]
+        found = run_networks(model, method, state, patches, passes, key=key)
+        return found.units["teacher"]["predicted_loss"]
 
     def read_cache(patches):
         return jnp.where(n_hard > 0, state.scores, jnp.nan)
@@ -264,5 +288,6 @@ def choose_mask(
     passes: int = 1,
 ) -> Mask:
     """The mask of patches `[B, L, P]`, with all networks run now."""
-    readings = read_networks(model, method, state, patches, jnp.asarray(schedule.n_hard), passes)
+    n_hard, view_key = jnp.asarray(schedule.n_hard), random.stream(key, "view", 0)
+    readings = read_networks(model, method, state, patches, n_hard, passes, view_key)
     return make_mask(method, state, patches, key, schedule, readings.units)

@@ -159,9 +159,15 @@ class Method:
     @property
     def parts(self) -> int:
         """Number of parts that the teacher sees one by one; see `losses_by_parts`."""
-        if self.teacher.view == "whole":
+        if self.teacher.view != "parts":
             return 1
         return max(2, round(self.unit.count / (self.unit.count - self.hidden)))
+
+    @property
+    def unseen(self) -> int:
+        """Number of units of each image that a random view of the teacher leaves out; or 0."""
+        left_out = {"half": self.unit.count // 2, "visible": self.hidden}
+        return left_out.get(self.teacher.view, 0)
 
     def patches(self, images: UInt8[AnyArray, "B *size C"]) -> Float32[Array, "R L P"]:
         """uint8 images to normalised patches `[B, L, P]` float32; see `Tokenizer`."""

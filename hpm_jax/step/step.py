@@ -153,7 +153,8 @@ def make_train_step(
         *examples, key, schedule = others
         annotations = dict(zip(method.annotations, examples, strict=True))
         patches = method.patches(images)
-        readings = read(model, method, state, patches, jnp.asarray(schedule.n_hard), accumulation)
+        n_hard, view_key = jnp.asarray(schedule.n_hard), random.stream(key, "view", state.step)
+        readings = read(model, method, state, patches, n_hard, accumulation, view_key)
         if state.scores is not None:
             state = state.replace(scores=readings.units["teacher"]["predicted_loss"])
         if method.views > 1:

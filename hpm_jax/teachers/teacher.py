@@ -2,10 +2,14 @@
 
 from typing import Any, ClassVar
 
+from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option, positive, share
+from hpm_jax.models.quantization import QUANTIZATIONS
 from hpm_jax.plugs import Plug, Setting, register
 
-VIEWS = ("whole", "parts")
+RANDOM_VIEWS = ("half", "visible")
+VIEWS = ("whole", "parts", *RANDOM_VIEWS)
+DTYPES = ("", "float32", "bfloat16", "int8", "float8")
 
 
 class Teacher(Plug, kind="teacher"):
@@ -30,6 +34,10 @@ class Teacher(Plug, kind="teacher"):
     def features_width(self, setting: Setting) -> int:
         """Number of values of its features; by default those of the student's encoder."""
         return setting.width
+
+    def computed(self, model: Any) -> Any:
+        """Returns a model with the same parameters, with the arithmetic of the teacher's pass."""
+        return model
 
     def pass_flops(self, setting: Setting, reads: tuple[str, ...]) -> float:
         """FLOPs of its pass over an image for `reads`, where it is no model as the student is."""
@@ -61,9 +69,36 @@ class MovingAverage(Teacher):
     )
     view: str = option(
         "whole",
-        "its input: the whole image, or parts of it, so that each patch is predicted while hidden",
+        "its input: the whole image; parts of it, so that each patch is predicted while hidden; a "
+        "random half, or as many random patches as the student sees, drawn in every pass",
         choices=VIEWS,
     )
+    dtype: str = option(
+        "",
+        "dtype of its pass, '' for that of the model; an 8-bit one is that of the products with "
+        "the kernels of the blocks, quantised on the fly",
+        choices=DTYPES,
+    )
+
+    def check(self, config: Any) -> None:
+        """Targets and terms read exact features, and cuDNN's attention half precision."""
+        name, dtype = f"config.teacher = {str(self)!r}", self.dtype
+        plugs: list[Any] = [config.target, *config.terms]
+        reader = next((plug for plug in plugs if plug.reads), None)
+        if dtype in QUANTIZATIONS[1:] and reader is not None:
+            raise ConfigError(
+                f"{name}: {reader.name!r} reads {' and '.join(reader.reads)} of the teacher as "
+                f"targets, and {dtype} adds noise to them: dtype = '' or 'bfloat16'"
+            )
+        if dtype == "float32" and config.model.attention == "cudnn":
+            raise ConfigError(
+                f"{name}: config.model.attention = 'cudnn' computes in half precision alone: "
+                "dtype = '' or 'bfloat16', or --config.model.attention=auto"
+            )
+
+    def computed(self, model: Any) -> Any:
+        """Returns the model in `dtype`; see `MaskedAutoencoder.computed_in`."""
+        return model.computed_in(self.dtype) if self.dtype else model
 
     def decay(self, epoch: int) -> float:
         """Linear from `start` to `end` over the first `ramp_epochs`, then `end`."""

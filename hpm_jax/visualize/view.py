@@ -1,6 +1,5 @@
 """Computes everything that is drawn of a model: masks, reconstructions and losses."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +9,6 @@ import numpy as np
 from jax import Array
 
 from hpm_jax import random
-from hpm_jax.masking.units import Unit
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.step.mask import make_mask, mask_context, run_network, run_networks
 from hpm_jax.step.method import Method, own
@@ -40,7 +38,6 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
     drawn by `Target.picture`, grey if the target cannot be drawn.
     """
     alone = method.in_full
-    of_patches = dataclasses.replace(alone, unit=Unit(model.grid))
 
     def view(state: TrainState, images: Array, schedule: Schedule) -> View:
         grid = model.grid[5 - images.ndim :]  # without t for images
@@ -48,7 +45,7 @@ def make_view(model: MaskedAutoencoder, method: Method) -> Callable[..., View]:
         predicted, n_hard = None, jnp.asarray(schedule.n_hard)
         if model.loss_predictor:
             teacher_params = state.params if state.teacher is None else state.teacher
-            predicted = run_network(model, of_patches, teacher_params, patches)["predicted_loss"]
+            predicted = run_network(model, alone, teacher_params, patches)["predicted_loss"]
         readings, of_target = run_networks(model, alone, state, patches)
         key = random.stream(jax.random.key(0), "pictures", 0)
         mask = make_mask(alone, state, patches, key, schedule, readings)

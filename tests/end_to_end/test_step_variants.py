@@ -2,12 +2,11 @@
 
 import jax.numpy as jnp
 import jaxtyping
-import numpy as np
 import pytest
 from small import parts_of, schedule, small_config
 
 from benchmarks.variants.measure import Bench, compile_step, deviation, outcome_of
-from benchmarks.variants.precision import agreement, int8_dense
+from benchmarks.variants.precision import agreement
 from benchmarks.variants.table import VARIANTS, Subject
 
 
@@ -54,15 +53,6 @@ def test_same_mathematics(bench, own, name):
 def test_other_mathematics_is_seen(bench, own):
     assert not VARIANTS["gelu_tanh"].same
     assert deviation(own, outcome(bench, "gelu_tanh")) > 1e-4
-
-
-def test_int8_is_exact_for_what_eight_bits_hold():
-    rng = np.random.default_rng(0)
-    kernel, x = rng.integers(-126, 127, (8, 3)), rng.integers(-126, 127, (2, 5, 8))
-    kernel[0], x[..., 0] = 127, -127
-    params = {"kernel": jnp.float32(kernel / 16), "bias": jnp.float32([1.0, 2.0, 3.0])}
-    expected = (x / 8) @ (kernel / 16) + [1.0, 2.0, 3.0]
-    np.testing.assert_allclose(int8_dense(params, jnp.float32(x / 8)), expected, rtol=1e-6)
 
 
 def test_agreement_counts_the_hardest():

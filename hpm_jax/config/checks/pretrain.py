@@ -108,10 +108,11 @@ def _check_strategy(config: Config) -> None:
             f"config.mask.strategy = {name!r} reads {' and '.join(strategy.reads)} of every frame: "
             "frame_stride = 1 in config.teacher"
         )
-    if config.teacher.view == "parts" and (not only or config.teacher.frame_stride > 1):
+    view = config.teacher.view
+    if view != "whole" and (not only or config.teacher.frame_stride > 1):
         raise ConfigError(
-            f"config.teacher = {str(config.teacher)!r}: with view = 'parts' every frame is seen, "
-            f"and predicted losses alone are read, not {' and '.join(strategy.reads)}: "
+            f"config.teacher = {str(config.teacher)!r}: with view = {view!r} predicted losses "
+            f"alone are read, of all frames, not {' and '.join(strategy.reads)}: "
             "frame_stride = 1 and a strategy such as hard, or view = 'whole'"
         )
     if config.teacher.every_steps > 1 and not (only and strategy.networks == ("teacher",)):
