@@ -207,10 +207,10 @@ def test_attention_is_chosen_by_device_dtype_and_width(monkeypatch):
         return attend_automatically(*[jnp.zeros((2, 2, 5, width), dtype)] * 3)
 
     assert chosen() == "xla", "this is a CPU"
-    with compiling_for(cudnn=True):
+    with compiling_for("gpu"):
         assert chosen() == "cudnn"
         assert chosen(jnp.float32) == chosen(width=12) == chosen(width=256) == "xla"
-        with compiling_for(cudnn=False):
+        with compiling_for("tpu"):
             assert chosen() == "xla"
     monkeypatch.setattr(attention, "has_cudnn", lambda: True)
     assert chosen() == "cudnn"

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.models.relative import Relative, relative_bias
+from hpm_jax.models.tpu_attention import LONGEST, fused_attention
 
 Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
@@ -133,16 +135,68 @@ def padded_attention(
     return out[:, :queries].swapaxes(1, 2)
 
 
-_target: contextvars.ContextVar[bool | None] = contextvars.ContextVar("cudnn", default=None)
+def attend_by_pallas(query: Array, key: Array, value: Array) -> Array:
+    """Computes attention by our fused kernel for TPUs, for heads before tokens.
+
+    Raises:
+        ConfigError: see `attend_side_by_side`.
+    """
+    heads = query.shape[1]
+    parts = (checkpoint_name(join_heads(x), "heads") for x in (query, key, value))
+    return split_heads(attend_side_by_side(*parts, heads), heads)
+
+
+def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> Array:
+    """Computes attention `[B, N, D]` by our fused kernel, see `hpm_jax/models/tpu_attention.py`.
+
+    The compiler cannot partition a kernel: each device of the mesh that `Devices.jit_step` declares
+    computes its own images. XLA computes attention where several devices have declared none, as in
+    evaluations, or where images do not divide over them.
+
+    Raises:
+        ConfigError: on other devices than TPUs, or for more tokens than the kernel takes.
+    """
+    platform = _target.get() or jax.default_backend()
+    if platform != "tpu":
+        raise _no_pallas(f"the device is a {platform.upper()}")
+    if (longest := max(query.shape[1], key.shape[1])) > LONGEST:
+        raise _no_pallas(f"there are {longest} tokens")
+
+    def attend_here(*parts: Array) -> Array:
+        return fused_attention(*parts, heads)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and len(query) % mesh.size == 0:
+        images = PartitionSpec(mesh.axis_names)
+        mapped = jax.shard_map(attend_here, in_specs=images, out_specs=images, check_vma=False)
+        out = mapped(query, key, value)
+    elif mesh.empty and (_target.get() or jax.device_count() == 1):
+        out = attend_here(query, key, value)
+    else:
+        out = join_heads(attend(*(split_heads(x, heads) for x in (query, key, value))))
+    return checkpoint_name(out, "attended")
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """Maps `[B, N, D]` to `[B, heads, N, D / heads]`."""
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def join_heads(x: Array) -> Array:
+    """Maps `[B, heads, N, D / heads]` to `[B, N, D]`."""
+    return x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1)
+
+
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 
 
 @contextlib.contextmanager
-def compiling_for(cudnn: bool) -> Iterator[None]:
-    """Lets "auto" choose for devices that are not here: with cuDNN's fused attention, or without.
+def compiling_for(platform: str) -> Iterator[None]:
+    """Names the platform of devices that are not here: "tpu", "gpu" with cuDNN, or "cpu".
 
     Only tracing inside the block is affected.
     """
-    token = _target.set(cudnn)
+    token = _target.set(platform)
     try:
         yield
     finally:
@@ -166,8 +220,8 @@ def has_cudnn() -> bool:
 def attend_automatically(query: Array, key: Array, value: Array) -> Array:
     """Computes attention by cuDNN's fused kernel where it runs, and otherwise by XLA."""
     fits = query.dtype in HALF and not _wrong_width(query.shape[-1])
-    known = _target.get()
-    fused = fits and (has_cudnn() if known is None else known)
+    platform = _target.get()
+    fused = fits and (platform == "gpu" if platform else has_cudnn())
     return (attend_by_cudnn if fused else attend)(query, key, value)
 
 
@@ -178,9 +232,17 @@ def _no_cudnn(reason: str) -> ConfigError:
     )
 
 
+def _no_pallas(reason: str) -> ConfigError:
+    return ConfigError(
+        f"config.model.attention = 'pallas' needs a TPU and at most {LONGEST} tokens ({reason}): "
+        "use --config.model.attention=xla."
+    )
+
+
 ATTENTIONS: dict[str, Attend] = {
     "xla": attend,
     "cudnn": attend_by_cudnn,
+    "pallas": attend_by_pallas,
     "auto": attend_automatically,
 }
 
@@ -250,6 +312,19 @@ class Attention(nn.Module):
         """
         width, read = x.shape[-1], read or x.shape[1]
         projections, kernel, bias, relative = self.parameters(width)
+        if (
+            self.attention == "pallas"
+            and rotation is None
+            and relative is None
+            and not self.qk_norm
+        ):
+            # products write heads side by side, as the kernel reads them: nothing is transposed
+            parts = [
+                checkpoint_name(tokens @ one.reshape(width, width) + shift.reshape(width), "heads")
+                for tokens, (one, shift, _) in zip((x[:, -read:], x, x), projections, strict=True)
+            ]
+            out = attend_side_by_side(*parts, self.heads)
+            return out @ kernel.reshape(width, width) + bias
 
         def project(part: int, tokens: Array) -> Array:
             heads = to_heads(tokens, *projections[part])

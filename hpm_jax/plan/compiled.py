@@ -90,7 +90,8 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         compiled=described,
         flops=parts.flops * config.optimizer.batch_size,
     )
-    with compiling_for(cudnn=described and devices[0].platform in ("gpu", "cuda")):
+    platform = "tpu" if machine.chip.tpu else "gpu" if described else "cpu"
+    with compiling_for(platform):
         lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))
