@@ -18,6 +18,7 @@ from hpm_jax.models.relative import Relative, relative_bias
 from hpm_jax.models.tpu_attention import LONGEST, fused_attention
 
 Attend = Callable[[Array, Array, Array], Array]
+Implementation = Literal["cudnn", "xla"]  # names of JAX
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
 Norm = tuple[Array, Array, float]  # scale, bias and epsilon
 Projection = tuple[Array, Array, Norm | None]  # kernel, bias and norm
@@ -85,54 +86,81 @@ def _wrong_width(head: int) -> bool:
     return bool(head % 8) or head > 128
 
 
-def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
+def attend_by_cudnn(
+    query: Array, key: Array, value: Array, implementation: Implementation = "cudnn"
+) -> Array:
     """Computes attention by cuDNN's fused kernel, without N x N arrays (NVIDIA, half precision).
 
-    cuDNN differentiates only even numbers of tokens, so the tokens are padded by one where they
-    are odd, and their true number is passed along.
+    Args:
+        implementation: "cudnn", or "xla" for the same computation on any device.
 
     Raises:
         ConfigError: without such a GPU, in float32, or for heads that the kernel does not take.
     """
-    width, dtype = query.shape[-1], query.dtype
-    if dtype not in HALF:
-        raise _no_cudnn(f"the dtype is {dtype}")
-    if _wrong_width(width):
-        raise _no_cudnn(f"a head is {width} wide: expected a multiple of 8, at most 128")
-    try:
-        out = padded_attention(query, key, value, "cudnn")
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise _no_cudnn(str(error)) from error
-    return checkpoint_name(out, "attended")
+    parts = (checkpoint_name(even(x.swapaxes(1, 2)), "heads") for x in (query, key, value))
+    out = _of_even(*parts, key.shape[2], implementation)
+    return out[:, : query.shape[2]].swapaxes(1, 2)
 
 
-def padded_attention(
-    query: Array, key: Array, value: Array, implementation: Literal["cudnn", "xla"]
+def attend_one_product(
+    product: Array, heads: int, implementation: Implementation = "cudnn"
 ) -> Array:
-    """Attention `[B, heads, N, head width]` by JAX, with an even number of tokens.
+    """Computes attention by cuDNN's fused kernel from one product for query, key and value.
+
+    Fewer bytes are moved than with three products: each pass over tokens or gradients is one.
 
     Args:
+        product: `[B, N, 3 D]`, heads side by side.
         implementation: "cudnn", or "xla" for the same computation on any device.
-    """
-    queries, keys = query.shape[2], key.shape[2]
 
-    def tokens_first(x: Array) -> Array:
-        x = checkpoint_name(x.swapaxes(1, 2), "heads")
-        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+    Returns:
+        `[B, N, D]` or `[B, N + 1, D]`, whichever is even. The caller cuts the token that was added
+        after its own product, where this costs no pass; its value is finite, and nothing reads it.
+
+    Raises:
+        ConfigError: see `attend_by_cudnn`.
+    """
+    tokens, width = product.shape[1], product.shape[2] // 3
+    parts = (
+        checkpoint_name(x.reshape(*x.shape[:2], heads, -1), "heads")
+        for x in jnp.split(even(product), 3, axis=-1)
+    )
+    out = _of_even(*parts, tokens, implementation)
+    return out.reshape(len(out), -1, width)
+
+
+def even(x: Array) -> Array:
+    """Appends a token of zeros to `[B, N, ...]` if N is odd: cuDNN differentiates even numbers."""
+    return jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)] + [(0, 0)] * (x.ndim - 2))
+
+
+def _of_even(
+    query: Array, key: Array, value: Array, real: int, implementation: Implementation
+) -> Array:
+    """Attention `[B, N, heads, head width]` of even numbers of tokens, the first `real` keys.
+
+    All queries count, so that nothing is undefined in the output of one that was added.
+    """
+    head, dtype = query.shape[3], query.dtype
+    if implementation == "cudnn" and dtype not in HALF:
+        raise _no_cudnn(f"the dtype is {dtype}")
+    if implementation == "cudnn" and _wrong_width(head):
+        raise _no_cudnn(f"a head is {head} wide: expected a multiple of 8, at most 128")
 
     def lengths(tokens: int) -> Array | None:
-        odd = queries % 2 or keys % 2
-        return jnp.full(len(query), tokens, jnp.int32) if odd else None
+        return jnp.full(len(query), tokens, jnp.int32) if real < key.shape[1] else None
 
-    out = jax.nn.dot_product_attention(
-        tokens_first(query),
-        tokens_first(key),
-        tokens_first(value),
-        query_seq_lengths=lengths(queries),
-        key_value_seq_lengths=lengths(keys),
-        implementation=implementation,
-    )
-    return out[:, :queries].swapaxes(1, 2)
+    try:
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            query_seq_lengths=lengths(query.shape[1]),
+            key_value_seq_lengths=lengths(real),
+            implementation=implementation,
+        )
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise _no_cudnn(str(error)) from error
 
 
 def attend_by_pallas(query: Array, key: Array, value: Array) -> Array:
@@ -219,10 +247,16 @@ def has_cudnn() -> bool:
 
 def attend_automatically(query: Array, key: Array, value: Array) -> Array:
     """Computes attention by cuDNN's fused kernel where it runs, and otherwise by XLA."""
-    fits = query.dtype in HALF and not _wrong_width(query.shape[-1])
+    return ATTENTIONS[chosen("auto", query.dtype, query.shape[-1])](query, key, value)
+
+
+def chosen(name: str, dtype: Any, head: int) -> str:
+    """Returns a name in `ATTENTIONS`: "cudnn" or "xla" for "auto", by device, dtype and width."""
+    if name != "auto":
+        return name
+    fits = dtype in HALF and not _wrong_width(head)
     platform = _target.get()
-    fused = fits and (platform == "gpu" if platform else has_cudnn())
-    return (attend_by_cudnn if fused else attend)(query, key, value)
+    return "cudnn" if fits and (platform == "gpu" if platform else has_cudnn()) else "xla"
 
 
 def _no_cudnn(reason: str) -> ConfigError:
@@ -312,19 +346,13 @@ class Attention(nn.Module):
         """
         width, read = x.shape[-1], read or x.shape[1]
         projections, kernel, bias, relative = self.parameters(width)
-        if (
-            self.attention == "pallas"
-            and rotation is None
-            and relative is None
-            and not self.qk_norm
-        ):
-            # products write heads side by side, as the kernel reads them: nothing is transposed
-            parts = [
-                checkpoint_name(tokens @ one.reshape(width, width) + shift.reshape(width), "heads")
-                for tokens, (one, shift, _) in zip((x[:, -read:], x, x), projections, strict=True)
-            ]
-            out = attend_side_by_side(*parts, self.heads)
-            return out @ kernel.reshape(width, width) + bias
+        plain = rotation is None and relative is None and not self.qk_norm
+        fused = chosen(self.attention, x.dtype, width // self.heads) if plain else ""
+        if fused in ("cudnn", "pallas"):
+            kernels = [one.reshape(width, width) for one, _, _ in projections]
+            biases = [one.reshape(width) for _, one, _ in projections]
+            out = self._side_by_side(x, read, kernels, biases, fused)
+            return (out @ kernel.reshape(width, width))[:, :read] + bias
 
         def project(part: int, tokens: Array) -> Array:
             heads = to_heads(tokens, *projections[part])
@@ -338,6 +366,32 @@ class Attention(nn.Module):
         else:
             out = attend_with_bias(*projected, relative[:, :, -read:])
         return jnp.einsum("bhnd,hdw->bnw", out, kernel) + bias
+
+    def _side_by_side(
+        self, x: Array, read: int, kernels: list[Array], biases: list[Array], fused: str
+    ) -> Array:
+        """Attends with heads side by side, as fused kernels read them: nothing is transposed.
+
+        Args:
+            kernels: `[D, D]` of query, key and value; biases: `[D]`.
+            fused: "cudnn" or "pallas".
+
+        Returns:
+            `[B, read, D]`; cuDNN's may have one more, see `attend_one_product`.
+        """
+        if fused == "cudnn" and read == x.shape[1]:
+            return attend_one_product(
+                x @ jnp.concatenate(kernels, axis=1) + jnp.concatenate(biases), self.heads
+            )
+        tokens = x[:, -read:], x, x
+        parts = [
+            part @ kernel + bias for part, kernel, bias in zip(tokens, kernels, biases, strict=True)
+        ]
+        if fused == "pallas":
+            return attend_side_by_side(
+                *(checkpoint_name(part, "heads") for part in parts), self.heads
+            )
+        return join_heads(attend_by_cudnn(*(split_heads(part, self.heads) for part in parts)))
 
     def summary_weights(
         self, x: Array, first: bool = True, rotation: Rotation | None = None
