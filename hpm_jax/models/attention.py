@@ -97,8 +97,8 @@ def attend_by_cudnn(
     Raises:
         ConfigError: without such a GPU, in float32, or for heads that the kernel does not take.
     """
-    parts = (checkpoint_name(even(x.swapaxes(1, 2)), "heads") for x in (query, key, value))
-    out = _of_even(*parts, key.shape[2], implementation)
+    q, k, v = (checkpoint_name(even(x.swapaxes(1, 2)), "heads") for x in (query, key, value))
+    out = _of_even(q, k, v, key.shape[2], implementation)
     return out[:, : query.shape[2]].swapaxes(1, 2)
 
 
@@ -121,11 +121,11 @@ def attend_one_product(
         ConfigError: see `attend_by_cudnn`.
     """
     tokens, width = product.shape[1], product.shape[2] // 3
-    parts = (
+    query, key, value = (
         checkpoint_name(x.reshape(*x.shape[:2], heads, -1), "heads")
         for x in jnp.split(even(product), 3, axis=-1)
     )
-    out = _of_even(*parts, tokens, implementation)
+    out = _of_even(query, key, value, tokens, implementation)
     return out.reshape(len(out), -1, width)
 
 
@@ -170,8 +170,8 @@ def attend_by_pallas(query: Array, key: Array, value: Array) -> Array:
         ConfigError: see `attend_side_by_side`.
     """
     heads = query.shape[1]
-    parts = (checkpoint_name(join_heads(x), "heads") for x in (query, key, value))
-    return split_heads(attend_side_by_side(*parts, heads), heads)
+    q, k, v = (checkpoint_name(join_heads(x), "heads") for x in (query, key, value))
+    return split_heads(attend_side_by_side(q, k, v, heads), heads)
 
 
 def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> Array:
@@ -383,15 +383,15 @@ class Attention(nn.Module):
             return attend_one_product(
                 x @ jnp.concatenate(kernels, axis=1) + jnp.concatenate(biases), self.heads
             )
-        tokens = x[:, -read:], x, x
-        parts = [
-            part @ kernel + bias for part, kernel, bias in zip(tokens, kernels, biases, strict=True)
-        ]
+        query, key, value = (
+            part @ kernel + bias
+            for part, kernel, bias in zip((x[:, -read:], x, x), kernels, biases, strict=True)
+        )
         if fused == "pallas":
-            return attend_side_by_side(
-                *(checkpoint_name(part, "heads") for part in parts), self.heads
-            )
-        return join_heads(attend_by_cudnn(*(split_heads(part, self.heads) for part in parts)))
+            query, key, value = (checkpoint_name(part, "heads") for part in (query, key, value))
+            return attend_side_by_side(query, key, value, self.heads)
+        query, key, value = (split_heads(part, self.heads) for part in (query, key, value))
+        return join_heads(attend_by_cudnn(query, key, value))
 
     def summary_weights(
         self, x: Array, first: bool = True, rotation: Rotation | None = None

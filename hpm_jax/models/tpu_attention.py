@@ -75,7 +75,7 @@ def _call(
     if max(queries, keys) > LONGEST:
         raise ValueError(f"{max(queries, keys)} tokens: expected at most {LONGEST}")
     head = width // heads
-    lanes = next(x for x in (*_blocks(head), width) if width % x == 0)
+    lanes = block_width(head, width)
     images = max(1, min(batch, TOKENS // max(queries, keys)))
     blocks = [
         pl.BlockSpec((images, x.shape[1], lanes), lambda image, lane: (image, 0, lane))
@@ -83,7 +83,7 @@ def _call(
     ]
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments[:outputs]]
     scores = batch * heads * queries * keys
-    moved = sum(x.size * x.dtype.itemsize for x in [*arguments, *results])
+    moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*arguments, *results))
     return pl.pallas_call(
         functools.partial(kernel, head=head),
         grid=(pl.cdiv(batch, images), width // lanes),
@@ -98,9 +98,10 @@ def _call(
     )(*arguments)
 
 
-def _blocks(head: int) -> tuple[int, int]:
-    """Returns widths of a block: of four heads, so that units do not wait for one, or of fewer."""
-    return math.lcm(4 * head, LANES), math.lcm(head, LANES)
+def block_width(head: int, width: int) -> int:
+    """Returns the lanes of one program: four heads, so that units do not wait for one, or fewer."""
+    wanted = math.lcm(4 * head, LANES), math.lcm(head, LANES), width
+    return next(lanes for lanes in wanted if width % lanes == 0)
 
 
 def _forward_kernel(query: Any, key: Any, value: Any, out: Any, *, head: int) -> None:
