@@ -1,6 +1,7 @@
-"""What the TPU compiler schedules for our fused attention, beside what it estimates for XLA's.
+"""What the TPU compiler schedules for our fused attention, or estimates for XLA's.
 
-    python -m benchmarks.tpu_attention --topology v5e:2x2
+    python -m benchmarks.tpu_attention pallas --topology v5e:2x2
+    python -m benchmarks.tpu_attention xla --topology v5e:2x2
 
 No TPU is needed (pip install libtpu). The compiler gives no cycles for a kernel in Pallas, but it
 writes its instructions: bundles, of which a core starts one a cycle. Those of the loop over images
@@ -34,6 +35,7 @@ def bundles(folder: Path) -> int:
 def main() -> None:
     """Prints a row for each shape, in bfloat16: cycles of a head of an image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kernel", choices=("pallas", "xla"))
     parser.add_argument("--topology", default="v5e:2x2", help="TPU slice that is compiled for")
     parser.add_argument("--batch", type=int, default=128, help="number of images")
     options = parser.parse_args()
@@ -45,8 +47,10 @@ def main() -> None:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
     }
+    if options.kernel == "pallas":
+        dumped = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        os.environ["LIBTPU_INIT_ARGS"] = dumped
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -70,20 +74,21 @@ def main() -> None:
         folder.mkdir()
         return jax.jit(gradients if backward else mix).lower(*[x] * (3 + backward)).compile()
 
-    print("| tokens, head, heads | XLA, forward | with backward | ours, forward | backward |")
-    print("| --- | --: | --: | --: | --: |")
-    for tokens, head, heads in SHAPES:
-        cells = []
-        for backward in (False, True):
-            shape = options.batch, heads, tokens, head
-            cycles = work(compiled(attend, shape, backward).as_text()).cycles
-            cells.append(cycles / options.batch / heads)
-        together = block_width(head, heads * head) / head
-        for backward in (False, True):
-            shape = options.batch, tokens, heads * head
-            compiled(lambda *x, heads=heads: fused_attention(*x, heads), shape, backward)
-            cells.append(bundles(folder) / together)
-        print(f"| {tokens}, {head}, {heads} |", " | ".join(f"{x:.0f}" for x in cells), "|")
+    def cycles_of(tokens, head, heads, backward):
+        width = heads * head
+        if options.kernel == "xla":
+            program = compiled(attend, (options.batch, heads, tokens, head), backward)
+            return work(program.as_text()).cycles / options.batch / heads
+        compiled(lambda *x: fused_attention(*x, heads), (options.batch, tokens, width), backward)
+        return bundles(folder) * head / block_width(head, width)
+
+    last = "backward" if options.kernel == "pallas" else "forward and backward"
+    print(f"| {options.kernel}: tokens, head width, heads | forward | {last} |")
+    print("| --- | --: | --: |")
+    for shape in SHAPES:
+        cells = [f"{cycles_of(*shape, backward):.0f}" for backward in (False, True)]
+        print(f"| {', '.join(map(str, shape))} |", " | ".join(cells), "|", flush=True)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

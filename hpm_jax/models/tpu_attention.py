@@ -83,7 +83,8 @@ def _call(
     ]
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments[:outputs]]
     scores = batch * heads * queries * keys
-    moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*arguments, *results))
+    every: list[Any] = [*arguments, *results]
+    moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in every)
     return pl.pallas_call(
         functools.partial(kernel, head=head),
         grid=(pl.cdiv(batch, images), width // lanes),
