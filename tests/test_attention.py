@@ -13,8 +13,10 @@ from hpm_jax.models.attention import (
     attend,
     attend_automatically,
     attend_by_cudnn,
+    attend_one_product,
     compiling_for,
-    padded_attention,
+    join_heads,
+    split_heads,
 )
 from hpm_jax.models.layers import REMAT_POLICIES, Stack
 
@@ -161,10 +163,47 @@ def test_padding_to_even_numbers_of_tokens_changes_nothing(asked, tokens):
     """What cuDNN is given, computed by XLA: output and gradients are those of our attention."""
     arguments = draw(2, 2, asked, 8), draw(2, 2, tokens, 8, seed=1), draw(2, 2, tokens, 8, seed=2)
     weight = draw(2, 2, asked, 8, seed=3)
-    emulated = functools.partial(padded_attention, implementation="xla")
+    emulated = functools.partial(attend_by_cudnn, implementation="xla")
     found = output_and_gradients(emulated, arguments, weight)
     for one, other in zip(found, output_and_gradients(attend, arguments, weight), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [5, 4])
+def test_attention_from_one_product(tokens):
+    """What cuDNN is given, computed by XLA; the token that was added is finite and read by none."""
+    parts = [draw(2, 2, tokens, 8, seed=seed) for seed in range(3)]
+    weight = draw(2, 2, tokens, 8, seed=3)
+
+    def from_one_product(*parts):
+        product = jnp.concatenate([join_heads(x) for x in parts], axis=-1)
+        out = attend_one_product(product, 2, "xla")
+        assert out.shape == (2, tokens + tokens % 2, 16)
+        return split_heads(out, 2)[:, :, :tokens]
+
+    found = output_and_gradients(from_one_product, parts, weight)
+    for one, other in zip(found, output_and_gradients(attend, parts, weight), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    added = attend_one_product(jnp.ones((2, tokens, 48)), 2, "xla")[:, tokens:]
+    np.testing.assert_allclose(added, 1.0, rtol=1e-6)  # the mean of the values
+
+
+@pytest.mark.parametrize("read", [None, 4, 3])
+def test_the_layer_is_the_same_by_cudnn(monkeypatch, read):
+    by_xla = functools.partial(attend_by_cudnn, implementation="xla")
+    monkeypatch.setattr(attention, "attend_by_cudnn", by_xla)
+    one_product = functools.partial(attend_one_product, implementation="xla")
+    monkeypatch.setattr(attention, "attend_one_product", one_product)
+    ours, fused = Attention(4), Attention(4, attention="cudnn")
+    x = draw(2, 9, 32)
+    params = ours.init(jax.random.key(0), x)
+
+    def with_gradients(layer):
+        return jax.value_and_grad(lambda *a: (layer.apply(*a, read) ** 2).sum(), (0, 1))(params, x)
+
+    leaves = [jax.tree.leaves(with_gradients(layer)) for layer in (fused, ours)]
+    for one, other in zip(*leaves, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_cudnn_gets_even_numbers_of_tokens_and_their_lengths(monkeypatch):
@@ -181,7 +220,7 @@ def test_cudnn_gets_even_numbers_of_tokens_and_their_lengths(monkeypatch):
     for tokens in (5, 4):
         arguments = [jnp.zeros((2, 3, tokens, 8), jnp.bfloat16)] * 3
         assert attend_by_cudnn(*arguments).shape == (2, 3, tokens, 8)
-    assert given == [[6, 6, 6], [[5, 5], [5, 5]], [4, 4, 4], [None, None]]
+    assert given == [[6, 6, 6], [[6, 6], [5, 5]], [4, 4, 4], [None, None]]
 
 
 @pytest.mark.parametrize(
@@ -200,20 +239,22 @@ def test_what_cudnn_cannot_run_is_said_in_one_sentence(shape, dtype, reason):
 
 
 def test_attention_is_chosen_by_device_dtype_and_width(monkeypatch):
-    monkeypatch.setattr(attention, "attend", lambda *_: "xla")
-    monkeypatch.setattr(attention, "attend_by_cudnn", lambda *_: "cudnn")
-
     def chosen(dtype=jnp.bfloat16, width=64):
-        return attend_automatically(*[jnp.zeros((2, 2, 5, width), dtype)] * 3)
+        return attention.chosen("auto", dtype, width)
 
     assert chosen() == "xla", "this is a CPU"
-    with compiling_for(cudnn=True):
+    with compiling_for("gpu"):
         assert chosen() == "cudnn"
         assert chosen(jnp.float32) == chosen(width=12) == chosen(width=256) == "xla"
-        with compiling_for(cudnn=False):
+        with compiling_for("tpu"):
             assert chosen() == "xla"
     monkeypatch.setattr(attention, "has_cudnn", lambda: True)
-    assert chosen() == "cudnn"
+    assert chosen() == "cudnn" and attention.chosen("xla", jnp.bfloat16, 64) == "xla"
+
+
+def test_what_is_chosen_is_computed():
+    arguments = [draw(2, 2, 5, 8, seed=seed) for seed in range(3)]
+    np.testing.assert_array_equal(attend_automatically(*arguments), attend(*arguments))
 
 
 def test_a_gpu_whose_cudnn_does_not_compile_is_noticed(monkeypatch):

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh
 from benchmarks.variants.measure import Bench, step_of
 from benchmarks.variants.table import Subject
 from hpm_jax.config import Config
+from hpm_jax.models.attention import compiling_for
 from hpm_jax.plan import slice_of
 from hpm_jax.plan.program import work
 from hpm_jax.run.build import build_sharded_step
@@ -41,6 +42,8 @@ def shapes_on(topology: str, config: Config) -> Bench:
 def step_cost(bench: Bench, subject: Subject) -> StepCost:
     """Compiles a step, which takes a minute or two, and reads what it costs."""
     step = step_of(bench.config, subject)
-    compiled = step.lower(bench.state, bench.images, bench.key, bench.schedule).compile()
+    with compiling_for("tpu"):
+        lowered = step.lower(bench.state, bench.images, bench.key, bench.schedule)
+    compiled = lowered.compile()
     cost = work(compiled.as_text())
     return StepCost(compiled.memory_analysis().temp_size_in_bytes, cost.traffic, cost.cycles)

@@ -99,6 +99,7 @@ VARIANTS: dict[str, Variant] = {
     "attention_softmax": Variant(restated(mix=attention.softmax)),
     "attention_of_jax": Variant(restated(mix=attention.of_jax)),
     "attention_cudnn": Variant(package(attention="cudnn"), only_on="gpu"),
+    "attention_pallas": Variant(package(attention="pallas"), only_on="tpu"),
     "attention_tokens_first": Variant(restated(attention=attention.tokens_first)),
     "attention_keeps_weights": Variant(restated(mix=KEEPS_WEIGHTS, **KEEPS_ALL)),
     "attention_summed_by_product": Variant(restated(mix=BY_PRODUCT)),

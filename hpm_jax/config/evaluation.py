@@ -150,7 +150,8 @@ class Evaluate(TaskOptions):
     dtype: str = option("float32", "dtype of matrix products", choices=("float32", "bfloat16"))
     attention: str = option(
         "xla",
-        "attention kernel: xla, cudnn on NVIDIA GPUs in bfloat16, or auto: cudnn if it runs",
+        "attention kernel: xla, cudnn on NVIDIA GPUs in bfloat16, pallas on one TPU, or auto: "
+        "cudnn if it runs",
         choices=ATTENTIONS,
     )
     data: Data = Data()

@@ -36,7 +36,8 @@ class EncoderSizes:
     )
     attention: str = option(
         "xla",
-        "attention kernel: xla, cudnn (fused, NVIDIA GPUs in bfloat16), or auto: cudnn if it runs",
+        "attention kernel: xla, cudnn (fused, NVIDIA GPUs in bfloat16), pallas (fused, TPUs), or "
+        "auto: cudnn if it runs",
         choices=ATTENTIONS,
         changes_result=False,
     )

@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.models.decomposed import Decomposed, with_offsets
 from hpm_jax.models.quantization import Product, product_of
 from hpm_jax.models.relative import Relative, relative_bias
+from hpm_jax.models.tpu_attention import LONGEST, fused_attention
 
 Attend = Callable[[Array, Array, Array], Array]
+Implementation = Literal["cudnn", "xla"]  # names of JAX
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
 Norm = tuple[Array, Array, float]  # scale, bias and epsilon
 Projection = tuple[Array, Array, Norm | None]  # kernel, bias and norm
@@ -85,66 +88,145 @@ def _wrong_width(head: int) -> bool:
     return bool(head % 8) or head > 128
 
 
-def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
+def attend_by_cudnn(
+    query: Array, key: Array, value: Array, implementation: Implementation = "cudnn"
+) -> Array:
     """Computes attention by cuDNN's fused kernel, without N x N arrays (NVIDIA, half precision).
 
-    cuDNN differentiates only even numbers of tokens, so the tokens are padded by one where they
-    are odd, and their true number is passed along.
+    Args:
+        implementation: "cudnn", or "xla" for the same computation on any device.
 
     Raises:
         ConfigError: without such a GPU, in float32, or for heads that the kernel does not take.
     """
-    width, dtype = query.shape[-1], query.dtype
-    if dtype not in HALF:
+    q, k, v = (checkpoint_name(even(x.swapaxes(1, 2)), "heads") for x in (query, key, value))
+    out = _of_even(q, k, v, key.shape[2], implementation)
+    return out[:, : query.shape[2]].swapaxes(1, 2)
+
+
+def attend_one_product(
+    product: Array, heads: int, implementation: Implementation = "cudnn"
+) -> Array:
+    """Computes attention by cuDNN's fused kernel from one product for query, key and value.
+
+    Fewer bytes are moved than with three products: each pass over tokens or gradients is one.
+
+    Args:
+        product: `[B, N, 3 D]`, heads side by side.
+        implementation: "cudnn", or "xla" for the same computation on any device.
+
+    Returns:
+        `[B, N, D]` or `[B, N + 1, D]`, whichever is even. The caller cuts the token that was added
+        after its own product, where this costs no pass; its value is finite, and nothing reads it.
+
+    Raises:
+        ConfigError: see `attend_by_cudnn`.
+    """
+    tokens, width = product.shape[1], product.shape[2] // 3
+    query, key, value = (
+        checkpoint_name(x.reshape(*x.shape[:2], heads, -1), "heads")
+        for x in jnp.split(even(product), 3, axis=-1)
+    )
+    out = _of_even(query, key, value, tokens, implementation)
+    return out.reshape(len(out), -1, width)
+
+
+def even(x: Array) -> Array:
+    """Appends a token of zeros to `[B, N, ...]` if N is odd: cuDNN differentiates even numbers."""
+    return jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)] + [(0, 0)] * (x.ndim - 2))
+
+
+def _of_even(
+    query: Array, key: Array, value: Array, real: int, implementation: Implementation
+) -> Array:
+    """Attention `[B, N, heads, head width]` of even numbers of tokens, the first `real` keys.
+
+    All queries count, so that nothing is undefined in the output of one that was added.
+    """
+    head, dtype = query.shape[3], query.dtype
+    if implementation == "cudnn" and dtype not in HALF:
         raise _no_cudnn(f"the dtype is {dtype}")
-    if _wrong_width(width):
-        raise _no_cudnn(f"a head is {width} wide: expected a multiple of 8, at most 128")
+    if implementation == "cudnn" and _wrong_width(head):
+        raise _no_cudnn(f"a head is {head} wide: expected a multiple of 8, at most 128")
+
+    def lengths(tokens: int) -> Array | None:
+        return jnp.full(len(query), tokens, jnp.int32) if real < key.shape[1] else None
+
     try:
-        out = padded_attention(query, key, value, "cudnn")
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            query_seq_lengths=lengths(query.shape[1]),
+            key_value_seq_lengths=lengths(real),
+            implementation=implementation,
+        )
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise _no_cudnn(str(error)) from error
+
+
+def attend_by_pallas(query: Array, key: Array, value: Array) -> Array:
+    """Computes attention by our fused kernel for TPUs, for heads before tokens.
+
+    Raises:
+        ConfigError: see `attend_side_by_side`.
+    """
+    heads = query.shape[1]
+    q, k, v = (checkpoint_name(join_heads(x), "heads") for x in (query, key, value))
+    return split_heads(attend_side_by_side(q, k, v, heads), heads)
+
+
+def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> Array:
+    """Computes attention `[B, N, D]` by our fused kernel, see `hpm_jax/models/tpu_attention.py`.
+
+    The compiler cannot partition a kernel: each device of the mesh that `Devices.jit_step` declares
+    computes its own images. XLA computes attention where several devices have declared none, as in
+    evaluations, or where images do not divide over them.
+
+    Raises:
+        ConfigError: on other devices than TPUs, or for more tokens than the kernel takes.
+    """
+    platform = _target.get() or jax.default_backend()
+    if platform != "tpu":
+        raise _no_pallas(f"the device is a {platform.upper()}")
+    if (longest := max(query.shape[1], key.shape[1])) > LONGEST:
+        raise _no_pallas(f"there are {longest} tokens")
+
+    def attend_here(*parts: Array) -> Array:
+        return fused_attention(*parts, heads)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and len(query) % mesh.size == 0:
+        images = PartitionSpec(mesh.axis_names)
+        mapped = jax.shard_map(attend_here, in_specs=images, out_specs=images, check_vma=False)
+        out = mapped(query, key, value)
+    elif mesh.empty and (_target.get() or jax.device_count() == 1):
+        out = attend_here(query, key, value)
+    else:
+        out = join_heads(attend(*(split_heads(x, heads) for x in (query, key, value))))
     return checkpoint_name(out, "attended")
 
 
-def padded_attention(
-    query: Array, key: Array, value: Array, implementation: Literal["cudnn", "xla"]
-) -> Array:
-    """Attention `[B, heads, N, head width]` by JAX, with an even number of tokens.
-
-    Args:
-        implementation: "cudnn", or "xla" for the same computation on any device.
-    """
-    queries, keys = query.shape[2], key.shape[2]
-
-    def tokens_first(x: Array) -> Array:
-        x = checkpoint_name(x.swapaxes(1, 2), "heads")
-        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
-
-    def lengths(tokens: int) -> Array | None:
-        odd = queries % 2 or keys % 2
-        return jnp.full(len(query), tokens, jnp.int32) if odd else None
-
-    out = jax.nn.dot_product_attention(
-        tokens_first(query),
-        tokens_first(key),
-        tokens_first(value),
-        query_seq_lengths=lengths(queries),
-        key_value_seq_lengths=lengths(keys),
-        implementation=implementation,
-    )
-    return out[:, :queries].swapaxes(1, 2)
+def split_heads(x: Array, heads: int) -> Array:
+    """Maps `[B, N, D]` to `[B, heads, N, D / heads]`."""
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
-_target: contextvars.ContextVar[bool | None] = contextvars.ContextVar("cudnn", default=None)
+def join_heads(x: Array) -> Array:
+    """Maps `[B, heads, N, D / heads]` to `[B, N, D]`."""
+    return x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1)
+
+
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 
 
 @contextlib.contextmanager
-def compiling_for(cudnn: bool) -> Iterator[None]:
-    """Lets "auto" choose for devices that are not here: with cuDNN's fused attention, or without.
+def compiling_for(platform: str) -> Iterator[None]:
+    """Names the platform of devices that are not here: "tpu", "gpu" with cuDNN, or "cpu".
 
     Only tracing inside the block is affected.
     """
-    token = _target.set(cudnn)
+    token = _target.set(platform)
     try:
         yield
     finally:
@@ -167,10 +249,16 @@ def has_cudnn() -> bool:
 
 def attend_automatically(query: Array, key: Array, value: Array) -> Array:
     """Computes attention by cuDNN's fused kernel where it runs, and otherwise by XLA."""
-    fits = query.dtype in HALF and not _wrong_width(query.shape[-1])
-    known = _target.get()
-    fused = fits and (has_cudnn() if known is None else known)
-    return (attend_by_cudnn if fused else attend)(query, key, value)
+    return ATTENTIONS[chosen("auto", query.dtype, query.shape[-1])](query, key, value)
+
+
+def chosen(name: str, dtype: Any, head: int) -> str:
+    """Returns a name in `ATTENTIONS`: "cudnn" or "xla" for "auto", by device, dtype and width."""
+    if name != "auto":
+        return name
+    fits = dtype in HALF and not _wrong_width(head)
+    platform = _target.get()
+    return "cudnn" if fits and (platform == "gpu" if platform else has_cudnn()) else "xla"
 
 
 def _no_cudnn(reason: str) -> ConfigError:
@@ -180,9 +268,17 @@ def _no_cudnn(reason: str) -> ConfigError:
     )
 
 
+def _no_pallas(reason: str) -> ConfigError:
+    return ConfigError(
+        f"config.model.attention = 'pallas' needs a TPU and at most {LONGEST} tokens ({reason}): "
+        "use --config.model.attention=xla."
+    )
+
+
 ATTENTIONS: dict[str, Attend] = {
     "xla": attend,
     "cudnn": attend_by_cudnn,
+    "pallas": attend_by_pallas,
     "auto": attend_automatically,
 }
 
@@ -256,6 +352,14 @@ class Attention(nn.Module):
         width, read = x.shape[-1], read or x.shape[1]
         projections, kernel, bias, relative = self.parameters(width)
         product = product_of(self.quantization)
+        plain = rotation is None and relative is None and not self.qk_norm
+        fused = chosen(self.attention, x.dtype, width // self.heads) if plain else ""
+        if fused in ("cudnn", "pallas"):
+            kernels = [one.reshape(width, width) for one, _, _ in projections]
+            biases = [one.reshape(width) for _, one, _ in projections]
+            out = self._side_by_side(x, read, kernels, biases, fused, product)
+            out = product("bnw,wd->bnd", out, kernel.reshape(width, width))
+            return out[:, :read] + bias
 
         def project(part: int, tokens: Array) -> Array:
             heads = to_heads(tokens, *projections[part], product=product)
@@ -272,6 +376,38 @@ class Attention(nn.Module):
         else:
             out = attend_with_bias(*projected, relative[:, :, -read:])
         return product("bhnd,hdw->bnw", out, kernel) + bias
+
+    def _side_by_side(
+        self,
+        x: Array,
+        read: int,
+        kernels: list[Array],
+        biases: list[Array],
+        fused: str,
+        product: Product,
+    ) -> Array:
+        """Attends with heads side by side, as fused kernels read them: nothing is transposed.
+
+        Args:
+            kernels: `[D, D]` of query, key and value; biases: `[D]`.
+            fused: "cudnn" or "pallas".
+            product: of tokens and kernels.
+
+        Returns:
+            `[B, read, D]`; cuDNN's may have one more, see `attend_one_product`.
+        """
+        if fused == "cudnn" and read == x.shape[1]:
+            one = product("bnw,wd->bnd", x, jnp.concatenate(kernels, axis=1))
+            return attend_one_product(one + jnp.concatenate(biases), self.heads)
+        query, key, value = (
+            product("bnw,wd->bnd", part, kernel) + bias
+            for part, kernel, bias in zip((x[:, -read:], x, x), kernels, biases, strict=True)
+        )
+        if fused == "pallas":
+            query, key, value = (checkpoint_name(part, "heads") for part in (query, key, value))
+            return attend_side_by_side(query, key, value, self.heads)
+        query, key, value = (split_heads(part, self.heads) for part in (query, key, value))
+        return join_heads(attend_by_cudnn(query, key, value))
 
     def summary_weights(
         self, x: Array, first: bool = True, rotation: Rotation | None = None

@@ -28,9 +28,23 @@ KEPT = {
     "mlp": ("heads", "attended", "rows", "middle"),
     "full": (),
 }
-REMAT_POLICIES = {
-    remat: jax.checkpoint_policies.save_only_these_names(*names) for remat, names in KEPT.items()
-}
+FUSED = "dot_product_attention_fwd_wrapper"  # JAX's name of cuDNN's forward pass
+
+
+def keeping(names: tuple[str, ...]) -> Callable[..., bool]:
+    """Returns the policy that keeps values of these names, and with any the outputs of `FUSED`.
+
+    These are the attended values and a number a row, which are kept of our attention by name.
+    """
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+
+    def policy(primitive: Any, *avals: Any, **params: Any) -> bool:
+        return (primitive.name == FUSED and bool(names)) or named(primitive, *avals, **params)
+
+    return policy
+
+
+REMAT_POLICIES = {remat: keeping(names) for remat, names in KEPT.items()}
 
 
 Gather = Callable[[Any], Any]  # maps a tree of parameters

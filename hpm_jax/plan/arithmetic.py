@@ -90,7 +90,9 @@ def _traced(config: Any, rows: int, changes: tuple[tuple[str, Any], ...]) -> int
     from hpm_jax.step.step import Masked, draw_all, masked_loss
     from hpm_jax.tokens import Mask
 
-    model, method = build_model(config).clone(**dict(changes)), build_method(config)
+    # fused kernels keep the same values, and are not traced for devices that lack them
+    model = build_model(config).clone(attention="xla", **dict(changes))
+    method = build_method(config)
     key = jax.eval_shape(lambda: jax.random.key(0))
     init = build_init(config, model, method, build_optimizer(config))
     state = jax.eval_shape(init, key, Start(frozen=load_frozen(method)))

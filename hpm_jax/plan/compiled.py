@@ -92,10 +92,10 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         compiled=described,
         flops=parts.flops * config.optimizer.batch_size,
     )
-    cudnn = described and devices[0].platform in ("gpu", "cuda")
+    platform = "tpu" if machine.chip.tpu else "gpu" if described else "cpu"
     gpu = DESCRIBED.get(machine.topology.partition(":")[0])
     float8 = gpu is not None and gpu.capability >= FLOAT8_CAPABILITY
-    with compiling_for(cudnn), tracing_float8(float8):
+    with compiling_for(platform), tracing_float8(float8):
         lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))

@@ -53,7 +53,9 @@ def _traced(config: Any) -> tuple[int, int]:
     from hpm_jax.step.segment_step import prepare, segmentation_loss
     from hpm_jax.step.state import Start
 
-    model, recipe = build_segmenter(config, known_classes(config)), build_segment_recipe(config)
+    # fused kernels keep the same values, and are not traced for devices that lack them
+    model = build_segmenter(config, known_classes(config)).clone(attention="xla")
+    recipe = build_segment_recipe(config)
     init, key = build_segment_init(model, build_optimizer(config)), jax.random.key(0)
     state = jax.eval_shape(init, key, Start())
 

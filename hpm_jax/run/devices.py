@@ -1,6 +1,7 @@
 """The device mesh of a run: batches are sharded over both axes, parameters over one."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,14 @@ class Devices:
             state: shapes, dtypes and shardings of the state; see `abstract_state`.
         """
         placement = jax.tree.map(lambda x: x.sharding, state)
-        return jax.jit(step, donate_argnums=0, out_shardings=(placement, self.replicated))
+
+        @functools.wraps(step)
+        def on_mesh(*arguments: Any) -> Any:
+            # kernels that the compiler cannot partition read it while they are traced
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return step(*arguments)
+
+        return jax.jit(on_mesh, donate_argnums=0, out_shardings=(placement, self.replicated))
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Returns which images of a global batch this process loads, in device order."""

@@ -32,6 +32,14 @@ def test_the_step_compiles_for_a_slice(topology, memory):
     assert "largest batch" in found.stdout
 
 
+def test_the_step_compiles_with_our_kernel():
+    """With 17 and 65 tokens, forward and backward, on several devices."""
+    options = "--config.model.attention=pallas", "--config.model.dtype=bfloat16"
+    found = plan("v5e:2x2", *options)
+    assert found.returncode == 0, found.stderr
+    assert "all-reduce" in found.stdout and "memory traffic" in found.stdout
+
+
 def test_what_does_not_fit_comes_with_advice():
     refused = plan("v5e:2x2", "--config.optimizer.batch_size=1048576")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
