@@ -26,7 +26,8 @@ def use_compilation_cache(choice: str) -> None:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    if choice == OFF or jax.config.values["jax_compilation_cache_dir"] is not None:
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if choice == OFF or before is not None:
         return
     if choice == AUTO:
         if not is_safe():
