@@ -4,8 +4,10 @@
 """
 
 from hpm_jax import config_files, signals
+from hpm_jax.run.allocator import keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()  # before the first thread
     signals.listen()  # before the imports, which take seconds
 
 import os
