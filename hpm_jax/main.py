@@ -4,8 +4,10 @@
 """
 
 from hpm_jax import config_files, signals
+from hpm_jax.run.allocator import keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()  # before the first thread
     signals.listen()  # before the imports, which take seconds
 
 import os
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config.inherit import inherit
     from hpm_jax.config.tasks import resolve
     from hpm_jax.errors import UserError
+    from hpm_jax.run.compilation_cache import AUTO, use_compilation_cache
     from hpm_jax.run.library_log import log_to_workdir
     from hpm_jax.run.lock import release_all
     from hpm_jax.run.processes import is_alone, is_main, join_processes
@@ -63,6 +66,7 @@ def main(argv: list[str]) -> None:
             if is_main():
                 print(line, flush=True)
         config = freeze(inherit(_CONFIG.value))
+        use_compilation_cache(config.run.compilation_cache if hasattr(config, "run") else AUTO)
         run = resolve(TASKS[config.task].run)
         code = run(config, _WORKDIR.value)
     except UserError as error:

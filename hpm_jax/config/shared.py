@@ -252,6 +252,11 @@ class Run:
         low=1,
         high=10**6,
     )
+    compilation_cache: str = option(
+        "auto",
+        "folder of compiled programs, which the next run need not compile; 'auto' is one in the "
+        "user's cache where that is safe, 'off' is none; see docs/performance.md",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Fills hidden patches without a model: the baselines of reconstruction."""
 
 from collections.abc import Callable
+from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from threadpoolctl import threadpool_limits
 
 from hpm_jax.evaluation.rebuilding import fixed_mask
 from hpm_jax.step.method import Method, own
@@ -35,16 +36,25 @@ def measure_fillings(method: Method, state: TrainState, images: np.ndarray) -> d
     tops: dict[str, list[float]] = {name: [] for name in FILLINGS}
     bottoms: dict[str, list[float]] = {name: [] for name in FILLINGS}
     square, total = [], []
-    its_own = own(state, "target")
+
+    # compiled as a whole: operations compiled one by one take longer than the fillings
+    @jax.jit
+    def masked(state, images, start):
+        patches = method.patches(images)
+        return patches, fixed_mask(method, state, patches, start)
+
+    @jax.jit
+    def target_at(state, patches, hide):
+        return gather(method.target_of(patches, own(state, "target")), hide)
+
     for start in starts:
-        patches = method.patches(jnp.asarray(images[start : start + size]))
-        mask = fixed_mask(method, state, patches, start)
-        target = np.asarray(gather(method.target_of(patches, its_own), mask.hide))
+        patches, mask = masked(state, images[start : start + size], start)
+        target = np.asarray(target_at(state, patches, mask.hide))
         total.append(target.mean(axis=(0, 1)))
         square.append(np.square(target).mean())
         for name, filling in FILLINGS.items():
-            filled = jnp.asarray(fill(method, np.asarray(patches), np.asarray(mask.keep), filling))
-            guess = np.asarray(gather(method.target_of(filled, its_own), mask.hide))
+            filled = fill(method, np.asarray(patches), np.asarray(mask.keep), filling)
+            guess = np.asarray(target_at(state, filled, mask.hide))
             tops[name].append((guess * target).mean())
             bottoms[name].append(np.square(guess).mean())
     variance = np.mean(square) - np.square(np.mean(total, axis=0)).mean()
@@ -59,13 +69,16 @@ def measure_fillings(method: Method, state: TrainState, images: np.ndarray) -> d
 def fill(method: Method, patches: np.ndarray, keep: np.ndarray, filling: Filling) -> np.ndarray:
     """Returns patches `[B, L, P]` in which all except `keep [B, K]` are filled in."""
     grid, patch_size = method.unit.grid, method.tokenizer.patch_size
-    pixels = np.asarray(unpatchify(jnp.asarray(patches), grid, patch_size))[:, 0]
-    seen = np.zeros(patches.shape[:2], np.float32)
+    some: Any = patches  # numpy arrays, which these functions keep
+    pixels = unpatchify(some, grid, patch_size)[:, 0]
+    seen: Any = np.zeros(patches.shape[:2], np.float32)
     np.put_along_axis(seen, keep, 1.0, axis=1)
     seen = seen[..., None].repeat(np.prod(patch_size), axis=-1)
-    known = np.asarray(unpatchify(jnp.asarray(seen), grid, patch_size))[:, 0, ..., 0] > 0
-    filled = np.stack([filling(*each) for each in zip(pixels, known, strict=True)])
-    return np.asarray(patchify(jnp.asarray(filled, jnp.float32), patch_size))
+    known = unpatchify(seen, grid, patch_size)[:, 0, ..., 0] > 0
+    # SciPy inverts a 2 x 2 matrix for each triangle: threads of BLAS would only wait for each other
+    with threadpool_limits(1, "blas"):
+        filled: Any = np.stack([filling(*each) for each in zip(pixels, known, strict=True)])
+    return np.asarray(patchify(filled.astype(np.float32), patch_size))
 
 
 def fill_mean(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -75,12 +88,16 @@ def fill_mean(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def fill_nearest(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Fills with the nearest visible pixel."""
+    from scipy.interpolate import NearestNDInterpolator  # takes half a second to import
+
     nearest = NearestNDInterpolator(np.argwhere(known), pixels[known])
     return np.where(known[..., None], pixels, nearest(*np.indices(known.shape)))
 
 
 def fill_interpolated(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Fills by linear interpolation (Delaunay), and the nearest pixel outside the convex hull."""
+    from scipy.interpolate import LinearNDInterpolator
+
     linear = LinearNDInterpolator(np.argwhere(known), pixels[known])(*np.indices(known.shape))
     outside = np.isnan(linear).any(axis=-1, keepdims=True)
     return np.where(outside, fill_nearest(pixels, known), linear)

@@ -73,8 +73,9 @@ def logistic(
     """
     classes = int(labels.max()) + 1
     known, asked = standardised(jnp.asarray(bank), jnp.asarray(queries))
-    start = LinearClassifier(jnp.zeros((bank.shape[1], classes)), jnp.zeros(classes))
-    weights = jnp.ones(len(bank))
+    zeros = np.zeros((bank.shape[1], classes), np.float32)  # by numpy: nothing to compile
+    start = LinearClassifier(jnp.asarray(zeros), jnp.asarray(zeros[0]))
+    weights = jnp.asarray(np.ones(len(bank), np.float32))
     fitted = fit(start, known, jnp.asarray(labels, jnp.int32), weights, penalty, iterations)
     return np.asarray(fitted.logits(asked).argmax(axis=1))
 
@@ -90,7 +91,7 @@ def knn(
     """Returns which queries `[Q]` the `count` nearest neighbours classify correctly, bool."""
     known, asked = standardised(jnp.asarray(bank), jnp.asarray(queries))
     closest, index = nearest(asked, known, min(count, len(bank)))
-    votes = jnp.asarray(labels, jnp.int32)[index]
+    votes = jnp.asarray(labels.astype(np.int32)[np.asarray(index)])
     counts, classes = (min(count, len(bank)),), int(labels.max()) + 1
     answers = jnp.asarray(truth, jnp.int32)
     predicted, _ = vote(closest, votes, answers, counts, classes, temperature)

@@ -38,6 +38,12 @@ class Devices:
         """Sharded along the first axis: images."""
         return NamedSharding(self.mesh, BATCH)
 
+    @property
+    def compile_once(self) -> dict[str, Any] | None:
+        """Compiler options of a function that runs once: on a CPU, half the time to compile."""
+        cpu = all(device.platform == "cpu" for device in self.mesh.devices.flat)
+        return {"xla_backend_optimization_level": 1} if cpu else None
+
     def shardings(self, shapes: Any) -> Any:
         """Returns the shardings of a state, by fully sharded data parallelism.
 

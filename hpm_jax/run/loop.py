@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +20,7 @@ from hpm_jax.run.divergence import Divergence, GoBack, way_out
 from hpm_jax.run.journal import Journal
 from hpm_jax.run.metrics import open_writer
 from hpm_jax.run.stopping import StopRequest, stop_requests
+from hpm_jax.run.throughput import peak_flops
 from hpm_jax.step.guard import guarded, pass_over, with_history
 from hpm_jax.step.schedules import Timetable
 from hpm_jax.step.stages import NextStage
@@ -66,9 +68,10 @@ class Outcome(NamedTuple):
 class Training:
     """A run in progress: `for state in training` trains, and yields each state to evaluate.
 
-    Entering the context restores the newest checkpoint, or makes the first state, and compiles the
-    step; leaving it ends background work, however the block ends. The task defines the evaluation;
-    checkpoints, the lines of `metrics.jsonl`, the progress bar and stops are handled here.
+    Entering the context restores the newest checkpoint, or makes the first state, while the step
+    is compiled in a thread; the first evaluation does not wait for it. Leaving the context ends
+    background work, however the block ends. The task defines the evaluation; checkpoints, the lines
+    of `metrics.jsonl`, the progress bar and stops are handled here.
     """
 
     outcome: Outcome  # once the loop has ended
@@ -117,11 +120,9 @@ class Training:
             experiment.broken.records,
             console.say,
         )
-        self._begin()
-        stack.callback(lambda: self._batches.close())
+        peak_flops()  # measured before other threads use the cores
 
         # --- the step, compiled once: other shapes are an error, not a recompilation
-        began = time.perf_counter()
         step = experiment.step
         if guard and guard.watches:
             step = guarded(step, guard.spike)
@@ -129,17 +130,25 @@ class Training:
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.batch)
             for x in experiment.inputs.values()
         ]
+        began = time.perf_counter()
         jitted = devices.jit_step(step, abstract)
         lowered = jitted.lower(abstract, *inputs, self.root, self.timetable.at(0))
-        self._step = lowered.compile()
-        console.say(f"compiled the step in {time.perf_counter() - began:.0f} s")
+
+        def compile_step() -> tuple[Any, float]:
+            return lowered.compile(), time.perf_counter() - began
+
+        pool = ThreadPoolExecutor(1)
+        stack.callback(pool.shutdown, wait=False)  # an error does not wait for the compiler
+        self._compiling: Future[tuple[Any, float]] = pool.submit(compile_step)
         if experiment.next_stage:
             placement = jax.tree.map(lambda x: x.sharding, abstract)
             self._next_stage = jax.jit(
                 experiment.next_stage, out_shardings=placement, donate_argnums=0
             )
 
-        # --- metrics
+        # --- meanwhile the state, the data and the metrics
+        self._begin()
+        stack.callback(lambda: self._batches.close())
         self._write_from(self._done)
         stack.callback(lambda: self.writer.close())
 
@@ -150,7 +159,10 @@ class Training:
         state = self._saved.restore(abstract, self.console.say, start.get("frozen"))
         if state is None:
             placement = jax.tree.map(lambda x: x.sharding, abstract)
-            state = jax.jit(self._init, out_shardings=placement)(self.root, start)
+            init = jax.jit(
+                self._init, out_shardings=placement, compiler_options=self.devices.compile_once
+            )
+            state = init(self.root, start)
         self._state, self._done = state, int(state.step)
         rows = self.devices.rows(self.timetable.batch_size)
         self._batches = experiment.batches(self._done, rows)
@@ -189,6 +201,8 @@ class Training:
             yield self._state
         elif done:
             console.say(f"going on from step {done} of {timetable.steps}")
+        self._step, seconds = self._compiling.result()
+        console.say(f"compiled the step in {seconds:.0f} s")
         stopping = self._stack.enter_context(stop_requests(self.run.grace_seconds))
         self._stack.callback(console.stop)
         console.start(timetable.steps, done)

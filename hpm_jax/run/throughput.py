@@ -1,23 +1,35 @@
 """The throughput of a run: images per second, MFU, and time spent waiting for data."""
 
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hpm_jax.chips import peak_of
+
+SIZE = 1536  # of the matrices that are multiplied to measure a peak
 
 
 def peak_flops() -> tuple[float, str]:
     """Returns the peak FLOP/s of the devices of this run, and the source of the figure.
 
-    A device that is not in the table is measured: the best of some square matrix products.
+    A device that is not in the table is measured, see `measured_peak`.
     """
     kind = jax.devices()[0].device_kind
     if (peak := peak_of(kind)) is not None:
         return peak * jax.device_count(), f"{kind}: data sheet, bfloat16"
-    size = 1536
-    matrix = jnp.ones((size, size), jnp.float32)
+    # virtual devices of one CPU share its cores
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    source = f"{kind}: measured, {SIZE} x {SIZE} float32 products"
+    return measured_peak() * devices, source
+
+
+@functools.cache
+def measured_peak() -> float:
+    """Returns the FLOP/s of the best of some square matrix products on one device."""
+    matrix = jnp.asarray(np.ones((SIZE, SIZE), np.float32))
     product = jax.jit(jnp.dot)
     product(matrix, matrix).block_until_ready()
     best = float("inf")
@@ -25,9 +37,7 @@ def peak_flops() -> tuple[float, str]:
         start = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    # virtual devices of one CPU share its cores
-    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
-    return 2 * size**3 / best * devices, f"{kind}: measured, {size} x {size} float32 products"
+    return 2 * SIZE**3 / best
 
 
 class Meter:
