@@ -56,7 +56,7 @@ def main() -> None:
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from hpm_jax.models.attention import attend
+    from hpm_jax.models.scaled_dot_product import attend
     from hpm_jax.models.tpu_attention import block_width, fused_attention
     from hpm_jax.plan import slice_of
     from hpm_jax.plan.program import work

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.models import attention
-from hpm_jax.models.attention import (
-    Attention,
+from hpm_jax.models import attention, scaled_dot_product
+from hpm_jax.models.attention import Attention
+from hpm_jax.models.layers import REMAT_POLICIES, Stack
+from hpm_jax.models.scaled_dot_product import (
     attend,
     attend_automatically,
     attend_by_cudnn,
@@ -18,7 +19,6 @@ from hpm_jax.models.attention import (
     join_heads,
     split_heads,
 )
-from hpm_jax.models.layers import REMAT_POLICIES, Stack
 
 
 def draw(*shape, seed=0):
@@ -240,7 +240,7 @@ def test_what_cudnn_cannot_run_is_said_in_one_sentence(shape, dtype, reason):
 
 def test_attention_is_chosen_by_device_dtype_and_width(monkeypatch):
     def chosen(dtype=jnp.bfloat16, width=64):
-        return attention.chosen("auto", dtype, width)
+        return scaled_dot_product.chosen("auto", dtype, width)
 
     assert chosen() == "xla", "this is a CPU"
     with compiling_for("gpu"):
@@ -248,8 +248,8 @@ def test_attention_is_chosen_by_device_dtype_and_width(monkeypatch):
         assert chosen(jnp.float32) == chosen(width=12) == chosen(width=256) == "xla"
         with compiling_for("tpu"):
             assert chosen() == "xla"
-    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
-    assert chosen() == "cudnn" and attention.chosen("xla", jnp.bfloat16, 64) == "xla"
+    monkeypatch.setattr(scaled_dot_product, "has_cudnn", lambda: True)
+    assert chosen() == "cudnn" and scaled_dot_product.chosen("xla", jnp.bfloat16, 64) == "xla"
 
 
 def test_what_is_chosen_is_computed():
@@ -259,7 +259,7 @@ def test_what_is_chosen_is_computed():
 
 def test_a_gpu_whose_cudnn_does_not_compile_is_noticed(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not attention.has_cudnn.__wrapped__()
+    assert not scaled_dot_product.has_cudnn.__wrapped__()
 
 
 def test_parameters_for_cudnn_are_initialised_anywhere():

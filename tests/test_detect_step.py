@@ -12,12 +12,12 @@ from hpm_jax.config import defaults, freeze
 from hpm_jax.detection.boxes import encode
 from hpm_jax.detection.proposals import BOX_WEIGHTS, Proposals, choose, propose
 from hpm_jax.models import Detector
-from hpm_jax.models.attention import attend
 from hpm_jax.models.decomposed import Decomposed, with_offsets
 from hpm_jax.models.encoder import Encoder
 from hpm_jax.models.flops import detector_flops
 from hpm_jax.models.layouts import Layout
 from hpm_jax.models.pyramid import SimplePyramid
+from hpm_jax.models.scaled_dot_product import attend
 from hpm_jax.models.windows import WindowedEncoder, from_windows, global_indices, to_windows
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.detect_step import DetectRecipe, detection_loss, make_detect_step, prepare

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from hpm_jax.models import attention, tpu_attention
-from hpm_jax.models.attention import Attention, attend, compiling_for, join_heads, split_heads
+from hpm_jax.models import scaled_dot_product, tpu_attention
+from hpm_jax.models.attention import Attention
+from hpm_jax.models.scaled_dot_product import attend, compiling_for, join_heads, split_heads
 from hpm_jax.models.tpu_attention import fused_attention
 from hpm_jax.run.devices import Devices
 
@@ -83,7 +84,7 @@ def on_a_tpu(monkeypatch):
         counted.append(query.shape)
         return emulated(query, key, value, heads)
 
-    monkeypatch.setattr(attention, "fused_attention", kernel)
+    monkeypatch.setattr(scaled_dot_product, "fused_attention", kernel)
     with compiling_for("tpu"):
         yield counted
 
@@ -108,7 +109,7 @@ def test_the_layer_is_the_same(on_a_tpu, read, options):
 def test_each_device_computes_its_own_images(on_a_tpu):
     devices = np.array(jax.devices()[:2]).reshape(2, 1)
     devices = Devices(Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
-    attend_fused = functools.partial(attention.attend_side_by_side, heads=2)
+    attend_fused = functools.partial(scaled_dot_product.attend_side_by_side, heads=2)
     x = draw(4, 5, 16)
 
     def step(state, x):
@@ -129,8 +130,8 @@ def test_each_device_computes_its_own_images(on_a_tpu):
 def test_what_the_kernel_does_not_run_is_said_in_one_sentence():
     tokens = jnp.zeros((1, 2, 5, 8))
     with pytest.raises(ValueError, match=r"'pallas' needs a TPU .*is a CPU.*attention=xla"):
-        attention.attend_by_pallas(tokens, tokens, tokens)
+        scaled_dot_product.attend_by_pallas(tokens, tokens, tokens)
     tokens = jnp.zeros((1, 2, 513, 8))
     with compiling_for("tpu"), pytest.raises(ValueError, match=r"at most 512 tokens .*are 513"):
-        attention.attend_by_pallas(tokens, tokens, tokens)
+        scaled_dot_product.attend_by_pallas(tokens, tokens, tokens)
     assert tpu_attention.LONGEST == 512

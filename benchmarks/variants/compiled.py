@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 from benchmarks.variants.measure import Bench, step_of
 from benchmarks.variants.table import Subject
 from hpm_jax.config import Config
-from hpm_jax.models.attention import compiling_for
+from hpm_jax.models.scaled_dot_product import compiling_for
 from hpm_jax.plan import slice_of
 from hpm_jax.plan.program import work
 from hpm_jax.run.build import build_sharded_step

@@ -14,10 +14,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models import MaskedAutoencoder, Prediction, layers
-from hpm_jax.models.attention import attend
 from hpm_jax.models.decoders import Sizes
 from hpm_jax.models.mlp import gelu
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.models.scaled_dot_product import attend
 from hpm_jax.tokens import Mask, gather
 
 Params = Any

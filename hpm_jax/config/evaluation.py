@@ -5,7 +5,7 @@ import dataclasses
 from hpm_jax.config.finetune import Accuracy
 from hpm_jax.config.shared import Data, Run, StartOptions, TaskOptions
 from hpm_jax.fields import option
-from hpm_jax.models.attention import ATTENTIONS
+from hpm_jax.models.scaled_dot_product import ATTENTIONS
 
 
 @dataclasses.dataclass(frozen=True)

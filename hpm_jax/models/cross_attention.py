@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from hpm_jax.models.attention import ATTENTIONS, Attention, Linear, to_heads
+from hpm_jax.models.attention import Attention, Linear, to_heads
 from hpm_jax.models.layers import (
     REMAT_POLICIES,
     Gather,
@@ -17,6 +17,7 @@ from hpm_jax.models.layers import (
     layer_norm,
 )
 from hpm_jax.models.quantization import product_of
+from hpm_jax.models.scaled_dot_product import ATTENTIONS
 
 
 class CrossAttend(nn.Module):

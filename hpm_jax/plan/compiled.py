@@ -56,8 +56,8 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    from hpm_jax.models.attention import compiling_for
     from hpm_jax.models.quantization import FLOAT8_CAPABILITY, tracing_float8
+    from hpm_jax.models.scaled_dot_product import compiling_for
     from hpm_jax.run.devices import Devices
     from hpm_jax.run.prepared import prepare
 
