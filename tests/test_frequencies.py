@@ -125,6 +125,7 @@ def test_its_held_out_loss_is_measured():
     evaluator = Evaluator(config, parts.model, parts.method, splits, all_devices(), print)
     numbers = evaluator(parts.state)
     assert np.isfinite(numbers["held_out/masked_frequencies"])
+    assert "held_out/explained" not in numbers, "no patch is predicted"
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,18 @@ def test_its_held_out_loss_is_measured():
 def test_refused_when_the_config_is_read(changes, message):
     with pytest.raises(ConfigError, match=message):
         small_config(**MAE | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "predicts"),
+    [
+        ({}, True),
+        ({"target": "teacher_features", "objective": "cosine"}, False),
+        ({"target": "teacher_features", "objective": "smooth_l1"}, True),
+        ({"decoder": "no_decoder", "losses": ("dispersive",)}, False),
+    ],
+)
+def test_a_variance_is_explained_where_values_are_predicted(changes, predicts):
+    masks = {"mask": {"strategy": "random"}, "losses": ()}
+    method = parts_of(small_config(**masks | changes)).method
+    assert method.predicts_values == predicts

@@ -23,7 +23,8 @@ def make_rebuild(model: MaskedAutoencoder, method: Method) -> Rebuild:
     def rebuild(state: TrainState, images: Array, first: Array) -> dict[str, Array]:
         patches = blind.patches(images)
         masked = Masked(patches, fixed_mask(method, state, patches, first))
-        return moments(patches, student_pass(model, blind, state, state.params, masked))
+        outputs = student_pass(model, blind, state, state.params, masked)
+        return moments(method, patches, outputs)
 
     return jax.jit(rebuild)
 

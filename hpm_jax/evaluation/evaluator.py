@@ -66,7 +66,7 @@ class Evaluator:
             masked = Masked(patches, mask, drawn, annotations={"label": labels})
             outputs = student_pass(model, blind, state, state.params, masked)
             losses = total_loss(blind, state, state.params, masked, outputs)[1]
-            return losses, moments(patches, outputs)
+            return losses, moments(method, patches, outputs)
 
         self._features = jax.jit(features, out_shardings=devices.replicated)
         self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)
@@ -122,8 +122,9 @@ class Evaluator:
     def held_out(self, state: TrainState) -> dict[str, float]:
         """Computes the losses on held-out images, over whole batches, and the explained variance.
 
-        `explained` is the explained fraction of the target's variance at hidden patches. `contrast`
-        is the ranking accuracy of the standard deviation of a patch's pixels as a predictor.
+        `explained` is the explained fraction of the target's variance at hidden patches; there is
+        none where a direction or nothing is predicted, see `Method.predicts_values`. `contrast` is
+        the ranking accuracy of the standard deviation of a patch's pixels as a predictor.
         """
         size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
         sums: dict[str, float] = {}
@@ -139,5 +140,5 @@ class Evaluator:
             return {}
         found = summarize(parts)
         numbers = {name: value / len(starts) for name, value in sums.items()}
-        numbers |= {"explained": found["explained"], "contrast": found["contrast"]}
+        numbers |= {name: found[name] for name in ("explained", "contrast") if name in found}
         return {f"held_out/{name}": value for name, value in numbers.items()}

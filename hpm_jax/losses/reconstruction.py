@@ -21,6 +21,9 @@ class Objective(Plug, kind="objective"):
     So the loss predictor learns from any of them.
     """
 
+    # whether a prediction has the scale of its target, so that an explained variance exists
+    to_scale: ClassVar[bool] = True
+
     @abc.abstractmethod
     def __call__(
         self, prediction: Float[AnyArray, "B M D"], target: Float[AnyArray, "B M D"]
@@ -88,6 +91,8 @@ class Cosine(Objective):
     `models_mae_learn_feature_loss.py`.
     """
 
+    to_scale: ClassVar[bool] = False
+
     def check(self, config: Any) -> None:
         """Vectors of one value have no direction."""
         width = config.target.width(config.setting)
@@ -112,6 +117,8 @@ class InfoNCE(Objective):
     of the same image, so that masks and losses do not depend on the batch.
     """
 
+    to_scale: ClassVar[bool] = False
+
     temperature: float = option(0.2, "divisor of the cosine similarities", low=1e-3, high=1e3)
 
     def __call__(
@@ -126,6 +133,8 @@ class InfoNCE(Objective):
 @register("cross_entropy")
 class CrossEntropy(Objective):
     """Cross-entropy of a target that is a distribution, such as `codes` (BEiT v2, CAPI)."""
+
+    to_scale: ClassVar[bool] = False
 
     temperature: float = option(1.0, "divisor of the predictions", low=1e-3, high=1e3)
 

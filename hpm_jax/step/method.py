@@ -82,6 +82,11 @@ class Method:
         return self.setting.target_width
 
     @property
+    def predicts_values(self) -> bool:
+        """Whether the model predicts the values of the target, and not a direction or nothing."""
+        return self.objective.to_scale and (self.decoder is None or self.decoder.predicts)
+
+    @property
     def predicts_loss(self) -> bool:
         """Whether the model needs a loss predictor."""
         return any(term.predicts_loss for term in self.terms)

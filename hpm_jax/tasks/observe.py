@@ -138,6 +138,7 @@ def summary(numbers: dict[str, float]) -> str:
     parts = []
     if "held_out/reconstruction" in numbers:  # missing if there are fewer images than devices
         parts.append(f"held-out loss {numbers['held_out/reconstruction']:.4f}")
+    if "held_out/explained" in numbers:
         filled = numbers.get("filled/explained_interpolated")
         beside = "" if filled is None else f" (interpolation {filled:.1%})"
         parts.append(f"explained {numbers['held_out/explained']:.1%}{beside}")
