@@ -183,39 +183,48 @@ def measure(encoder: str, seed: int, workdir: Path) -> dict[str, dict[str, float
     }
 
 
-def cell(values: list[float]) -> str:
-    """Returns the mean of the seeds, and their standard deviation, in percent."""
-    if not values:
+def cell(scores: dict[int, float]) -> str:
+    """Returns the mean over the seeds, and their standard deviation, in percent."""
+    values = 100 * np.array(list(scores.values()))
+    if not len(values):
         return "-"
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def tables(results: dict[str, Any]) -> str:
     """Returns the scores, and the paired differences of encoders, as Markdown."""
     columns = [(task, name) for task, names in MEASURES.items() for name in names]
+
+    def scores(encoder: str, task: str, name: str) -> dict[int, float]:
+        """Returns a score by seed."""
+        rows = [(key.rpartition("_"), row) for key, row in results.items()]
+        return {
+            int(seed): row[task][name]
+            for (of, _, seed), row in rows
+            if of == encoder and task in row
+        }
+
     titles = [TITLES[task] + NAMES[name] for task, name in columns]
-    seeds = sorted({int(key.rpartition("_")[2]) for key in results})
-
-    def values(encoder: str, task: str, name: str) -> list[float]:
-        rows = [results[f"{encoder}_{seed}"] for seed in seeds if f"{encoder}_{seed}" in results]
-        return [row[task][name] for row in rows if task in row]
-
     lines = [f"| encoder | seeds | {' | '.join(titles)} |"]
     lines.append("| --- | --: |" + " --: |" * len(columns))
     for encoder in ENCODERS:
-        scores = [cell(values(encoder, *column)) for column in columns]
-        lines.append(f"| {encoder} | {len(seeds)} | {' | '.join(scores)} |")
-    lines += ["", "| difference | score | points | 95 % interval | p |"]
-    lines.append("| --- | --- | --: | --: | --: |")
+        found = [scores(encoder, *column) for column in columns]
+        lines.append(f"| {encoder} | {len(found[0])} | {' | '.join(map(cell, found))} |")
+    lines += ["", "| difference | score | seeds | points | 95 % interval | p |"]
+    lines.append("| --- | --- | --: | --: | --: | --: |")
     for better, other in (("mae", "random"), ("hpm", "random"), ("hpm", "mae")):
         for task, names in MEASURES.items():
-            both = [np.array(values(one, task, names[0])) for one in (better, other)]
-            found = paired(*both)
-            low, high = (100 * bound for bound in found.interval)
-            title = TITLES[task] + NAMES[names[0]]
+            first, second = scores(better, task, names[0]), scores(other, task, names[0])
+            seeds = sorted(first.keys() & second.keys())
+            if len(seeds) < 2:
+                continue
+            pairs = np.array([(first[seed], second[seed]) for seed in seeds])
+            difference = paired(*pairs.T)
+            low, high = (100 * bound for bound in difference.interval)
             lines.append(
-                f"| {better} - {other} | {title} | {100 * found.difference:+.1f} | "
-                f"[{low:+.1f}, {high:+.1f}] | {found.p:.3f} |"
+                f"| {better} - {other} | {TITLES[task]}{NAMES[names[0]]} | {len(seeds)} | "
+                f"{100 * difference.difference:+.1f} | [{low:+.1f}, {high:+.1f}] | "
+                f"{difference.p:.3f} |"
             )
     return "\n".join(lines)
 

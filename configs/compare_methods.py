@@ -116,8 +116,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     base.target = "normalized_pixels"
     base.optimizer.update(epochs=1, batch_size=64, base_learning_rate=4e-3, warmup_epochs=0.1)
 
-    config.arms = METHODS if methods else grid()
-    config.order = tuple(config.arms)
+    arms = METHODS if methods else grid()
+    config.arms, config.order = arms, tuple(arms)
     config.contrasts = (
         METHOD_CONTRASTS
         if methods

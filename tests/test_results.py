@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.dense_tasks import tables
 from hpm_jax.compare.arms import arm_configs, parse_contrasts
 from hpm_jax.compare.cells import BASELINES, read_cell, value
 from hpm_jax.compare.masks import draw_arms
@@ -17,7 +18,7 @@ from hpm_jax.config.inherit import inherit
 from hpm_jax.tasks.compare import known_cells
 
 ROOT = Path(__file__).parent.parent
-COMPARISONS = ("compare_cifar10", "compare_teacher", "compare_digits")
+COMPARISONS = ("compare_cifar10", "compare_teacher", "compare_digits", "compare_methods")
 VIEWS = ("whole", "parts", "contrast")
 AGREEMENTS = {
     "bfloat16": "the full one in bfloat16",
@@ -108,3 +109,10 @@ def test_the_masks_of_committed_cells_can_be_drawn(name):
     """Cells are read by later versions, so the names of their parts stay."""
     _, configs, cells = cells_of(name)
     assert draw_arms(cells, dict.fromkeys(configs, ""))
+
+
+def test_the_document_has_the_tables_of_dense_tasks():
+    found = json.loads((ROOT / "results" / "dense_tasks.json").read_text())
+    text = (ROOT / "docs" / "results.md").read_text()
+    for line in tables(found).splitlines():
+        assert line in text, line
