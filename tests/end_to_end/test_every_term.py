@@ -62,7 +62,7 @@ CASES = {  # as many plugs in one step as go together, so that few are compiled
     "latents": {
         "decoder": "latent_regressor(depth=1)",
         "mask": {"counted": 0.5},
-        "losses": ("ranking", "latent_alignment"),
+        "losses": ("ranking", "latent_alignment", "masked_frequencies(radius=4.0)"),
     },
     "low_variance": {
         "target": "low_variance_pixels(path='pca.npz')",
