@@ -44,7 +44,7 @@ def by_patch(pixels):
 
 
 @pytest.mark.parametrize(
-    ("unit", "stride", "size"), [("tube", 1, 2), ("patch", 2, 1)], ids=["tubes", "seldom"]
+    ("unit", "stride", "size"), [("tube", 1, 2), ("patch", 2, 1)], ids=["tubes", "rarely"]
 )
 def test_the_mask_is_that_of_training(unit, stride, size):
     """Whatever is hidden as one, and however often the teacher runs."""

@@ -56,6 +56,12 @@ class Fourier(Term):
         return focal_frequency(image, self.alpha, self.average, self.log, self.batch), {}
 
 
+def power_spectrum(images: Float[AnyArray, "B N H W C"]) -> Float[Array, "B N H W C"]:
+    """Returns `|F|^2` of the orthonormal 2D Fourier transform over axes 2 and 3."""
+    spectrum = jnp.fft.fft2(images, axes=(2, 3), norm="ortho")
+    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
 def focal_frequency(
     difference: Float[AnyArray, "B T H W C"],
     alpha: float = 1.0,
@@ -77,8 +83,7 @@ def focal_frequency(
     """
     if average:  # the transform of a mean is the mean of the transforms
         difference = difference.mean(axis=0, keepdims=True)
-    spectrum = jnp.fft.fft2(difference, axes=(2, 3), norm="ortho")
-    square = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    square = power_spectrum(difference)
     weight = jax.lax.stop_gradient(square) ** (alpha / 2)
     weight = jnp.log1p(weight) if log else weight
     largest = weight.max() if batch else weight.max(axis=(2, 3), keepdims=True)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option
+from hpm_jax.losses.fourier import power_spectrum
 from hpm_jax.losses.heads import init_perceptron, perceptron, perceptron_flops
 from hpm_jax.losses.term import Outputs, Term
 from hpm_jax.plugs import Setting, register
@@ -95,8 +96,7 @@ def frequency_distance(
         counted: the frequencies that enter the mean, of all frames and channels.
         gamma: exponent.
     """
-    spectrum = jnp.fft.fft2(difference, axes=SPATIAL, norm="ortho")
-    square = jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-12
+    square = power_spectrum(difference) + 1e-12
     weight = counted.astype(jnp.float32)
     total = jnp.sum(square ** (gamma / 2) * weight)
     return total / (weight.sum() * difference.shape[1] * difference.shape[4])

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.fields import option
+from hpm_jax.losses.fourier import power_spectrum
 from hpm_jax.losses.term import Outputs, Term, mean_of
 from hpm_jax.plugs import Plug, register
 from hpm_jax.tokens import AnyArray, unit_length
@@ -189,9 +190,7 @@ class Frequency(Objective):
         error = prediction - target
         side = round((error.shape[-1] / self.channels) ** 0.5)
         error = error.reshape(*error.shape[:2], side, side, self.channels)
-        spectrum = jnp.fft.fft2(error, axes=(2, 3), norm="ortho")
-        square = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-        return ((square + 1e-12) ** (self.gamma / 2)).mean(axis=(2, 3, 4))
+        return ((power_spectrum(error) + 1e-12) ** (self.gamma / 2)).mean(axis=(2, 3, 4))
 
 
 @register("reconstruction")

@@ -35,8 +35,9 @@ def with_offsets(
 ) -> tuple[Array, Array]:
     """Returns wider queries and keys, whose scaled product has the terms of both offsets.
 
-    What a query says of each row and column of the map is appended to it, and to a key where it
-    is. No bias of N x N is stored, and the attention that follows is the ordinary one.
+    The products of a query with the offsets to each row and column are appended to it, and to a
+    key its own row and column, one-hot. No bias of N x N is stored, and the attention that follows
+    is the ordinary one.
 
     Args:
         query, key: `[B, heads, N, d]` of N = rows x columns tokens; the query unscaled.

@@ -23,7 +23,7 @@ BOX_LINEAR = {"4conv1fc": 1, "2fc": 2}
 
 
 class Regions(NamedTuple):
-    """What the region proposal network says of every anchor of a batch, level by level."""
+    """The outputs of the region proposal network for every anchor of a batch, level by level."""
 
     logits: tuple[Array, ...]  # [B, A_level] float32: whether there is an object
     deltas: tuple[Array, ...]  # [B, A_level, 4] float32
