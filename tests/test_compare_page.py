@@ -156,8 +156,8 @@ def test_missing_arms_and_single_seeds_are_said_in_words(tmp_path):
     cells = make_cells(1, ("hpm", "random_loss", "raw_pixels"))
     cells |= {("other", 0): dataclasses.replace(make_cell("hpm", 0), arm="other")}
     said = remarks(cells, ARMS)
-    assert "Arm mae has no finished cell: its contrasts are open." in said
-    assert "Arm hpm has one seed: no deviation and no interval." in said
+    assert "No finished cell: contrasts with it are open. Arms: mae." in said
+    assert "One seed: no deviation and no interval. Arms: hpm, random_loss." in said
     assert "Cells of other are left out: it is no arm of this comparison." in said
     assert not any("raw_pixels" in line for line in said)
     write_page(tmp_path, cells, DESIGN)
@@ -168,7 +168,7 @@ def test_missing_arms_and_single_seeds_are_said_in_words(tmp_path):
         assert "nan" not in re.sub('base64,[^"]+', "", text)
     cells = make_cells(3)
     del cells["hpm", 1]
-    assert remarks(cells, ARMS) == ["Arm hpm has 2 of 3 seeds; contrasts use common seeds."]
+    assert remarks(cells, ARMS) == ["2 of 3 seeds: contrasts use common seeds. Arms: hpm."]
 
 
 @pytest.fixture(scope="module")

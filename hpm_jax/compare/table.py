@@ -137,14 +137,16 @@ def remarks(cells: Cells, arms: Mapping[str, str]) -> list[str]:
     """What a reader has to know before the numbers: arms that are missing, or have one seed."""
     counts = {name: len(of_arm(cells, name)) for name in ordered(cells, arms)}
     most = max(counts.values(), default=0)
+    remark_of = {
+        0: "No finished cell: contrasts with it are open.",
+        1: "One seed: no deviation and no interval.",
+    } | {n: f"{n} of {most} seeds: contrasts use common seeds." for n in range(2, most)}
     said = []
-    for name, count in counts.items():
-        if not count:
-            said.append(f"Arm {name} has no finished cell: its contrasts are open.")
-        elif count == 1 and name not in DETERMINISTIC:
-            said.append(f"Arm {name} has one seed: no deviation and no interval.")
-        elif count < most and name not in DETERMINISTIC:
-            said.append(f"Arm {name} has {count} of {most} seeds; contrasts use common seeds.")
+    for count, remark in remark_of.items():
+        baselines = DETERMINISTIC if count else ()  # one seed is all that these have
+        names = [x for x, n in counts.items() if n == count and x not in baselines]
+        if names:
+            said.append(f"{remark} Arms: {', '.join(names)}.")
     for name in sorted({arm for arm, _ in cells} - set(counts)):
         said.append(f"Cells of {name} are left out: it is no arm of this comparison.")
     return said
