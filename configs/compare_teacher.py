@@ -10,7 +10,8 @@ fourth step, with each batch used four times (`every_4`), or there is none and m
 
 Variant `cheaper`, with contrasts of its own: the teacher computes in a smaller dtype (`bfloat16`,
 `int8`), or sees a random half of the patches (`half`) or as many as the student (`visible`, and in
-int8 `visible_int8`); beside `whole` and `random`.
+int8 `visible_int8`); beside `whole` and `random`. Fine-tuning is no measure of it, as it costs as
+much as a cell; --config.measures names it beside the others.
 
 Expected: docs/results.md has the results of three seeds. `cheaper` has not been run to its end.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import ml_collections
 
 from hpm_jax.config import check_choice
+from hpm_jax.config.compare import MEASURES
 
 TEACHERS = {
     "whole": "moving_average(start=0.99, end=0.99)",
@@ -66,6 +68,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.order = tuple(arms)
     config.contrasts = contrasts
     config.results = results
+    if variant == "cheaper":
+        config.measures = tuple(name for name in MEASURES if name != "finetune")
     return config
 
 
