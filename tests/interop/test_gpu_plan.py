@@ -34,6 +34,18 @@ def test_the_step_compiles_for_gpus(topology):
     assert "all-reduce" in found and "compiled for CPUs" not in found
 
 
+def test_the_cheapest_way_is_chosen():
+    """Fused attention, unrolled, moves the fewest bytes, and needs half precision."""
+    small = "--config.model.depth=2", "--choose"
+    found = plan("h100:1", "--config.model.dtype=bfloat16", *small)
+    assert "--config.model.attention=cudnn --config.model.unroll=0: the least traffic" in found
+    traffic = [float(gib) for gib in re.findall(r"([\d.]+) GiB +\d+ s$", found, re.M)]
+    assert len(traffic) == 4 and f"memory traffic     {min(traffic):.2f} GiB" in found
+    found = plan("h100:1", *small)
+    assert len(re.findall("attention=cudnn.*refused: .*the dtype is float32", found)) == 2
+    assert re.search("^--config.model.attention=xla .*: the least traffic", found, re.M)
+
+
 def test_the_step_compiles_with_cudnn():
     """With 17 and 65 tokens: odd numbers, forward and backward."""
     found = plan("h100:1", "--config.model.attention=cudnn", "--config.model.dtype=bfloat16")
