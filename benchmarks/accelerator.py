@@ -6,9 +6,9 @@
 
 Golden numbers, the step of S, B and L with its parts, fused attention and unrolled blocks, cheaper
 teachers, bfloat16 against float32, PyTorch's MAE and HPM in turns with ours, several seeds in one
-step, a resumed run, the input pipeline. Each is a command in a process of its own, so that one that fails, or runs out
-of memory or time, does not end the others. `--out` (accelerator.json) is written after each, and
-the measurements that it has are not repeated. Last, all is printed as Markdown.
+step, a resumed run, the input pipeline. Each is a command in a process of its own, so that one that
+fails, or runs out of memory or time, does not end the others. `--out` (accelerator.json) is written
+after each, and the measurements that it has are not repeated. Last, all is printed as Markdown.
 """
 
 import argparse

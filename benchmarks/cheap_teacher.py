@@ -11,7 +11,8 @@ teacher, and with the true losses of the student; the mean true loss of the chos
 that of all; and the processor time of the pass over that of this teacher, in turns. True losses
 are means over eight random masks. With `--topology`, the pass alone is compiled for one device that
 is not present, a TPU (pip install libtpu) or a GPU (pip install "jax[cuda13]"). Always: operations
-of the step of `configs/hpm_in1k.py` over those of an MAE step. Results are added to `--out` as they come.
+of the step of `configs/hpm_in1k.py` over those of an MAE step. Results are added to `--out` as they
+come.
 """
 
 import argparse
@@ -26,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from hpm_jax.plan.machines import NO_DEVICES
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
 
 VARIANTS = {
     "whole": "",
