@@ -78,6 +78,7 @@ def quantized_product(equation: str, tokens: Array, kernel: Array, name: str) ->
         values.append(value)
         scales.append(_aligned(scale, own, output))
     total = jnp.einsum(equation, *values, preferred_element_type=form.total)
+    total = total.astype(tokens.dtype)  # by the product itself: half the bytes in bfloat16
     return (total.astype(jnp.float32) * scales[0] * scales[1]).astype(tokens.dtype)
 
 
