@@ -3,8 +3,7 @@
 import contextlib
 from typing import Any, NamedTuple
 
-from hpm_jax.plan.choice import check_described
-from hpm_jax.plan.machines import devices_of, machine
+from hpm_jax.plan.machines import check_described, devices_of, machine
 from hpm_jax.plan.program import work
 
 

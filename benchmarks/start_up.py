@@ -83,7 +83,7 @@ def watch(command: list[str], checkout: Path, cache: Path) -> dict[int, Reading]
                     found |= {s: read(process.pid, began) for s in reached if s not in found}
                     if process.poll() is not None and LAST not in found:
                         raise RuntimeError(log.read_text()[-1000:])
-                    time.sleep(0.002)
+                    time.sleep(0.005)
             finally:
                 process.kill()
                 process.wait()

@@ -18,20 +18,23 @@ import jax
 
 from benchmarks.cheap_teacher import VARIANTS
 from benchmarks.steps import Take, in_turns, noise_config, our_step
-from benchmarks.variants.measure import bench_of
+from benchmarks.variants.measure import bench_of, compile_step, taker
 from hpm_jax.errors import ConfigError
 from hpm_jax.step.mask import run_network
 
 NAMES = ("whole", "visible", "int8", "float8", "visible_int8")
 
 
-def pass_alone(config) -> Take:
-    """The pass of the teacher of a config, compiled."""
+def step_and_pass(config) -> dict[str, Take]:
+    """The step of a config, and the pass of its teacher alone."""
     bench = bench_of(config)
-    subject = bench.subject
-    patches = jax.jit(subject.method.patches)(bench.images)
-    predict = jax.jit(lambda params, x, key: run_network(*subject[:2], params, x, key=key))
-    return lambda: jax.block_until_ready(predict(bench.state.teacher, patches, bench.key))
+    model, method = bench.subject.model, bench.subject.method
+    patches = jax.jit(method.patches)(bench.images)
+    predict = jax.jit(lambda params, x, key: run_network(model, method, params, x, key=key))
+    return {
+        "step": taker(bench, compile_step(bench, bench.subject)),
+        "pass": lambda: jax.block_until_ready(predict(bench.state.teacher, patches, bench.key)),
+    }
 
 
 def main() -> None:
@@ -55,8 +58,7 @@ def main() -> None:
         teacher = f"moving_average({VARIANTS[name]})"
         try:
             config = noise_config(*common, teacher=teacher, **model)
-            takes = {"mae": mae, "step": our_step(config), "pass": pass_alone(config)}
-            times = in_turns(takes, options.steps)
+            times = in_turns({"mae": mae} | step_and_pass(config), options.steps)
         except ConfigError as error:
             print(f"| {name} | refused: {error} |", flush=True)
             continue

@@ -5,9 +5,9 @@ import pytest
 from small import small_config
 
 from hpm_jax.config import ConfigError
-from hpm_jax.plan.choice import check_described, choose
+from hpm_jax.plan.choice import choose
 from hpm_jax.plan.compiled import Plan
-from hpm_jax.plan.machines import GIB, PlanError, devices_of, machine
+from hpm_jax.plan.machines import GIB, PlanError, check_described, devices_of, machine
 
 H100, V5E = machine("h100:8"), machine("v5e:2x2")
 CONFIG = small_config(model={"unroll": 2, "attention": "auto"})
@@ -67,6 +67,6 @@ def test_blocks_stay_as_they_are_on_tpus():
 
 def test_nothing_is_chosen_for_devices_that_stand_in():
     assert jax.default_backend() == "cpu"
-    message = r"--topology t4:8 needs a compiler for it: .* a100-40, .* install 'jax\[cuda13\]'"
+    message = r"--topology t4:8 has no compiler here: .* a100-40, .* install 'jax\[cuda13\]'"
     with pytest.raises(PlanError, match=message):
         check_described(machine("t4:8"), devices_of(machine("t4:8")))

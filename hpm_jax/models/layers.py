@@ -72,7 +72,8 @@ def frozen_tokens(tokens: Array) -> Array:
     top is independent of the scale of the features and of the other images of a batch.
     """
     norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, parent=None)
-    return norm.apply({}, jax.lax.stop_gradient(tokens).astype(jnp.float32))
+    normed: Any = norm.apply({}, jax.lax.stop_gradient(tokens).astype(jnp.float32))
+    return normed
 
 
 def feed_forward(

@@ -31,10 +31,10 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config import freeze
     from hpm_jax.errors import one_sentence
     from hpm_jax.plan.advice import advice
-    from hpm_jax.plan.choice import check_described, choose
+    from hpm_jax.plan.choice import choose
     from hpm_jax.plan.compiled import make_plan
     from hpm_jax.plan.largest import about, search
-    from hpm_jax.plan.machines import devices_of, machine
+    from hpm_jax.plan.machines import check_described, devices_of, machine
     from hpm_jax.plan.table import table
     from hpm_jax.run.prepared import PREPARED
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hpm_jax.plan.compiled import Plan
-from hpm_jax.plan.gpus import DESCRIBED
 from hpm_jax.plan.largest import with_options
-from hpm_jax.plan.machines import GIB, Machine, PlanError
+from hpm_jax.plan.machines import GIB, Machine
 
 # what computes the same step: attention, and whether the blocks are scanned (1) or unrolled (0)
 ON_GPUS = [{"attention": name, "unroll": blocks} for name in ("xla", "cudnn") for blocks in (1, 0)]
@@ -60,16 +59,6 @@ def choose(
         reason = "none fits, this needs the least memory"
     show(f"{named}: {reason}\n")
     return config, plan
-
-
-def check_described(machine: Machine, devices: list[Any]) -> None:
-    """Raises a `PlanError` if the devices of a plan only stand in for those of a machine."""
-    if devices[0].platform == "cpu":
-        raise PlanError(
-            f"--choose with --topology {machine.topology} needs a compiler for it: name a TPU "
-            f"slice, or one of the GPUs {', '.join(DESCRIBED)} with pip install 'jax[cuda13]', "
-            "which needs no GPU"
-        )
 
 
 def row(plan: Plan) -> str:

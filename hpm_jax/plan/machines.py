@@ -113,6 +113,19 @@ def devices_of(machine: Machine) -> list[Any]:
     return devices
 
 
+def check_described(machine: Machine, devices: list[Any]) -> None:
+    """Checks that a program can be compiled for the devices themselves.
+
+    Raises:
+        PlanError: if virtual CPUs stand in for them.
+    """
+    if devices[0].platform == "cpu":
+        raise PlanError(
+            f"--topology {machine.topology} has no compiler here: name a TPU slice, or one of the "
+            f"GPUs {', '.join(DESCRIBED)} with pip install 'jax[cuda13]', which needs no GPU"
+        )
+
+
 def gpus_of(machine: Machine) -> list[Any]:
     """Returns described GPUs, which need not exist here; none without the plugin or a description.
 
