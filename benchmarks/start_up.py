@@ -4,10 +4,11 @@
     python -m benchmarks.start_up --turns 3 --before ../hpm_jax_before
 
 Each turn starts the command twice with a compilation cache of its own: nothing compiled before,
-then with the programs of the first run. With `--before`, another checkout takes turns with this
-one. The run is watched from outside, by its `metrics.jsonl` and `/proc` (Linux): wall-clock and CPU
-time of the process from the command to the end of step 1, and minor page faults and CPU time of
-steps 7 to 30. It is stopped there. Medians of the turns are printed as Markdown.
+then with the programs of the first run, which are not kept on Intel's CPUs. With `--before`,
+another checkout takes turns with this one. The run is watched from outside, by its `metrics.jsonl`
+and `/proc` (Linux): wall-clock and CPU time of the process from the command to the end of step 1,
+and minor page faults and CPU time of steps 7 to 30. It is stopped there. Medians of the turns are
+printed as Markdown.
 """
 
 import argparse
