@@ -12,8 +12,8 @@ the same of processor time, which other programs disturb less, and of temporary 
 compile, and the largest deviation of loss, gradients and predicted losses. With `--topology` both
 are compiled for one device that is not here, a TPU (pip install libtpu) or an NVIDIA GPU (pip
 install "jax[cuda13]"): ratios of temporary memory, of memory traffic and, for TPUs, of the
-compiler's own estimate of cycles. With `--workdir`: how many of the
-hardest patches a teacher in lower precision still chooses on test images of a pre-trained run.
+compiler's own estimate of cycles. With `--workdir`: how many of the hardest patches a teacher in
+lower precision still chooses on test images of a pre-trained run.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def compiled_elsewhere(options: argparse.Namespace) -> tuple[list[str], Row]:
             for before, after in zip(own, cost, strict=True)
         ]
         sizes = [f"{size / 2**30:.2f}" for size in (cost.temporaries, cost.traffic)]
-        return [*ratios, *sizes, f"{cost.cycles / 1e6:.1f}"]
+        return [*ratios, *sizes, f"{cost.cycles / 1e6:.1f}" if cost.cycles else ""]
 
     heads = ["less memory", "less traffic", "fewer cycles", "GiB", "GiB moved", "million cycles"]
     return heads, row
