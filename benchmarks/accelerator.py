@@ -4,11 +4,11 @@
     python -m benchmarks.accelerator --minutes 8 --images imagenet_sample.tar --out h100.json
     python -m benchmarks.accelerator --tiny                # on a CPU, to see that it works
 
-Golden numbers, bfloat16 against float32, the step of S, B and L with its parts, fused attention and
-unrolled blocks, PyTorch's MAE and HPM in turns with ours, several seeds in one step, a resumed run,
-the input pipeline. Each is a command in a process of its own, so that one that fails, or runs out
-of memory or time, does not end the others. `--out` (accelerator.json) is written after each, and
-the measurements that it has are not repeated. Last, all is printed as Markdown.
+Golden numbers, the step of S, B and L with its parts, fused attention and unrolled blocks, cheaper
+teachers, bfloat16 against float32, PyTorch's MAE and HPM in turns with ours, several seeds in one
+step, a resumed run, the input pipeline. Each is a command in a process of its own, so that one that
+fails, or runs out of memory or time, does not end the others. `--out` (accelerator.json) is written
+after each, and the measurements that it has are not repeated. Last, all is printed as Markdown.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Measurement(NamedTuple):
     name: str
     command: list[str]  # after the Python interpreter
     needs: tuple[str, ...] = ()  # packages
-    only_on: str = ""  # "gpu": runs nowhere else
+    only_on: str = ""  # "gpu" or "tpu": runs nowhere else
     environment: tuple[tuple[str, str], ...] = ()
 
 
@@ -60,10 +60,11 @@ class Shapes(NamedTuple):
         """Arguments of the commands that take a size."""
         return [f"--size={size}", f"--batch={self.batch}", f"--dtype={self.dtype}"]
 
-    def benchmark(self, size: str, **model: Any) -> list[str]:
-        """The step and its parts."""
+    def benchmark(self, size: str, teacher: str = "", **model: Any) -> list[str]:
+        """The step and its parts; `teacher` as in `config.teacher`."""
         options = {"data.source": "synthetic", "optimizer.batch_size": self.batch}
         options |= {f"model.{name}": value for name, value in model.items()}
+        options |= {"teacher": teacher} if teacher else {}
         return [
             *("-m", "hpm_jax.benchmark", "--config", self.config.format(size)),
             *(f"--config.{name}={value}" for name, value in options.items()),
@@ -94,6 +95,11 @@ def measurements(shapes: Shapes, images: Path | None) -> list[Measurement]:
         Measurement(f"{first}, cudnn", shapes.benchmark(first, **cudnn), only_on="gpu"),
         Measurement(f"{first}, cudnn, unrolled", shapes.benchmark(first, **cudnn, unroll=0),
                     only_on="gpu"),
+        Measurement(f"{first}, pallas", shapes.benchmark(first, attention="pallas"),
+                    only_on="tpu"),
+        Measurement(f"{first}, teacher=visible",
+                    shapes.benchmark(first, "moving_average(view='visible')", attention="auto")),
+        Measurement("cheaper teachers", ["-m", "benchmarks.teacher_steps", *turns]),
         Measurement("bfloat16 against float32", [*variants, "bfloat16", "--dtype=float32"]),
         Measurement("MAE of transformers", ["-m", peer, *turns], ("torch", "transformers")),
         Measurement("MAE of transformers, compiled", ["-m", peer, *turns, *fused, "--compile"],

@@ -1,16 +1,18 @@
 """What a cheaper teacher costs, and which patches it chooses.
 
     python -m benchmarks.cheap_teacher --workdir runs/cifar10_hpm --out teacher.json
-    python -m benchmarks.cheap_teacher --size B --batch 64 --tpu v5e:2x2 --out teacher.json
+    python -m benchmarks.cheap_teacher --size B --batch 64 --topology v5e:2x2 --out teacher.json
+    python -m benchmarks.cheap_teacher --size B --batch 256 --topology h100:1 --attention cudnn
 
 With `--workdir`, of a pre-training run on images with a loss predictor, on its test images: the
 share of the patches that are hidden because they are hard that equals the choice of the teacher
 that sees the whole image in float32; the rank correlation of its predictions with those of this
 teacher, and with the true losses of the student; the mean true loss of the chosen patches over
 that of all; and the processor time of the pass over that of this teacher, in turns. True losses
-are means over eight random masks. With `--tpu`, the pass alone is compiled for one chip of a slice
-that is not present (pip install libtpu). Always: operations of the step of `configs/hpm_in1k.py`
-over those of an MAE step. Results are added to `--out` as they come.
+are means over eight random masks. With `--topology`, the pass alone is compiled for one device that
+is not present, a TPU (pip install libtpu) or a GPU (pip install "jax[cuda13]"). Always: operations
+of the step of `configs/hpm_in1k.py` over those of an MAE step. Results are added to `--out` as they
+come.
 """
 
 import argparse
@@ -23,6 +25,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from hpm_jax.plan.machines import NO_DEVICES
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
 
 VARIANTS = {
     "whole": "",
@@ -74,7 +82,7 @@ def on_a_run(workdir: str, images: int, turns: int) -> Callable[[str], Row]:
     from benchmarks.mismatch import rank_correlation
     from benchmarks.variants.precision import agreement
     from benchmarks.variants.run import run_and_patches
-    from hpm_jax.models.quantization import tracing_float8
+    from hpm_jax.models.compiled_for import compiling_for
     from hpm_jax.step.mask import run_network
 
     run, patches = run_and_patches(workdir, images)
@@ -88,7 +96,7 @@ def on_a_run(workdir: str, images: int, turns: int) -> Callable[[str], Row]:
             found = run_network(run.model, method, params, patches, key=jax.random.key(1))
             return found["predicted_loss"]
 
-        with tracing_float8(native=True):  # emulated, for its numbers
+        with compiling_for(float8=True):  # emulated, for its numbers
             return jax.jit(predicted).lower(run.state.teacher, patches).compile()
 
     reference = predict("whole")
@@ -135,31 +143,30 @@ def true_losses(run: Any, state: Any, patches: Any) -> Any:
     return total / jnp.maximum(times, 1.0)
 
 
-def on_tpu(topology: str, size: str, batch: int) -> Callable[[str], Row]:
-    """What the program of the pass alone costs on one chip, in bfloat16."""
+def compiled_elsewhere(topology: str, size: str, batch: int, **model: Any) -> Callable[[str], Row]:
+    """What the program of the pass alone costs on one device, in bfloat16."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
+    from benchmarks.described import cost_of, first_device, tracing_for
     from hpm_jax.config import defaults, freeze
     from hpm_jax.models.sizes import SIZES
-    from hpm_jax.plan import slice_of
-    from hpm_jax.plan.program import work
     from hpm_jax.run.build import build_method, build_model
     from hpm_jax.step.mask import run_network
     from hpm_jax.step.state import param_shapes
 
     config = defaults()
     config.data.source = "synthetic"
-    config.model.update(SIZES[size], dtype="bfloat16")
+    config.model.update(SIZES[size], dtype="bfloat16", **model)
     frozen = freeze(config)
-    model, method = build_model(frozen), build_method(frozen)
-    chip = SingleDeviceSharding(slice_of(topology)[0])
+    method, device = build_method(frozen), SingleDeviceSharding(first_device(topology))
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
 
-    params = jax.tree.map(shape, param_shapes(model))
+    network = build_model(frozen)
+    params = jax.tree.map(shape, param_shapes(network))
     images = shape(jax.ShapeDtypeStruct((batch, frozen.patches, frozen.values), jnp.float32))
     key = shape(jax.eval_shape(lambda: jax.random.key(0)))
 
@@ -167,12 +174,11 @@ def on_tpu(topology: str, size: str, batch: int) -> Callable[[str], Row]:
         taught = dataclasses.replace(method, teacher=teacher_of(name))
 
         def predicted(params, patches, key):
-            return run_network(model, taught, params, patches, key=key)
+            return run_network(network, taught, params, patches, key=key)
 
-        compiled = jax.jit(predicted).lower(params, images, key).compile()
-        cost = work(compiled.as_text())
-        temporaries = compiled.memory_analysis().temp_size_in_bytes
-        return {"cycles": cost.cycles, "traffic": cost.traffic, "temporaries": temporaries}
+        with tracing_for(topology):
+            lowered = jax.jit(predicted).lower(params, images, key)
+        return cost_of(lowered)._asdict()
 
     return row
 
@@ -184,20 +190,23 @@ def main() -> None:
     parser.add_argument("--workdir", help="workdir of a pre-training run")
     parser.add_argument("--images", type=int, default=1000, help="number of its test images")
     parser.add_argument("--turns", type=int, default=5, help="timed pairs of passes")
-    parser.add_argument("--size", default="B", help="model of operations and of --tpu")
-    parser.add_argument("--batch", type=int, default=64, help="images a chip, with --tpu")
-    parser.add_argument("--tpu", help="TPU slice such as v5e:2x2; compile for one of its chips")
+    parser.add_argument("--size", default="B", help="model of operations and of --topology")
+    parser.add_argument("--batch", type=int, default=64, help="images of a pass, with --topology")
+    parser.add_argument("--topology", help="compile for a device of v5e:2x2, h100:1 or another")
+    parser.add_argument("--attention", default="xla", help="of the model, with --topology")
+    parser.add_argument("--unroll", type=int, default=1, help="of the model, with --topology")
     parser.add_argument("--out", type=Path, help="JSON file to which results are added")
     options = parser.parse_args()
-    if options.tpu:
-        from benchmarks.step_variants import WITHOUT_TPU
-
-        os.environ |= WITHOUT_TPU
+    if options.topology:
+        os.environ |= NO_DEVICES
     measures: dict[str, Callable[[str], Row]] = {"operations": operations(options.size)}
     if options.workdir:
         measures["run"] = on_a_run(options.workdir, options.images, options.turns)
-    if options.tpu:
-        measures["tpu"] = on_tpu(options.tpu, options.size, options.batch)
+    if options.topology:
+        model = {"attention": options.attention, "unroll": options.unroll}
+        measures[options.topology] = compiled_elsewhere(
+            options.topology, options.size, options.batch, **model
+        )
     table = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for name in options.names or VARIANTS:
         for kind, measure in measures.items():

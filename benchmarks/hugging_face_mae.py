@@ -11,6 +11,11 @@ all. Prints images a second, our MFU, the ratio of the two MAE steps, and of HPM
 
 import argparse
 
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 

@@ -18,6 +18,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -10,6 +10,11 @@ one by one is faster.
 import argparse
 import statistics
 
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+
 import jax
 import numpy as np
 

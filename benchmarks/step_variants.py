@@ -2,17 +2,18 @@
 
     python -m benchmarks.step_variants                           # all of them, on small images
     python -m benchmarks.step_variants last_block_whole unroll_all --size S --batch 8
-    python -m benchmarks.step_variants decoders_at_once --size B --batch 64 --tpu v5e:2x2
+    python -m benchmarks.step_variants decoders_at_once --size B --batch 64 --topology v5e:2x2
     python -m benchmarks.step_variants --workdir runs/cifar10_hpm
     python -m benchmarks.step_variants compile_cache --size S
 
 Prints a table, row by row. On this machine: the time of the package's step over the time of the
 variant, so more than 1 where the variant is faster (median and quartiles of pairs that take turns),
 the same of processor time, which other programs disturb less, and of temporary memory, seconds to
-compile, and the largest deviation of loss, gradients and predicted losses. With `--tpu` both are
-compiled for one chip of a slice that is not here (pip install libtpu): ratios of temporary memory,
-of memory traffic and of the compiler's own estimate of cycles. With `--workdir`: how many of the
-hardest patches a teacher in lower precision still chooses on test images of a pre-trained run.
+compile, and the largest deviation of loss, gradients and predicted losses. With `--topology` both
+are compiled for one device that is not here, a TPU (pip install libtpu) or an NVIDIA GPU (pip
+install "jax[cuda13]"): ratios of temporary memory, of memory traffic and, for TPUs, of the
+compiler's own estimate of cycles. With `--workdir`: how many of the hardest patches a teacher in
+lower precision still chooses on test images of a pre-trained run.
 """
 
 import argparse
@@ -21,20 +22,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-# before jax starts: no TPU is looked for, and none is asked what it is
-WITHOUT_TPU = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from hpm_jax.plan.machines import NO_DEVICES, machine
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+
 Row = Callable[[str], list[str]]  # of the table, for the name of a variant
 
 
 def config_of(options: argparse.Namespace):
-    """HPM of a size, on images of 32 or 224 pixels; in bfloat16 for a TPU."""
+    """HPM of a size, on images of 32 or 224 pixels; in bfloat16 for a device that is not here."""
     from hpm_jax.config import defaults, freeze
     from hpm_jax.models.sizes import SIZES, SMALL_IMAGE_SIZES
 
@@ -43,7 +41,7 @@ def config_of(options: argparse.Namespace):
     config = defaults()
     config.data.update(source="synthetic", image_size=(side, side))
     config.model.update(SIZES[options.size])
-    config.model.dtype = options.dtype or ("bfloat16" if options.tpu else "float32")
+    config.model.dtype = options.dtype or ("bfloat16" if options.topology else "float32")
     config.model.unroll = unroll if options.unroll is None else options.unroll
     config.optimizer.batch_size = options.batch
     return freeze(config)
@@ -74,21 +72,24 @@ def on_this_machine(options: argparse.Namespace) -> tuple[list[str], Row]:
     return ["faster", "less processor time", "less memory", "compile s", "deviation"], row
 
 
-def on_tpu(options: argparse.Namespace) -> tuple[list[str], Row]:
-    """What the program for one chip costs."""
+def compiled_elsewhere(options: argparse.Namespace) -> tuple[list[str], Row]:
+    """What the program for one device costs."""
     from benchmarks.variants.compiled import shapes_on, step_cost
     from benchmarks.variants.table import VARIANTS
 
-    bench = shapes_on(options.tpu, config_of(options))
-    own = step_cost(bench, bench.subject)
+    bench = shapes_on(options.topology, config_of(options))
+    own = step_cost(options.topology, bench, bench.subject)
 
     def row(name):
         cost = own
         if name != "package":
-            cost = step_cost(bench, VARIANTS[name].change(bench.subject))
-        ratios = [f"{before / after:.2f}" for before, after in zip(own, cost, strict=True)]
+            cost = step_cost(options.topology, bench, VARIANTS[name].change(bench.subject))
+        ratios = [
+            f"{before / after:.2f}" if after else ""
+            for before, after in zip(own, cost, strict=True)
+        ]
         sizes = [f"{size / 2**30:.2f}" for size in (cost.temporaries, cost.traffic)]
-        return [*ratios, *sizes, f"{cost.cycles / 1e6:.1f}"]
+        return [*ratios, *sizes, f"{cost.cycles / 1e6:.1f}" if cost.cycles else ""]
 
     heads = ["less memory", "less traffic", "fewer cycles", "GiB", "GiB moved", "million cycles"]
     return heads, row
@@ -145,15 +146,13 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="variants; default: all that apply")
     parser.add_argument("--size", choices=("micro", "tiny", "S", "B", "L", "H"), default="micro")
-    parser.add_argument(
-        "--batch", type=int, default=64, help="images per step; with --tpu per chip"
-    )
+    parser.add_argument("--batch", type=int, default=64, help="images in a step")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="dtype of the package's step"
     )
     parser.add_argument("--unroll", type=int, help="blocks unrolled in the package's step")
     parser.add_argument("--pairs", type=int, default=10, help="number of timed pairs of steps")
-    parser.add_argument("--tpu", help="TPU slice such as v5e:2x2; compile for one of its chips")
+    parser.add_argument("--topology", help="compile for a device of v5e:2x2, h100:1 or another")
     parser.add_argument(
         "--workdir", help="workdir of a pre-trained run, for variants of the teacher"
     )
@@ -166,20 +165,21 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """A variant that cannot be built says why in its row, and does not end the others."""
     options = options_of(sys.argv[1:])
-    if options.tpu:
-        os.environ |= WITHOUT_TPU
+    if options.topology:
+        os.environ |= NO_DEVICES
     import jax
 
     from benchmarks.variants.table import VARIANTS
 
-    place = "tpu" if options.tpu else jax.default_backend()
+    here = jax.default_backend()
+    place = machine(options.topology).platform if options.topology else here
     names = [name for name, variant in VARIANTS.items() if variant.only_on in ("", place)]
     if options.names == ["compile_cache"]:
         table, names = of_the_cache, options.names
     elif options.workdir:
         table, names = on_a_run, [name for name in names if name.startswith("teacher_")]
     else:
-        table = on_tpu if options.tpu else on_this_machine
+        table = compiled_elsewhere if options.topology else on_this_machine
     heads, row = table(options)
     print("|", " | ".join(["variant", *heads]), "|")
     print("| ---" + " | --:" * len(heads), "|", flush=True)

@@ -15,7 +15,14 @@ Take = Callable[[], None]  # takes one step and waits for it
 
 
 def noise_config(
-    size: str, side: int, batch: int, *, hpm: bool = True, clip: float = 0.0, **model: Any
+    size: str,
+    side: int,
+    batch: int,
+    *,
+    hpm: bool = True,
+    teacher: str = "",
+    clip: float = 0.0,
+    **model: Any,
 ) -> Any:
     """Pre-training of a ViT on noise, by HPM or by MAE; frozen.
 
@@ -23,6 +30,7 @@ def noise_config(
         size: a name in `SIZES`.
         side: of the images, in pixels.
         batch: images in a step.
+        teacher: that of HPM, as in `config.teacher`; "" for the default.
         clip: the largest norm of the gradient; 0 for any.
         model: further options of the model, such as `dtype`.
     """
@@ -31,6 +39,8 @@ def noise_config(
     config.model.update(SIZES[size])
     config.model.update(model)
     config.target = "normalized_pixels"
+    if teacher:
+        config.teacher = teacher
     if not hpm:
         config.mask.strategy, config.losses, config.teacher = "random", (), "none"
     config.optimizer.update(batch_size=batch, clip_norm=clip)

@@ -16,6 +16,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hpm_jax.plan.machines import NO_DEVICES
+
 SHAPES = ((197, 32, 16), (197, 64, 12), (147, 32, 16), (50, 64, 12))  # tokens, head width, heads
 BUNDLE = re.compile(r"\s+0x[0-9a-f]+\s+(?:[A-Z]{2})?\s*:\s*((?:> ?)+)\s*\{")
 
@@ -40,46 +42,35 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="number of images")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    # before jax starts
-    os.environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    }
+    os.environ |= NO_DEVICES  # before jax starts
     if options.kernel == "pallas":
         dumped = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         os.environ["LIBTPU_INIT_ARGS"] = dumped
     import jax
     import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from jax.sharding import SingleDeviceSharding
 
+    from benchmarks.described import cost_of, first_device
     from hpm_jax.models.scaled_dot_product import attend
     from hpm_jax.models.tpu_attention import block_width, fused_attention
-    from hpm_jax.plan import slice_of
-    from hpm_jax.plan.program import work
 
-    place = NamedSharding(
-        Mesh(np.array(slice_of(options.topology)[:1]), ("chip",)), PartitionSpec()
-    )
+    place = SingleDeviceSharding(first_device(options.topology))
 
-    def compiled(mix, shape, backward):
+    def cost(mix, shape, backward):
         def gradients(query, key, value, weight):
             return jax.vjp(mix, query, key, value)[1](weight)
 
         x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
         shutil.rmtree(folder)
         folder.mkdir()
-        return jax.jit(gradients if backward else mix).lower(*[x] * (3 + backward)).compile()
+        return cost_of(jax.jit(gradients if backward else mix).lower(*[x] * (3 + backward)))
 
     def cycles_of(tokens, head, heads, backward):
         width = heads * head
         if options.kernel == "xla":
-            program = compiled(attend, (options.batch, heads, tokens, head), backward)
-            return work(program.as_text()).cycles / options.batch / heads
-        compiled(lambda *x: fused_attention(*x, heads), (options.batch, tokens, width), backward)
+            found = cost(attend, (options.batch, heads, tokens, head), backward)
+            return found.cycles / options.batch / heads
+        cost(lambda *x: fused_attention(*x, heads), (options.batch, tokens, width), backward)
         return bundles(folder) * head / block_width(head, width)
 
     last = "backward" if options.kernel == "pallas" else "forward and backward"

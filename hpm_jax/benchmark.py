@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpm_jax.run.allocator import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -64,6 +64,19 @@ def test_results_are_kept_and_not_measured_again(tmp_path, on_a_gpu, capsys):
     assert len(on_a_gpu) == 2 and json.loads(out.read_text()) == first
 
 
+def test_kernels_are_measured_where_they_run(tmp_path, on_a_gpu, monkeypatch):
+    main(["--out", str(tmp_path / "gpu.json")])
+    there = set(on_a_gpu)
+    on_a_gpu.clear()
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "tpu|4|v5e", "")
+    )
+    main(["--out", str(tmp_path / "tpu.json")])
+    assert {"B, cudnn", "L, cudnn"} < there - set(on_a_gpu)
+    assert set(on_a_gpu) - there == {"B, pallas"}
+    assert {"cheaper teachers", "B, teacher=visible"} < there & set(on_a_gpu)
+
+
 def test_the_time_and_the_device_are_heeded(tmp_path, on_a_gpu):
     out = tmp_path / "x.json"
     main(["--minutes", "0.1", "--out", str(out)])

@@ -9,13 +9,13 @@ import pytest
 
 from hpm_jax.models import attention, scaled_dot_product
 from hpm_jax.models.attention import Attention
+from hpm_jax.models.compiled_for import compiling_for
 from hpm_jax.models.layers import REMAT_POLICIES, Stack
 from hpm_jax.models.scaled_dot_product import (
     attend,
     attend_automatically,
     attend_by_cudnn,
     attend_one_product,
-    compiling_for,
     join_heads,
     split_heads,
 )

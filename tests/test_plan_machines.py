@@ -127,6 +127,10 @@ def test_a_refusal_says_how_much_was_asked_for():
         ),
         (["--config=configs/quickstart.py", "--topology=k80:8"], "there is no chip 'k80'"),
         (
+            ["--config=configs/quickstart.py", "--topology=t4:8", "--choose"],
+            "--topology t4:8 has no compiler here: name a TPU slice",
+        ),
+        (
             ["--config=configs/quickstart.py", "--mfu=2"],
             "2.0 is not a number in the range [0.01, 1]",
         ),

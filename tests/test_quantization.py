@@ -10,7 +10,8 @@ from small import parts_of, schedule, small_config
 
 from hpm_jax.config import ConfigError
 from hpm_jax.models import quantization
-from hpm_jax.models.quantization import has_float8, quantize, quantized_product, tracing_float8
+from hpm_jax.models.compiled_for import compiling_for
+from hpm_jax.models.quantization import has_float8, quantize, quantized_product
 from hpm_jax.run import devices
 from hpm_jax.step.mask import run_network
 from hpm_jax.step.step import make_train_step
@@ -48,7 +49,7 @@ def test_whole_numbers_are_multiplied_exactly(equation):
 def test_each_operand_is_off_by_half_a_step_at_most(equation, name, step):
     """Half a step of int8 is 1 / 254 of the largest value; of e4m3, 1 / 16 of the value itself."""
     tokens, kernel = operands(equation)
-    with tracing_float8(native=True):
+    with compiling_for(float8=True):
         found = quantized_product(equation, tokens, kernel, name)
     left, right = (jnp.abs(x) for x in (tokens, kernel))
     if name == "int8":
@@ -90,7 +91,7 @@ def test_float8_is_not_emulated_silently(monkeypatch):
     pair = operands("bnw,wo->bno")
     with pytest.raises(ConfigError, match=r"'float8' in config\.teacher needs a GPU .* cpu: dtype"):
         quantized_product("bnw,wo->bno", *pair, "float8")
-    with tracing_float8(native=False), pytest.raises(ConfigError, match="float8"):
+    with compiling_for(float8=False), pytest.raises(ConfigError, match="float8"):
         quantized_product("bnw,wo->bno", *pair, "float8")
     for capability, has in (("9.0", True), ("8.9", True), ("10.0", True), ("8.6", False)):
         device = types.SimpleNamespace(compute_capability=capability)
@@ -120,7 +121,7 @@ def predicted(config):
 @pytest.mark.parametrize("dtype", ["", "float32", "bfloat16", "int8", "float8"])
 def test_the_teacher_predicts_nearly_the_same(dtype):
     whole = predicted(teacher("", **DEEP))
-    with tracing_float8(native=True), jax.numpy_dtype_promotion("standard"):
+    with compiling_for(float8=True), jax.numpy_dtype_promotion("standard"):
         found = predicted(teacher(dtype, **DEEP))
     assert found.dtype == jnp.float32
     apart = float(jnp.abs(found - whole).max() / whole.std())

@@ -10,7 +10,8 @@ from jax.sharding import AxisType, Mesh
 
 from hpm_jax.models import scaled_dot_product, tpu_attention
 from hpm_jax.models.attention import Attention
-from hpm_jax.models.scaled_dot_product import attend, compiling_for, join_heads, split_heads
+from hpm_jax.models.compiled_for import compiling_for
+from hpm_jax.models.scaled_dot_product import attend, join_heads, split_heads
 from hpm_jax.models.tpu_attention import fused_attention
 from hpm_jax.run.devices import Devices
 

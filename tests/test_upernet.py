@@ -257,7 +257,9 @@ def test_a_run(pretrained, root, tmp_path, capsys):
         ({"decoder": "upernet(blocks=(1, 1, 1, 2))"}, "expected 4 numbers from 1 to the 1 blocks"),
         ({"data": {"image_size": (4, 16)}}, "which has 1 x 4: expected two patches"),
         ({"decoder": "uppernet"}, "did you mean 'upernet'"),
-        ({"model": {"attention": "cudnn"}}, "needs an encoder and config.model.attention = 'xla'"),
+        ({"model": {"attention": "cudnn"}}, "has no relative positions"),
+        ({"model": {"raw_pixels": True}}, "has no encoder, .*relative_positions = True is about"),
+        ({"model": {"frozen": True}}, "adds parameters to it that start at zero: set one of them"),
     ],
 )
 def test_configs_that_cannot_run(pretrained, root, changes, message):

@@ -3,14 +3,13 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from hpm_jax.detection.anchors import RATIOS, level_anchors
 from hpm_jax.models.encoder import stack_options
-from hpm_jax.models.layers import Gather, as_they_are
+from hpm_jax.models.layers import Gather, as_they_are, frozen_tokens
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.pyramid import SCALES, ConvNorm, SimplePyramid, enlarging, he_init
 from hpm_jax.models.windows import WindowedEncoder
@@ -112,8 +111,7 @@ class Detector(nn.Module):
         box_head: a key of `BOX_CONVS`; box_width: width of its linear layers.
         masks: whether there is a head of masks.
         anchor_scale: side of a square anchor, relative to the stride of its level.
-        frozen: whether the encoder gets no gradient. Its tokens then pass a layer norm without
-            scale and offset, as in `Segmenter`.
+        frozen: whether the encoder gets no gradient; see `frozen_tokens`.
     """
 
     grid: Grid
@@ -150,8 +148,6 @@ class Detector(nn.Module):
             self.layout,
             self.relative,
         )
-        if self.frozen:
-            self.norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)
         self.pyramid = SimplePyramid(self.channels, self.dtype)
         self.regions = RegionHead(self.channels, self.dtype)
         self.boxes = BoxHead(self.classes, self.channels, self.box_width, self.box_head, self.dtype)
@@ -170,9 +166,7 @@ class Detector(nn.Module):
     def levels(self, patches: Array, drop: Array | None = None) -> tuple[Array, ...]:
         """Maps patches `[B, L, P]` to the five levels `[B, h, w, channels]`, the finest first."""
         tokens = self.encoder(patches, drop)
-        if self.frozen:
-            tokens = self.norm(jax.lax.stop_gradient(tokens).astype(jnp.float32))
-        return self.pyramid(tokens)
+        return self.pyramid(frozen_tokens(tokens) if self.frozen else tokens)
 
     def find_regions(self, levels: tuple[Array, ...]) -> Regions:
         """Scores the anchors of all levels."""

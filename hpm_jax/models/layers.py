@@ -65,6 +65,17 @@ def layer_norm(
     return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name, **place)
 
 
+def frozen_tokens(tokens: Array) -> Array:
+    """Normalises tokens `[..., D]` of an encoder that gets no gradient, to float32.
+
+    The layer norm has no scale and offset. Its statistics are those of one token, so that a head on
+    top is independent of the scale of the features and of the other images of a batch.
+    """
+    norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, parent=None)
+    normed: Any = norm.apply({}, jax.lax.stop_gradient(tokens).astype(jnp.float32))
+    return normed
+
+
 def feed_forward(
     x: Array,
     dtype: Any,
@@ -181,12 +192,16 @@ def _factor(drop: Array, x: Array) -> Array:
     return drop[:, None, None].astype(x.dtype)
 
 
-def drop_paths(key: Array, batch: int, depth: int, rate: float) -> Array:
+def drop_paths(key: Array, batch: int, depth: int, rate: float) -> Array | None:
     """Draws stochastic depth (Huang et al. 2016): factors per branch and block, `[B, depth, 2]`.
+
+    None if the rate is 0.
 
     A factor is 0 with a probability that grows linearly from 0 in the first block to `rate` in the
     last, else 1 / (1 - probability), independently for each image; float32.
     """
+    if not rate:
+        return None
     kept = 1.0 - jnp.linspace(0.0, rate, depth)[:, None]
     return jnp.where(jax.random.bernoulli(key, kept, (batch, depth, 2)), 1.0 / kept, 0.0)
 

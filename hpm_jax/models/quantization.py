@@ -1,10 +1,8 @@
 """Products of tokens and kernels in 8 bits, quantised on the fly, for passes without gradient."""
 
-import contextlib
-import contextvars
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.errors import ConfigError
+from hpm_jax.models.compiled_for import described
 
 Product = Callable[[str, Array, Array], Array]  # (einsum equation, tokens, kernel)
 
@@ -79,6 +78,7 @@ def quantized_product(equation: str, tokens: Array, kernel: Array, name: str) ->
         values.append(value)
         scales.append(_aligned(scale, own, output))
     total = jnp.einsum(equation, *values, preferred_element_type=form.total)
+    total = total.astype(tokens.dtype)  # by the product itself: half the bytes in bfloat16
     return (total.astype(jnp.float32) * scales[0] * scales[1]).astype(tokens.dtype)
 
 
@@ -106,22 +106,6 @@ def dense_options(quantization: str) -> dict[str, Any]:
     return {"dot_general": lambda tokens, kernel, *_, **__: product("bnw,wo->bno", tokens, kernel)}
 
 
-_target: contextvars.ContextVar[bool | None] = contextvars.ContextVar("float8", default=None)
-
-
-@contextlib.contextmanager
-def tracing_float8(native: bool) -> Iterator[None]:
-    """Sets whether devices that are not present multiply float8; True emulates it on any other.
-
-    Only tracing inside the block is affected.
-    """
-    token = _target.set(native)
-    try:
-        yield
-    finally:
-        _target.reset(token)
-
-
 def has_float8(device: Any) -> bool:
     """Whether a device multiplies float8: NVIDIA GPUs from compute capability 8.9."""
     capability = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
@@ -129,7 +113,7 @@ def has_float8(device: Any) -> bool:
 
 
 def _check_float8() -> None:
-    device, known = jax.devices()[0], _target.get()
+    device, known = jax.devices()[0], described().float8
     if not (has_float8(device) if known is None else known):
         where = device.device_kind if known is None else "the planned devices"
         raise ConfigError(

@@ -1,9 +1,7 @@
 """Scaled dot-product attention: by XLA with a memory-efficient backward pass, cuDNN, or Pallas."""
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from hpm_jax.errors import ConfigError
+from hpm_jax.models.compiled_for import described
 from hpm_jax.models.tpu_attention import LONGEST, fused_attention
 
 Attend = Callable[[Array, Array, Array], Array]
@@ -180,7 +179,7 @@ def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> A
     Raises:
         ConfigError: on other devices than TPUs, or for more tokens than the kernel takes.
     """
-    platform = _target.get() or jax.default_backend()
+    platform = described().platform or jax.default_backend()
     if platform != "tpu":
         raise _no_pallas(f"the device is a {platform.upper()}")
     if (longest := max(query.shape[1], key.shape[1])) > LONGEST:
@@ -194,7 +193,7 @@ def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> A
         images = PartitionSpec(mesh.axis_names)
         mapped = jax.shard_map(attend_here, in_specs=images, out_specs=images, check_vma=False)
         out = mapped(query, key, value)
-    elif mesh.empty and (_target.get() or jax.device_count() == 1):
+    elif mesh.empty and (described().platform or jax.device_count() == 1):
         out = attend_here(query, key, value)
     else:
         out = join_heads(attend(*(split_heads(x, heads) for x in (query, key, value))))
@@ -209,22 +208,6 @@ def split_heads(x: Array, heads: int) -> Array:
 def join_heads(x: Array) -> Array:
     """Maps `[B, heads, N, D / heads]` to `[B, N, D]`."""
     return x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1)
-
-
-_target: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
-
-
-@contextlib.contextmanager
-def compiling_for(platform: str) -> Iterator[None]:
-    """Names the platform of devices that are not here: "tpu", "gpu" with cuDNN, or "cpu".
-
-    Only tracing inside the block is affected.
-    """
-    token = _target.set(platform)
-    try:
-        yield
-    finally:
-        _target.reset(token)
 
 
 @functools.cache
@@ -251,7 +234,7 @@ def chosen(name: str, dtype: Any, head: int) -> str:
     if name != "auto":
         return name
     fits = dtype in HALF and not _wrong_width(head)
-    platform = _target.get()
+    platform = described().platform
     return "cudnn" if fits and (platform == "gpu" if platform else has_cudnn()) else "xla"
 
 

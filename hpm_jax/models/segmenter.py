@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.encoder import Encoder, stack_options
-from hpm_jax.models.layers import Gather, as_they_are
+from hpm_jax.models.layers import Gather, as_they_are, frozen_tokens
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.segment_decoders import Decoded, LinearHead, SegmentDecoder, SegmentSizes
 from hpm_jax.tokens import Grid
@@ -26,9 +26,7 @@ class Segmenter(nn.Module):
         classes: number of classes.
         decoder: the default is the end-to-end protocol of Kerssies et al. 2024 (2404.12172).
         relative: whether blocks learn relative positions; see `Encoder`.
-        frozen: whether the encoder gets no gradient. Tokens then pass a layer norm without scale
-            and offset, whose statistics are those of one token: the linear probe is independent
-            of the scale of the features, and of the other images of a batch.
+        frozen: whether the encoder gets no gradient; see `frozen_tokens`.
         raw_pixels: whether there is no encoder.
         head_std: standard deviation of the initial weights of the decoder's classifiers.
     """
@@ -63,8 +61,6 @@ class Segmenter(nn.Module):
                 self.layout.classifier_positions,
                 self.relative,
             )
-        if self.frozen:
-            self.norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)
         self.head = self.decoder.module(self.sizes)
 
     @property
@@ -115,10 +111,7 @@ class Segmenter(nn.Module):
         by_block = dict(zip(collect, outputs.blocks, strict=True))
         found = [by_block[block] for block in blocks] if blocks else [outputs.tokens]
         found = [tokens[:, self.layout.extra_tokens :] for tokens in found]
-        if not self.frozen:
-            return tuple(found)
-        stopped = [jax.lax.stop_gradient(tokens).astype(jnp.float32) for tokens in found]
-        return tuple(self.norm(tokens) for tokens in stopped)
+        return tuple(map(frozen_tokens, found) if self.frozen else found)
 
 
 def enlarge_logits(logits: Array, size: tuple[int, int]) -> Array:

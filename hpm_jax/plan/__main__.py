@@ -1,6 +1,7 @@
 """Plans a run before renting hardware: compiles the real step for chips that are not present.
 
 python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology v5e:4x4
+python -m hpm_jax.plan --config configs/hpm_in1k.py:B --topology h100:8 --choose
 python -m hpm_jax.plan --config configs/segment_ade20k.py:decoder=upernet --images 20210
 """
 
@@ -9,15 +10,9 @@ import sys
 
 from absl import app, flags
 
-# before a config file imports jax: prevents the search for TPUs and metadata queries
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once
-}
+from hpm_jax.plan.machines import NO_DEVICES
+
+os.environ |= NO_DEVICES  # before a config file imports jax
 
 from hpm_jax.main import parse
 
@@ -25,6 +20,9 @@ flags.DEFINE_string("topology", "v5e:4x4", "TPU slice or GPUs, such as v4:2x2x4 
 flags.DEFINE_float("mfu", 0.4, "MFU that is assumed for the time", 0.01, 1)
 flags.DEFINE_integer("images", 1_281_167, "Number of training images; default: ImageNet's", 1)
 flags.DEFINE_integer("compiles", 5, "Largest number of compilations of --largest", 1)
+flags.DEFINE_bool(
+    "choose", False, "Whether to compile other attention and unrolled blocks, and plan the best"
+)
 flags.DEFINE_bool("largest", False, "Whether to search the largest batch that fits, by compiling")
 
 
@@ -33,11 +31,15 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config import freeze
     from hpm_jax.errors import one_sentence
     from hpm_jax.plan.advice import advice
+    from hpm_jax.plan.choice import choose
     from hpm_jax.plan.compiled import make_plan
     from hpm_jax.plan.largest import about, search
-    from hpm_jax.plan.machines import devices_of, machine
+    from hpm_jax.plan.machines import check_described, devices_of, machine
     from hpm_jax.plan.table import table
     from hpm_jax.run.prepared import PREPARED
+
+    def show(line: str) -> None:
+        print(line, flush=True)
 
     options = flags.FLAGS
     if len(argv) > 1:
@@ -56,7 +58,11 @@ def main(argv: list[str]) -> None:
         config = freeze(options.config)
         chosen = machine(options.topology)
         devices = devices_of(chosen)
-        plan = make_plan(config, chosen, devices)
+        if options.choose:
+            check_described(chosen, devices)
+            config, plan = choose(config, chosen, lambda c: make_plan(c, chosen, devices), show)
+        else:
+            plan = make_plan(config, chosen, devices)
         print(table(plan, config, chosen, options.mfu, options.images), flush=True)
         if task == "detect":  # batches and advice are estimated for pre-training alone
             if not plan.fits:

@@ -6,7 +6,6 @@ import re
 from typing import Any, NamedTuple
 
 from hpm_jax.plan.arithmetic import temporaries
-from hpm_jax.plan.gpus import DESCRIBED
 from hpm_jax.plan.machines import GIB, Machine, PlanError
 from hpm_jax.plan.program import work
 
@@ -56,8 +55,7 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
     import numpy as np
     from jax.sharding import AxisType, Mesh
 
-    from hpm_jax.models.quantization import FLOAT8_CAPABILITY, tracing_float8
-    from hpm_jax.models.scaled_dot_product import compiling_for
+    from hpm_jax.models.compiled_for import compiling_for
     from hpm_jax.run.devices import Devices
     from hpm_jax.run.prepared import prepare
 
@@ -92,10 +90,8 @@ def make_plan(config: Any, machine: Machine, devices: list[Any]) -> Plan:
         compiled=described,
         flops=parts.flops * config.optimizer.batch_size,
     )
-    platform = "tpu" if machine.chip.tpu else "gpu" if described else "cpu"
-    gpu = DESCRIBED.get(machine.topology.partition(":")[0])
-    float8 = gpu is not None and gpu.capability >= FLOAT8_CAPABILITY
-    with compiling_for(platform), tracing_float8(float8):
+    platform = machine.platform if described else "cpu"
+    with compiling_for(platform, float8=machine.float8):
         lowered = parts.step.lower(parts.state, *parts.inputs.values(), key, scalars)
     if not described:
         counted = temporaries(config, len(devices))

@@ -22,11 +22,20 @@ class Found(NamedTuple):
         return f"{fits}{refused} (compiled {self.compiles} more)"
 
 
+SECTIONS = {
+    "batch_size": "optimizer",
+    "accumulation": "optimizer",
+    "remat": "model",
+    "attention": "model",
+    "unroll": "model",
+    "fsdp": "run",
+}
+
+
 def with_options(config: Any, **options: Any) -> Any:
-    """Returns a config with some of `batch_size`, `accumulation`, `remat` and `fsdp` changed."""
-    sections = {"batch_size": "optimizer", "accumulation": "optimizer", "remat": "model"}
+    """Returns a config with options of `SECTIONS` changed."""
     for name, value in options.items():
-        section = sections.get(name, "run")
+        section = SECTIONS[name]
         changed = dataclasses.replace(getattr(config, section), **{name: value})
         config = dataclasses.replace(config, **{section: changed})
     return config

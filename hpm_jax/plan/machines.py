@@ -12,6 +12,15 @@ from hpm_jax.errors import UserError
 from hpm_jax.plan.gpus import DESCRIBED, target
 
 GIB = 2**30
+# the environment of plans, before jax is imported: no device is looked for, and no service is asked
+NO_DEVICES = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once
+}
 
 
 class PlanError(UserError, ValueError):
@@ -37,6 +46,19 @@ class Machine(NamedTuple):
         """
         share = 1.0 if self.chip.tpu else float(os.environ.get(MEMORY_SHARE, 0.75))
         return int(self.chip.memory * share * GIB)
+
+    @property
+    def platform(self) -> str:
+        """ "tpu" or "gpu"."""
+        return "tpu" if self.chip.tpu else "gpu"
+
+    @property
+    def float8(self) -> bool:
+        """Whether the devices multiply float8, as far as `DESCRIBED` tells."""
+        from hpm_jax.models.quantization import FLOAT8_CAPABILITY
+
+        gpu = DESCRIBED.get(self.topology.partition(":")[0])
+        return gpu is not None and gpu.capability >= FLOAT8_CAPABILITY
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of all devices for products in `dtype`."""
@@ -89,6 +111,19 @@ def devices_of(machine: Machine) -> list[Any]:
             "plan in a fresh process"
         )
     return devices
+
+
+def check_described(machine: Machine, devices: list[Any]) -> None:
+    """Checks that a program can be compiled for the devices themselves.
+
+    Raises:
+        PlanError: if virtual CPUs stand in for them.
+    """
+    if devices[0].platform == "cpu":
+        raise PlanError(
+            f"--topology {machine.topology} has no compiler here: name a TPU slice, or one of the "
+            f"GPUs {', '.join(DESCRIBED)} with pip install 'jax[cuda13]', which needs no GPU"
+        )
 
 
 def gpus_of(machine: Machine) -> list[Any]:

@@ -247,10 +247,10 @@ def build_segment_init(
 
 def build_segment_recipe(config: Segment) -> SegmentRecipe:
     """Builds the plugs of the segmentation step."""
-    drop_path = 0.0 if config.model.frozen else config.model.drop_path
+    model = config.model
     return SegmentRecipe(
         build_tokenizer(config),
-        drop_path,
+        0.0 if model.frozen or model.raw_pixels else model.drop_path,
         config.optimizer.accumulation,
         config.regularize.mask_sup,
         config.regularize.similarity,
@@ -291,14 +291,13 @@ def build_detect_init(
 def build_detect_recipe(config: Detect) -> DetectRecipe:
     """Builds the plugs of the detection step."""
     model = config.model
-    drop_path = 0.0 if model.frozen else model.drop_path
     return DetectRecipe(
         build_tokenizer(config),
         model.level_proposals,
         model.proposals,
         model.sampled_anchors,
         model.sampled_proposals,
-        drop_path,
+        0.0 if model.frozen else model.drop_path,
         config.optimizer.accumulation,
     )
 

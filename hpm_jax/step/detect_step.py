@@ -76,10 +76,8 @@ def prepare(
     step: Array | int,
 ) -> DetectBatch:
     """Images and their objects, as of `random_view`, to a `DetectBatch`."""
-    drop = None
-    if recipe.drop_path:
-        drop_key = random.stream(key, "drop_path", step)
-        drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
+    drop_key = random.stream(key, "drop_path", step)
+    drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
     keys = jax.random.split(random.stream(key, "detection", step), len(images))
     return DetectBatch(recipe.tokenizer(images), sizes, boxes, classes, masks, keys, drop)
 

@@ -96,8 +96,6 @@ def prepare(
     patches = recipe.tokenizer.patchify(pixels)
 
     def drop(name):
-        if not recipe.drop_path:
-            return None
         return drop_paths(random.stream(key, name, step), count, model.depth, recipe.drop_path)
 
     def head_drop(name):

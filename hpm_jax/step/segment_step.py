@@ -67,10 +67,8 @@ def prepare(
     share = recipe.accumulation / jnp.maximum(count, 1.0)
 
     def draw(suffix: str) -> tuple[Array | None, Any]:
-        drop = None
-        if recipe.drop_path and not model.raw_pixels:
-            drop_key = random.stream(key, f"drop_path{suffix}", step)
-            drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
+        drop_key = random.stream(key, f"drop_path{suffix}", step)
+        drop = drop_paths(drop_key, len(images), model.depth, recipe.drop_path)
         decoder_key = random.stream(key, f"decoder{suffix}", step)
         return drop, model.decoder.draw_for(decoder_key, len(images))
 

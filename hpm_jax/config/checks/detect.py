@@ -3,6 +3,7 @@
 from hpm_jax.config.checks.shared import (
     check_common,
     check_grid,
+    check_relative,
     check_start,
     check_variant,
     check_width,
@@ -64,17 +65,7 @@ def _check_encoder(config: Detect) -> None:
             f"config.model.rotary_base = {model.rotary_base:g}: windows of attention have no "
             "rotary positions yet: give an encoder without them"
         )
-    if model.relative_positions and model.attention not in ("xla", "auto"):
-        raise ConfigError(
-            f"config.model.attention = {model.attention!r} has no relative positions, and "
-            "config.model.relative_positions = True: set attention to 'xla'"
-        )
-    if model.relative_positions and model.frozen:
-        raise ConfigError(
-            "config.model.frozen = True learns nothing in the encoder, and "
-            "config.model.relative_positions = True adds parameters to it that start at zero: set "
-            "one of them to False"
-        )
+    check_relative(config)
     if model.global_blocks > model.depth:
         raise ConfigError(
             f"config.model.global_blocks = {model.global_blocks} is more than the "

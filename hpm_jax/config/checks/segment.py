@@ -6,6 +6,7 @@ from hpm_jax.config.checks.shared import (
     check_common,
     check_data,
     check_grid,
+    check_relative,
     check_start,
     check_variant,
     check_width,
@@ -37,8 +38,8 @@ def check_segment(config: Segment) -> None:
     check_width(config, "")
     _check_images(config)
     _check_augment(config)
-    _check_frozen(config)
-    _check_relative(config)
+    _check_raw_pixels(config)
+    check_relative(config)
     config.decoder.check(config)
     check_scales(config)
 
@@ -124,22 +125,11 @@ def _check_augment(config: Segment) -> None:
         )
 
 
-def _check_relative(config: Segment) -> None:
+def _check_raw_pixels(config: Segment) -> None:
     model = config.model
-    if not model.relative_positions:
-        return
-    if model.raw_pixels or model.attention != "xla":
-        raise ConfigError(
-            "config.model.relative_positions = True needs an encoder and "
-            f"config.model.attention = 'xla', and config.model.raw_pixels = {model.raw_pixels}, "
-            f"attention = {model.attention!r}: set relative_positions to False, or change those"
-        )
-
-
-def _check_frozen(config: Segment) -> None:
-    model = config.model
-    if model.raw_pixels and model.frozen:
-        raise ConfigError(
-            "config.model.raw_pixels = True has no encoder that config.model.frozen could freeze: "
-            "set one of them to False"
-        )
+    for name in ("frozen", "relative_positions"):
+        if model.raw_pixels and getattr(model, name):
+            raise ConfigError(
+                f"config.model.raw_pixels = True has no encoder, and config.model.{name} = True is "
+                "about one: set one of them to False"
+            )

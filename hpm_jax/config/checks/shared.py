@@ -166,6 +166,22 @@ def check_variant(config: Any) -> None:
         )
 
 
+def check_relative(config: Any) -> None:
+    """Checks that learned relative positions can be computed, and learn."""
+    model = config.model
+    if model.relative_positions and model.attention not in ("xla", "auto"):
+        raise ConfigError(
+            f"config.model.attention = {model.attention!r} has no relative positions, and "
+            "config.model.relative_positions = True: set attention to 'xla'"
+        )
+    if model.relative_positions and model.frozen:
+        raise ConfigError(
+            "config.model.frozen = True learns nothing in the encoder, and "
+            "config.model.relative_positions = True adds parameters to it that start at zero: set "
+            "one of them to False"
+        )
+
+
 def check_pool(config: Any, section: str) -> None:
     """Checks that a pooling of cls tokens has one."""
     layout = config.model.layout
