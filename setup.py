@@ -3,7 +3,7 @@
 from setuptools import Extension, find_packages, setup
 
 # `-ffp-contract=off`: weights have the same last bit on every processor
-FLAGS = ["-O3", "-ffp-contract=off", "-Wno-psabi"]
+FLAGS = ["-O3", "-ffp-contract=off"]
 
 
 def extension(name: str, **options) -> Extension:
