@@ -29,7 +29,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from hpm_jax.config import Data, defaults, freeze
+from hpm_jax.config import defaults, freeze
 from hpm_jax.data import jpeg, resizing
 from hpm_jax.data.decoding import EncodedImage
 from hpm_jax.data.geometry import Box, cut
@@ -139,10 +139,8 @@ def one_core(records: dict[str, Records], data: Any, repeats: int) -> None:
         for name, (load, names) in ways.items():
             with not_compiled(*names):
                 began = time.process_time()
-                for index in range(len(originals)):
-                    np.ascontiguousarray(
-                        load(index)
-                    )  # a mirrored crop is copied, at the latest now
+                for index in range(len(originals)):  # a mirrored crop is copied, at the latest now
+                    np.ascontiguousarray(load(index))
                 seconds[name].append((time.process_time() - began) / len(originals))
     base = next(iter(seconds.values()))[1:]
     print(f"\n{'one thread, CPU time':<34}{'images/s':>9}{'ratio':>8}")
@@ -257,7 +255,7 @@ def cpu_seconds(workers: list[int]) -> float:
 
 def pixels(records: dict[str, Records], crops: int = 4) -> None:
     """PSNR of crops of stored images against the same crops of the originals."""
-    rng, errors, data = np.random.default_rng(0), [], Data(image_size=(SIZE, SIZE))
+    rng, errors = np.random.default_rng(0), []
     for index in range(len(records["store"])):
         original, stored = (
             EncodedImage(records[name][index]["image"]).pixels(3) for name in ("originals", "store")
@@ -267,7 +265,7 @@ def pixels(records: dict[str, Records], crops: int = 4) -> None:
             box = random_box(rng, *original.shape[:2], SCALE, RATIO)
             same = Box(box.top * down, box.left * across, box.height * down, box.width * across)
             crop, other = (
-                cut(image, place, data).astype(np.float64)
+                cut(image, place, (SIZE, SIZE)).astype(np.float64)
                 for image, place in ((original, box), (stored, same))
             )
             errors.append(np.mean((crop - other) ** 2))

@@ -19,8 +19,8 @@
 #error "libjpeg-turbo 2.1 or newer is required"
 #endif
 
-/* Chroma is interpolated between its neighbours, which libjpeg-turbo ignores at the edges of what it
-   decodes: so many more columns are decoded on both sides. */
+/* Columns that are decoded on both sides of the part: at the edges of what it decodes,
+   libjpeg-turbo interpolates chroma without the neighbours. */
 #define MARGIN 2
 
 typedef struct {
@@ -46,7 +46,7 @@ static void on_message(j_common_ptr jpeg, int level)
 
 static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
 
-/* Returns whether the components are grey, or Y, Cb and Cr with chroma at full or half resolution. */
+/* Returns whether the image is grey, or Y, Cb and Cr with chroma at full or half resolution. */
 static int is_ordinary(const struct jpeg_decompress_struct *jpeg)
 {
     const jpeg_component_info *part = jpeg->comp_info;
@@ -58,7 +58,7 @@ static int is_ordinary(const struct jpeg_decompress_struct *jpeg)
     return part[0].h_samp_factor <= 2 && part[0].v_samp_factor <= 2;
 }
 
-/* Reads `count` rows, and copies `bytes` bytes of each from `offset` on to `to` unless it is NULL. */
+/* Reads `count` rows; copies `bytes` bytes of each from `offset` on to `to` unless it is NULL. */
 static void read_rows(Decoder *decoder, JDIMENSION count, uint8_t *to, size_t offset, size_t bytes)
 {
     for (JDIMENSION y = 0; y < count; y++) {

@@ -5,8 +5,8 @@
    distances from the centre, stretched when an image shrinks. They have 22 fractional bits, so sums
    fit into 32 bits and do not depend on their order (Pillow, src/libImaging/Resample.c).
 
-   Processors with AVX2 multiply 16-bit numbers and add pairs of products, so a weight is split into
-   16 high bits and 8 low bits, and taps are added in pairs. */
+   AVX2 multiplies 16-bit numbers and adds pairs of products, so a weight is split into 16 high bits
+   and 8 low bits, and taps are added in pairs. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -17,14 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && !defined(PORTABLE)
-#include <immintrin.h>
-#define AVX2
-#define VECTOR __attribute__((target("avx2")))
-#else
-#define VECTOR
+#if !defined(__x86_64__)
+#error "only processors with AVX2: elsewhere Pillow resizes"
 #endif
 
+#include <immintrin.h>
+
+#define VECTOR __attribute__((target("avx2")))
 #define INLINE VECTOR static inline __attribute__((always_inline))
 #define LANES 16
 #define FRACTION 22
@@ -32,8 +31,7 @@
 /* --- weights */
 
 typedef struct {
-    int32_t both[2];       /* of two taps */
-    int16_t high[2], low[2]; /* both = high * 256 + low */
+    int16_t high[2], low[2]; /* of two taps; a weight is high * 256 + low */
 } Pair;
 
 typedef struct {
@@ -82,7 +80,6 @@ static Taps *make_taps(int length, float start, float end, int count, int cubic)
         for (int t = 0; t < last - first; t++) {
             const double value = (sum != 0.0 ? values[t] / sum : values[t]) * (1 << FRACTION);
             const int32_t weight = (int32_t)(value + (value < 0 ? -0.5 : 0.5));
-            pair[t / 2].both[t % 2] = weight;
             pair[t / 2].high[t % 2] = (int16_t)(weight >> 8);
             pair[t / 2].low[t % 2] = weight & 255;
         }
@@ -91,8 +88,6 @@ static Taps *make_taps(int length, float start, float end, int count, int cubic)
 }
 
 /* --- 16 bytes at once */
-
-#ifdef AVX2
 
 typedef __m128i Bytes;
 typedef struct {
@@ -119,8 +114,10 @@ INLINE Sums plus(Sums sums, const Pair *pair, Bytes a, Bytes b)
     const Bytes bytes[2] = {interleave_first(a, b), interleave_last(a, b)};
     for (int i = 0; i < 2; i++) {
         const __m256i pixels = _mm256_cvtepu8_epi16(bytes[i]);
-        sums.high[i] = _mm256_add_epi32(sums.high[i], _mm256_madd_epi16(pixels, _mm256_set1_epi32(high)));
-        sums.low[i] = _mm256_add_epi32(sums.low[i], _mm256_madd_epi16(pixels, _mm256_set1_epi32(low)));
+        const __m256i highs = _mm256_madd_epi16(pixels, _mm256_set1_epi32(high));
+        const __m256i lows = _mm256_madd_epi16(pixels, _mm256_set1_epi32(low));
+        sums.high[i] = _mm256_add_epi32(sums.high[i], highs);
+        sums.low[i] = _mm256_add_epi32(sums.low[i], lows);
     }
     return sums;
 }
@@ -136,63 +133,6 @@ INLINE Bytes clipped(Sums sums)
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(sum[0], sum[1]), 0xd8);
     return _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
-
-#else
-
-typedef struct {
-    uint8_t of[LANES];
-} Bytes;
-typedef struct {
-    int32_t of[LANES];
-} Sums;
-
-INLINE Bytes load_16(const uint8_t *from)
-{
-    Bytes value;
-    memcpy(&value, from, LANES);
-    return value;
-}
-
-INLINE void store_16(uint8_t *to, Bytes value) { memcpy(to, &value, LANES); }
-
-INLINE Bytes interleave_first(Bytes a, Bytes b)
-{
-    Bytes value;
-    for (int i = 0; i < LANES; i++) value.of[i] = (i % 2 ? b : a).of[i / 2];
-    return value;
-}
-
-INLINE Bytes interleave_last(Bytes a, Bytes b)
-{
-    Bytes value;
-    for (int i = 0; i < LANES; i++) value.of[i] = (i % 2 ? b : a).of[8 + i / 2];
-    return value;
-}
-
-INLINE Sums half(void)
-{
-    Sums sums;
-    for (int i = 0; i < LANES; i++) sums.of[i] = 1 << (FRACTION - 1);
-    return sums;
-}
-
-INLINE Sums plus(Sums sums, const Pair *pair, Bytes a, Bytes b)
-{
-    for (int i = 0; i < LANES; i++) sums.of[i] += pair->both[0] * a.of[i] + pair->both[1] * b.of[i];
-    return sums;
-}
-
-INLINE Bytes clipped(Sums sums)
-{
-    Bytes value;
-    for (int i = 0; i < LANES; i++) {
-        const int32_t sum = sums.of[i] >> FRACTION;
-        value.of[i] = (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
-    }
-    return value;
-}
-
-#endif
 
 /* Loads and stores 16 bytes, or the `bytes` that are left of a row. */
 INLINE Bytes load(const uint8_t *from, size_t bytes)
@@ -263,7 +203,8 @@ INLINE void sum_rows(const uint8_t *from, ptrdiff_t stride, uint8_t *to, Taps ta
 
 /* Resizes along the rows, 16 of them at a time. `work` has room for these, transposed, before and
    after. */
-VECTOR static void resize_across(Image from, Image to, const Taps *taps, int flip, uint8_t *work)
+VECTOR static void resize_across(Image from, Image to, const Taps *taps, int flip,
+                                 uint8_t *work)
 {
     const size_t before = (size_t)from.width * from.channels;
     const size_t after = (size_t)to.width * to.channels;
@@ -273,7 +214,8 @@ VECTOR static void resize_across(Image from, Image to, const Taps *taps, int fli
         const int rows = to.height - y < LANES ? to.height - y : LANES;
         for (size_t x = 0; x < before; x += LANES) {
             for (int i = 0; i < LANES; i++)
-                block[i] = load(from.pixels + (y + (i < rows ? i : 0)) * from.stride + x, before - x);
+                block[i] = load(from.pixels + (y + (i < rows ? i : 0)) * from.stride + x,
+                                before - x);
             transpose(block);
             memcpy(work + x * LANES, block, sizeof(block));
         }
@@ -336,12 +278,14 @@ static int resize(Image from, Image to, const float box[4], int cubic, int flip,
 
 /* --- Python */
 
-/* Fills `image` from uint8 [h, w, 1 or 3] whose pixels are side by side; returns whether it is that. */
+/* Fills `image` from uint8 [h, w, 1 or 3] whose pixels are side by side; returns whether it is
+   that. */
 static int as_image(const Py_buffer *view, Image *image)
 {
     const Py_ssize_t *shape = view->shape, *strides = view->strides;
     if (view->itemsize != 1 || view->ndim != 3 || (shape[2] != 1 && shape[2] != 3)) return 0;
-    if (shape[0] < 1 || shape[1] < 1 || shape[0] > INT32_MAX / 64 || shape[1] > INT32_MAX / 64) return 0;
+    for (int i = 0; i < 2; i++)
+        if (shape[i] < 1 || shape[i] > INT32_MAX / 64) return 0;
     if (strides[2] != 1 || strides[1] != shape[2]) return 0;
     *image = (Image){view->buf, strides[0], (int)shape[0], (int)shape[1], (int)shape[2]};
     return 1;
@@ -362,8 +306,10 @@ static PyObject *py_resize(PyObject *module, PyObject *args)
         PyBuffer_Release(&from);
         return NULL;
     }
-    if (!as_image(&from, &image) || !as_image(&to, &resized) || image.channels != resized.channels) {
-        PyErr_SetString(PyExc_ValueError, "images must be uint8 [h, w, 1 or 3], with equal channels");
+    if (!as_image(&from, &image) || !as_image(&to, &resized) ||
+        image.channels != resized.channels) {
+        PyErr_SetString(PyExc_ValueError,
+                        "images must be uint8 [h, w, 1 or 3], with equal channels");
     } else if (!(0 <= box[0] && box[0] <= box[2] && box[2] <= image.width && 0 <= box[1] &&
                  box[1] <= box[3] && box[3] <= image.height)) {
         PyErr_SetString(PyExc_ValueError, "the box must lie in the image");
@@ -381,8 +327,9 @@ static PyObject *py_resize(PyObject *module, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"resize", py_resize, METH_VARARGS,
-     "resize(source, target, box, cubic, flip, down_first)\n\nFills `target` with the part of `source` in "
-     "`box`, (left, top, right, bottom), mirrored if\n`flip`; both are uint8 `[h, w, 1 or 3]`."},
+     "resize(source, target, box, cubic, flip, down_first)\n\n"
+     "Fills `target` with the part of `source` in `box`, (left, top, right, bottom), mirrored if\n"
+     "`flip`; both are uint8 `[h, w, 1 or 3]`. Columns are resized before rows if `down_first`."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -395,11 +342,9 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__resize(void)
 {
-#ifdef AVX2
     if (!__builtin_cpu_supports("avx2")) {
         PyErr_SetString(PyExc_ImportError, "this processor has no AVX2");
         return NULL;
     }
-#endif
     return PyModule_Create(&definition);
 }
