@@ -4,7 +4,8 @@ The usual one is that of PyTorch: PIL opens a file and converts it to RGB, torch
 RandomResizedCrop and resizes it, and mirrors it or not. Without torchvision its steps are restated
 with PIL. Every way ends with a contiguous uint8 array; the files are in the page cache.
 
-First one thread by CPU time, so that a busy machine does not distort it. Then `train_batches`, with
+First one thread by CPU time, so that a busy machine does not distort it, with and without the
+compiled extensions, whose pixels are compared too. Then `train_batches`, with
 threads and with worker processes, by both clocks: images a second of CPU time are what a core does,
 and the cores are those that it got. Last, how crops of stored images differ from the originals'.
 
@@ -12,6 +13,7 @@ and the cores are those that it got. Last, how crops of stored images differ fro
 """
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import os
@@ -19,14 +21,16 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
-from hpm_jax.config import Data, defaults, freeze
+from hpm_jax.config import defaults, freeze
+from hpm_jax.data import jpeg, resizing
 from hpm_jax.data.decoding import EncodedImage
 from hpm_jax.data.geometry import Box, cut
 from hpm_jax.data.pipeline import train_batches
@@ -57,6 +61,7 @@ def main():
         stored = options_of("store", Path(folder) / "store")
         records = {"originals": splits.train, "store": SOURCES["store"](stored.data).train}
         print(f"{len(splits.train)} images, store: {args.short_side} pixels at {args.quality}")
+        compare_extensions(splits.train, options.data)
         one_core(records, options.data, args.repeats)
         in_parallel(records, {"originals": options, "store": stored}, args.repeats)
         pixels(records)
@@ -90,30 +95,58 @@ def options_of(source: str, path: Path, threads: int = 1, workers: int = 0) -> A
 # --- one core
 
 
+@contextlib.contextmanager
+def not_compiled(*names: str) -> Iterator[None]:
+    """The pipeline as it is without the named extensions."""
+    with contextlib.ExitStack() as stack:
+        if "jpeg" in names:
+            stack.enter_context(mock.patch.object(jpeg, "_compiled", None))
+        if "resize" in names:
+            stack.enter_context(mock.patch.object(resizing, "_extension", lambda: None))
+        yield
+
+
+def compare_extensions(records: Records, data: Any) -> None:
+    """How many training crops differ between the extensions and the libraries that they replace."""
+    view = train_view(data)
+    crops = []
+    for names in ((), ("jpeg", "resize")):
+        rng = np.random.default_rng(0)
+        with not_compiled(*names):
+            crops.append([view(records[i], rng)["image"] for i in range(len(records))])
+    changed = sum(not np.array_equal(a, b) for a, b in zip(*crops, strict=True))
+    found = {"_jpeg": jpeg._compiled is not None, "_resize": resizing._extension() is not None}
+    print(f"extensions: {found}; they change {changed} of {len(records)} crops")
+
+
 def one_core(records: dict[str, Records], data: Any, repeats: int) -> None:
     """Images a second of CPU time in one thread, all ways taking turns."""
     rng, view = np.random.default_rng(0), train_view(data)
     usual, whose = usual_pipelines()
     originals = records["originals"]
     ways = {
-        f"{whose}, {name}": lambda index, load=load: load(originals.name(index))
+        f"{whose}, {name}": (lambda index, load=load: load(originals.name(index)), ())
         for name, load in usual.items()
     }
+    missing = {"": (), ", _resize only": ("jpeg",), ", not compiled": ("jpeg", "resize")}
     ways |= {
-        f"hpm_jax, {name}": lambda index, r=r: view(r[index], rng) for name, r in records.items()
+        f"hpm_jax, {name}{what}": (lambda index, r=r: view(r[index], rng), names)
+        for name, r in records.items()
+        for what, names in missing.items()
     }
     seconds = {name: [] for name in ways}
     for _ in range(repeats + 1):  # the first is to warm up
-        for name, load in ways.items():
-            began = time.process_time()
-            for index in range(len(originals)):
-                np.ascontiguousarray(load(index))  # a mirrored crop is copied, at the latest now
-            seconds[name].append((time.process_time() - began) / len(originals))
+        for name, (load, names) in ways.items():
+            with not_compiled(*names):
+                began = time.process_time()
+                for index in range(len(originals)):  # a mirrored crop is copied, at the latest now
+                    np.ascontiguousarray(load(index))
+                seconds[name].append((time.process_time() - began) / len(originals))
     base = next(iter(seconds.values()))[1:]
-    print(f"\n{'one thread, CPU time':<28}{'images/s':>9}{'ratio':>8}")
+    print(f"\n{'one thread, CPU time':<34}{'images/s':>9}{'ratio':>8}")
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(base, times[1:], strict=True))
-        print(f"{name:<28}{1 / statistics.median(times[1:]):9.0f}{ratio:7.2f}x")
+        print(f"{name:<34}{1 / statistics.median(times[1:]):9.0f}{ratio:7.2f}x")
 
 
 def usual_pipelines() -> tuple[dict[str, Callable[[str], np.ndarray]], str]:
@@ -222,7 +255,7 @@ def cpu_seconds(workers: list[int]) -> float:
 
 def pixels(records: dict[str, Records], crops: int = 4) -> None:
     """PSNR of crops of stored images against the same crops of the originals."""
-    rng, errors, data = np.random.default_rng(0), [], Data(image_size=(SIZE, SIZE))
+    rng, errors = np.random.default_rng(0), []
     for index in range(len(records["store"])):
         original, stored = (
             EncodedImage(records[name][index]["image"]).pixels(3) for name in ("originals", "store")
@@ -232,7 +265,7 @@ def pixels(records: dict[str, Records], crops: int = 4) -> None:
             box = random_box(rng, *original.shape[:2], SCALE, RATIO)
             same = Box(box.top * down, box.left * across, box.height * down, box.width * across)
             crop, other = (
-                cut(image, place, data).astype(np.float64)
+                cut(image, place, (SIZE, SIZE)).astype(np.float64)
                 for image, place in ((original, box), (stored, same))
             )
             errors.append(np.mean((crop - other) ** 2))

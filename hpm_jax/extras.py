@@ -1,4 +1,4 @@
-"""Imports optional libraries; the error for a missing one names the extra to install."""
+"""Imports what is optional: libraries, whose error names the extra to install, and extensions."""
 
 import importlib
 from typing import Any
@@ -27,3 +27,11 @@ def import_extra(module: str, extra: str, what: str, package: str = "") -> Any:
     except ImportError:
         package = package or module.split(".")[0]
         raise MissingPackage(f'{what} needs the extra "{extra}": pip install {package}') from None
+
+
+def compiled(module: str) -> Any | None:
+    """Imports and returns an extension of this package; None if it has not been compiled."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

@@ -3,9 +3,9 @@
 import io
 
 import numpy as np
-import simplejpeg
 from PIL import Image, ImageOps
 
+from hpm_jax.data.jpeg import Part, decode_jpeg
 from hpm_jax.data.tiff import decode_tiff, needs_tifffile, size_of
 from hpm_jax.extras import MissingPackage
 
@@ -69,7 +69,9 @@ class EncodedImage:
         else:
             self.height, self.width, self.channels = self._data.shape
 
-    def pixels(self, channels: int, eighths: int = 8, deep: bool = False) -> np.ndarray:
+    def pixels(
+        self, channels: int, eighths: int = 8, deep: bool = False, part: Part | None = None
+    ) -> np.ndarray:
         """Returns pixels `[h, w, channels]`, a plain JPEG at the scale `eighths / 8`.
 
         Grey is converted to colour by repetition, colour to grey by its luma; other channel counts
@@ -77,15 +79,22 @@ class EncodedImage:
 
         Args:
             deep: whether 16- and 32-bit values are kept; otherwise the result is uint8.
+            part: the pixels to return, of the scaled image; None for all.
         """
-        if not isinstance(self._data, bytes):
-            return with_channels(self._data if deep else to_8_bits(self._data), channels)
-        size = {"min_height": -(-self.height * eighths // 8)} if eighths != 8 else {}
-        try:
-            array = simplejpeg.decode_jpeg(self._data, "GRAY" if channels == 1 else "RGB", **size)
-        except ValueError as error:
-            raise BrokenImage(str(error)) from error
-        return with_channels(array, channels)
+        if isinstance(self._data, bytes):
+            colours, size = 1 if channels == 1 else 3, (self.height, self.width)
+            try:
+                array = decode_jpeg(self._data, colours, size, eighths, part)
+            except ValueError as error:
+                raise BrokenImage(str(error)) from error
+            return with_channels(array, channels)
+        array = with_channels(self._data if deep else to_8_bits(self._data), channels)
+        return array if part is None else part.of(array)
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether a part or a lower scale is decoded faster than the whole image."""
+        return isinstance(self._data, bytes)
 
     def smallest_scale(self, height: float, width: float, needed: tuple[int, int]) -> int:
         """Returns the eighths at which a `height` x `width` part still has the `needed` size."""

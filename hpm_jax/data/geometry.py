@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from hpm_jax.data.jpeg import Part
+from hpm_jax.data.resizing import mirror, resize
+
 
 class Box(NamedTuple):
     """A part of an image in pixels, possibly fractional."""
@@ -48,7 +51,19 @@ class View(NamedTuple):
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """Applies the view to an image: `[h, w, C]` to `[*shape, C]`, antialiased; see `resize`."""
+        if self.window is None:
+            return cut(image, self.box, self.size, self.method, self.flip)
         return self.crop(cut(image, self.box, self.size, self.method))
+
+    def part(self) -> Part:
+        """Returns the pixels of the image that the view reads."""
+        return whole_pixels(self.box)
+
+    def within(self, part: Part) -> "View":
+        """Returns the same view of a part of the image."""
+        return self._replace(
+            box=self.box._replace(top=self.box.top - part.top, left=self.box.left - part.left)
+        )
 
     def crop(self, resized: np.ndarray) -> np.ndarray:
         """Applies window and flip to the resized box `[*size, C]`."""
@@ -87,30 +102,6 @@ class View(NamedTuple):
         return np.where(seen, moved, 0).astype(np.float32)
 
 
-def resize(
-    array: np.ndarray,
-    size: tuple[int, int],
-    box: tuple | None = None,
-    method: Image.Resampling = Image.Resampling.BICUBIC,
-) -> np.ndarray:
-    """Resizes with antialiasing, as PIL and torchvision do: `[h, w, C]` to `[*size, C]`.
-
-    uint8 stays uint8; other numbers become float32.
-
-    Args:
-        box: the part to resize, (left, top, right, bottom), fractions allowed; None for all.
-    """
-    if array.dtype != np.uint8:
-        array = array.astype(np.float32, copy=False)
-    if array.shape[-1] != 1 and (array.shape[-1] != 3 or array.dtype != np.uint8):
-        bands = [array[..., c : c + 1] for c in range(array.shape[-1])]
-        channels = [resize(band, size, box, method) for band in bands]
-        return np.concatenate(channels, axis=-1)
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image = image.resize(size[::-1], method, box)
-    return np.asarray(image).reshape(*size, array.shape[-1])
-
-
 def apply_all(views: Sequence[View], image: np.ndarray) -> list[np.ndarray]:
     """Applies views that differ only in their windows, or have none, to an image `[h, w, C]`."""
     if views[0].window is None:
@@ -119,9 +110,11 @@ def apply_all(views: Sequence[View], image: np.ndarray) -> list[np.ndarray]:
     return [view.crop(resized) for view in views]
 
 
-def mirror(image: np.ndarray) -> np.ndarray:
-    """Flips horizontally, `[..., w, C]`; whole pixels are copied, not single bytes."""
-    return np.take(image, np.arange(image.shape[-2])[::-1], axis=-2)
+def whole_pixels(box: Box) -> Part:
+    """Returns the smallest part of an image that has all of a box."""
+    top, left = math.floor(box.top), math.floor(box.left)
+    bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
+    return Part(top, left, bottom - top, right - left)
 
 
 def cut(
@@ -129,11 +122,11 @@ def cut(
     box: Box,
     size: tuple[int, int],
     method: Image.Resampling = Image.Resampling.BICUBIC,
+    flip: bool = False,
 ) -> np.ndarray:
-    """Returns the part of `image` `[h, w, C]` in `box`, resized: `[*size, C]`."""
+    """Returns the part of `image` `[h, w, C]` in `box`, resized, perhaps mirrored: `[*size, C]`."""
     # cut whole pixels first, so that pixels outside the crop have no influence, then resize
-    top, left = math.floor(box.top), math.floor(box.left)
-    bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
-    part = np.ascontiguousarray(image[top:bottom, left:right])
-    inner = (box.left - left, box.top - top)
-    return resize(part, size, (*inner, inner[0] + box.width, inner[1] + box.height), method)
+    part = whole_pixels(box)
+    inner = (box.left - part.left, box.top - part.top)
+    edges = (*inner, inner[0] + box.width, inner[1] + box.height)
+    return resize(part.of(image), size, edges, method, flip)

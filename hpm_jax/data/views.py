@@ -20,6 +20,7 @@ from hpm_jax.data.decoding import (
     with_channels,
 )
 from hpm_jax.data.geometry import View, apply_all
+from hpm_jax.data.jpeg import Part
 from hpm_jax.data.rand_augment import Policy, apply, check_channels, draw
 from hpm_jax.data.records import DataError, Example
 from hpm_jax.data.transforms import draw_view, spread_views
@@ -100,28 +101,37 @@ def opened(example: Example, data: "Data") -> Example:
 def apply_view(example: Example, view: View, data: "Data") -> Example:
     """Applies a view without a window to an opened image and its annotations: `[H, W, C]`.
 
-    Large JPEG files are decoded at a fraction of their size.
+    Of a JPEG file only the crop is decoded, of a large one at a fraction of its size.
     """
-    image = example["image"]
+    image, eighths = example["image"], 8
     if isinstance(image, EncodedImage):
         needed = (MARGIN * view.size[0], MARGIN * view.size[1])
         eighths = image.smallest_scale(view.box.height, view.box.width, needed)
-        pixels, at_scale = image_pixels(image, data, eighths), view.scaled(eighths / 8)
-    else:
-        pixels, at_scale = image_pixels(image, data), view
-    crop = to_pixels(at_scale.apply_image(pixels), data.value_range)
+    at_scale = view.scaled(eighths / 8)
+    part = at_scale.part()
+    seen = at_scale.within(part).apply_image(image_pixels(image, data, eighths, part))
+    crop = to_pixels(seen, data.value_range)
     return {**_annotations(example, view, image_size(image)), "image": crop}
 
 
-def image_pixels(image: EncodedImage | np.ndarray, data: "Data", eighths: int = 8) -> np.ndarray:
-    """Returns `[h, w, data.channels]`: uint8, or the values of the file with a value range."""
+def image_pixels(
+    image: EncodedImage | np.ndarray, data: "Data", eighths: int = 8, part: Part | None = None
+) -> np.ndarray:
+    """Returns `[h, w, data.channels]`: uint8, or the values of the file with a value range.
+
+    Args:
+        eighths: scale at which a JPEG file is decoded.
+        part: the pixels to return, of the scaled image; None for all.
+    """
     deep = bool(data.value_range)
+    if isinstance(image, EncodedImage) and image.is_jpeg:
+        return image.pixels(data.channels, eighths, part=part)
     if isinstance(image, EncodedImage):
-        pixels = image.pixels(data.channels, eighths, deep)
+        pixels = image.pixels(data.channels, deep=deep)
     else:
         pixels = with_channels(image if deep else to_8_bits(image), data.channels)
-    check_finite(pixels)
-    return pixels
+    check_finite(pixels)  # all of them, whatever part is used
+    return pixels if part is None else part.of(pixels)
 
 
 def random_crops(

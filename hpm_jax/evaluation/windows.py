@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpm_jax.data.geometry import Box, View, mirror, resize
+from hpm_jax.data.geometry import Box, View
+from hpm_jax.data.resizing import mirror, resize
 from hpm_jax.data.segment_views import pad, padding, resized
 from hpm_jax.data.transforms import resampling
 

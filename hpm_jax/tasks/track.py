@@ -12,8 +12,8 @@ import numpy as np
 from hpm_jax.config.track import Track
 from hpm_jax.convert.read import starting_weights
 from hpm_jax.data.davis import Clip, read_clips
-from hpm_jax.data.geometry import resize
 from hpm_jax.data.records import DataError
+from hpm_jax.data.resizing import resize
 from hpm_jax.evaluation.batches import in_batches
 from hpm_jax.evaluation.patch_encoders import PatchEncoder, encoders_of
 from hpm_jax.evaluation.segmenting import Segmentation, in_threads, local_shardings

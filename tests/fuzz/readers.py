@@ -14,6 +14,7 @@ from hpm_jax.compare.cells import read_cell
 from hpm_jax.config import Data, freeze
 from hpm_jax.convert.files import read_file
 from hpm_jax.data.decoding import BrokenImage, EncodedImage, decode_label_map
+from hpm_jax.data.jpeg import Part
 from hpm_jax.data.lists import read_image_list
 from hpm_jax.data.store import INDEX
 from hpm_jax.data.store.read import read_store
@@ -50,10 +51,12 @@ def on_disk(read: Callable[[Path], Any], name: str) -> Callable[[bytes], Any]:
 
 
 def read_image(data: bytes) -> None:
-    """All pixels, and those at a quarter of the size."""
+    """All pixels, those at a quarter of the size, and a part, which an extension may decode."""
     image = EncodedImage(data, MOST_PIXELS)
     for eighths in (8, 2):
         assert image.pixels(3, eighths).dtype == np.uint8
+    part = Part(image.height // 2, image.width // 2, 1, 1)
+    np.testing.assert_array_equal(image.pixels(3, part=part), part.of(image.pixels(3)))
 
 
 def images() -> list[bytes]:

@@ -21,7 +21,7 @@ SHORT = (
     "--config.optimizer.warmup_epochs=0.1",
     "--config.evaluation.every_epochs=0.0",
 )
-LEFT = (".git", ".venv*", "*.egg-info", "build", "dist", "runs", "__pycache__", ".*_cache")
+LEFT = (".git", ".venv*", "*.egg-info", "build", "dist", "runs", "*.so", "__pycache__", ".*_cache")
 CONFIGS = {path.name for path in (ROOT / "configs").glob("*.py")}
 
 
@@ -88,10 +88,25 @@ def test_wheel_and_sdist_have_the_configs(built):
     files = ("py.typed", "visualize/page.css", "visualize/page.js", "demo/model.safetensors")
     assert {f"hpm_jax/{name}" for name in files} <= names
     assert not any(n.startswith("configs/") for n in names)
+    if shutil.which("cc"):  # of one build for every Python
+        assert "hpm_jax/data/_resize.abi3.so" in names and "-cp311-abi3-" in wheel.name
     (sdist,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[-1] for name in archive.getnames()}
     assert {f"configs/{name}" for name in CONFIGS} | {"setup.py", "README.md", "LICENSE"} <= inside
+    assert {f"hpm_jax/data/{name}.c" for name in ("_resize", "_jpeg")} <= inside
+
+
+def test_without_a_compiler(built, tmp_path):
+    """The package is complete but for its extensions."""
+    (sdist,) = (built / "dist").glob("*.tar.gz")
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--no-deps", sdist, cwd=tmp_path, CC="/bin/false")
+    borrow(python)
+    asked = "from hpm_jax.extras import compiled; print(compiled('hpm_jax.data._resize'))"
+    assert run(python, "-c", asked, cwd=tmp_path).strip() == "None"
+    trains(python, tmp_path)
 
 
 def test_a_complete_installation_of_the_wheel(built, tmp_path):

@@ -15,8 +15,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.progress import track
 
 from hpm_jax.data.decoding import MARGIN, BrokenImage, EncodedImage
-from hpm_jax.data.geometry import resize
 from hpm_jax.data.records import DataError, Records, Splits, Subset
+from hpm_jax.data.resizing import resize
 from hpm_jax.data.store import INDEX
 
 SHARD_IMAGES = 4096  # work lost by an interruption; about 180 MB at 256 pixels
