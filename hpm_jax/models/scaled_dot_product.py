@@ -180,9 +180,8 @@ def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> A
     Raises:
         ConfigError: on other devices than TPUs, or for more tokens than the kernel takes.
     """
-    platform = _target.get() or jax.default_backend()
-    if platform != "tpu":
-        raise _no_pallas(f"the device is a {platform.upper()}")
+    if platform() != "tpu":
+        raise _no_pallas(f"the device is a {platform().upper()}")
     if (longest := max(query.shape[1], key.shape[1])) > LONGEST:
         raise _no_pallas(f"there are {longest} tokens")
 
@@ -225,6 +224,11 @@ def compiling_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _target.reset(token)
+
+
+def platform() -> str:
+    """Returns the platform that is compiled for: "cpu", "gpu" or "tpu"."""
+    return _target.get() or jax.default_backend()
 
 
 @functools.cache
