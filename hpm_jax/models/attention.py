@@ -73,7 +73,8 @@ class HeadNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention with one fused kernel for query, key and value (timm's layout).
 
-    The products read and write `[B, heads, N, head width]` directly, so nothing is transposed.
+    The products read and write `[B, heads, N, head width]` directly, so nothing is transposed; not
+    so on CPUs and with fused kernels, see `_side_by_side`.
 
     Attributes:
         key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
