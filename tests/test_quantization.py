@@ -145,7 +145,8 @@ def test_every_decoder_computes_in_8_bits(decoder):
         products = [line for line in lines if "dot_general" in line]
         counts[dtype] = len(products), sum("i32[" in line.split("=")[0] for line in products)
     assert counts[""][1] == 0 and counts["int8"][0] == counts[""][0]
-    assert counts["int8"][1] >= 6 * (1 if decoder == "linear" else 2)
+    # query, key and value are one product on a CPU
+    assert counts["int8"][1] >= 4 * (1 if decoder == "linear" else 2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.variants import attention, gelu, own_backward, precision, ranking, stacks
+from benchmarks.variants import (
+    attention,
+    gelu,
+    own_backward,
+    precision,
+    products,
+    ranking,
+    stacks,
+)
 from benchmarks.variants.restated import Params, Restated
 from hpm_jax.losses.pairs import Pairs
 from hpm_jax.losses.ranking import Relative, relative
@@ -107,6 +115,9 @@ VARIANTS: dict[str, Variant] = {
     "attention_flash": Variant(restated(mix=attention.flash), only_on="tpu"),
     "attention_splash": Variant(restated(mix=attention.splash), only_on="tpu"),
     "heads_fused": Variant(restated(**FUSED)),
+    "products_elsewhere": Variant(
+        lambda subject: subject._replace(model=products.AsElsewhere(subject.model)), only_on="cpu"
+    ),
     "heads_by_one_product": Variant(restated(split_heads=attention.split_by_product)),
     # the scan over blocks
     "unroll_1": Variant(package(unroll=1)),

@@ -1,6 +1,6 @@
 """Self-attention with one fused kernel for query, key and value."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from hpm_jax.models.compiled_for import platform
 from hpm_jax.models.decomposed import Decomposed, with_offsets
+from hpm_jax.models.products import EQUATION
 from hpm_jax.models.quantization import Product, product_of
 from hpm_jax.models.relative import Relative, relative_bias
 from hpm_jax.models.scaled_dot_product import (
@@ -27,6 +29,18 @@ from hpm_jax.models.scaled_dot_product import (
 Rotation = tuple[Array, Array]  # cosines and sines, see `hpm_jax/models/rotary.py`
 Norm = tuple[Array, Array, float]  # scale, bias and epsilon
 Projection = tuple[Array, Array, Norm | None]  # kernel, bias and norm
+
+
+class Projections(NamedTuple):
+    """The parameters of query, key and value, in one array each."""
+
+    kernel: Array  # [D, 3, heads, D / heads]
+    bias: Array  # [3, heads, 1, D / heads]
+    norms: tuple[Norm | None, ...]
+
+    def parts(self) -> list[Projection]:
+        """Returns kernel `[D, heads, D / heads]`, bias `[heads, 1, D / heads]` and norm of each."""
+        return [(self.kernel[:, i], self.bias[i], norm) for i, norm in enumerate(self.norms)]
 
 
 class Linear(nn.Module):
@@ -59,7 +73,8 @@ class HeadNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention with one fused kernel for query, key and value (timm's layout).
 
-    The products read and write `[B, heads, N, head width]` directly, so nothing is transposed.
+    The products read and write `[B, heads, N, head width]` directly, so nothing is transposed; not
+    so on CPUs and with fused kernels, see `_side_by_side`.
 
     Attributes:
         key_bias: whether keys have a bias; without it the parameter is `[2, D]`.
@@ -83,7 +98,7 @@ class Attention(nn.Module):
 
     def heads_of(self, x: Array, rotation: Rotation | None = None) -> tuple[Array, Array, Array]:
         """Returns query, key and value of tokens `[B, N, D]`, each `[B, heads, N, D / heads]`."""
-        query, key, value = (to_heads(x, *part) for part in self.parameters(x.shape[-1])[0])
+        query, key, value = (to_heads(x, *part) for part in self.parameters(x.shape[-1])[0].parts())
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value
@@ -100,15 +115,14 @@ class Attention(nn.Module):
         product = product_of(self.quantization)
         plain = rotation is None and relative is None and not self.qk_norm
         fused = chosen(self.attention, x.dtype, width // self.heads) if plain else ""
-        if fused in ("cudnn", "pallas"):
-            kernels = [one.reshape(width, width) for one, _, _ in projections]
-            biases = [one.reshape(width) for _, one, _ in projections]
-            out = self._side_by_side(x, read, kernels, biases, fused, product)
-            out = product("bnw,wd->bnd", out, kernel.reshape(width, width))
+        if fused in ("cudnn", "pallas") or (fused == "xla" and platform() == "cpu"):
+            out = self._side_by_side(x, read, projections, fused, product)
+            out = product(EQUATION, out, kernel.reshape(width, width))
             return out[:, :read] + bias
+        parts = projections.parts()
 
         def project(part: int, tokens: Array) -> Array:
-            heads = to_heads(tokens, *projections[part], product=product)
+            heads = to_heads(tokens, *parts[part], product=product)
             if rotation is not None and part < 2:  # query and key
                 heads = rotate(heads, rotation)
             return checkpoint_name(heads, "heads")
@@ -127,27 +141,36 @@ class Attention(nn.Module):
         self,
         x: Array,
         read: int,
-        kernels: list[Array],
-        biases: list[Array],
+        projections: Projections,
         fused: str,
         product: Product,
     ) -> Array:
-        """Attends with heads side by side, as fused kernels read them: nothing is transposed.
+        """Attends with heads side by side in the products of tokens and kernels.
+
+        Fused kernels read them so: nothing is transposed. On a CPU one product whose rows are
+        tokens and a copy to heads are faster than products that write heads.
 
         Args:
-            kernels: `[D, D]` of query, key and value; biases: `[D]`.
-            fused: "cudnn" or "pallas".
+            fused: "cudnn", "pallas", or "xla" for CPUs.
             product: of tokens and kernels.
 
         Returns:
             `[B, read, D]`; cuDNN's may have one more, see `attend_one_product`.
         """
-        if fused == "cudnn" and read == x.shape[1]:
-            one = product("bnw,wd->bnd", x, jnp.concatenate(kernels, axis=1))
-            return attend_one_product(one + jnp.concatenate(biases), self.heads)
+        width = x.shape[-1]
+        if fused == "xla" or (fused == "cudnn" and read == x.shape[1]):
+            one = product(EQUATION, x, projections.kernel.reshape(width, 3 * width))
+            one = one + projections.bias.reshape(3 * width)
+            if fused == "cudnn":
+                return attend_one_product(one, self.heads)
+            parts = (split_heads(part, self.heads) for part in jnp.split(one, 3, axis=-1))
+            query, key, value = (checkpoint_name(part, "heads") for part in parts)
+            return join_heads(attend(query[:, :, -read:], key, value))
         query, key, value = (
-            product("bnw,wd->bnd", part, kernel) + bias
-            for part, kernel, bias in zip((x[:, -read:], x, x), kernels, biases, strict=True)
+            product(EQUATION, part, kernel.reshape(width, width)) + bias.reshape(width)
+            for part, (kernel, bias, _) in zip(
+                (x[:, -read:], x, x), projections.parts(), strict=True
+            )
         )
         if fused == "pallas":
             query, key, value = (checkpoint_name(part, "heads") for part in (query, key, value))
@@ -163,7 +186,8 @@ class Attention(nn.Module):
         The query is that of the first token, or the mean of all queries. Only this query and the
         keys are computed.
         """
-        (query, key, _), _, _, relative = self.parameters(x.shape[-1])
+        projections, _, _, relative = self.parameters(x.shape[-1])
+        query, key, _ = projections.parts()
         keys = to_heads(x, *key)
         if rotation is None and not self.qk_norm:
             # queries are linear in their tokens: the mean query is the query of the mean token
@@ -180,14 +204,13 @@ class Attention(nn.Module):
         return jax.nn.softmax(scores, axis=-1)[:, :, 0]
 
     @nn.compact
-    def parameters(self, width: int) -> tuple[list[Projection], Array, Array, Any]:
+    def parameters(self, width: int) -> tuple[Projections, Array, Array, Any]:
         """Returns the parameters for tokens of `width` D, in the dtype of the products.
 
         Returns:
-            Kernel `[D, heads, D / heads]`, bias `[heads, 1, D / heads]` and norm of query, key and
-            value; kernel `[heads, D / heads, D]` and bias `[D]` of the projection; and the bias of
-            the scores by relative positions, `[1, heads, N, N]`, or the tables of decomposed ones,
-            or None.
+            Those of query, key and value; kernel `[heads, D / heads, D]` and bias `[D]` of the
+            projection; and the bias of the scores by relative positions, `[1, heads, N, N]`, or the
+            tables of decomposed ones, or None.
         """
         if width % self.heads:
             raise ValueError(f"width {width} does not split into {self.heads} heads")
@@ -198,11 +221,11 @@ class Attention(nn.Module):
             bias = jnp.stack([query, jnp.zeros_like(query), value])
         kernels = kernel.astype(self.dtype).reshape(width, 3, self.heads, head)
         biases = bias.astype(self.dtype).reshape(3, self.heads, 1, head)
-        norms = (
+        norms = tuple(
             HeadNorm(self.norm_eps, name=name)(head) if self.qk_norm and name else None
             for name in ("query_norm", "key_norm", "")
         )
-        projections = [(kernels[:, part], biases[part], norm) for part, norm in enumerate(norms)]
+        projections = Projections(kernels, biases, norms)
         kernel, bias = Linear(width, name="projection")(width)
         assert bias is not None  # requested above
         kernel = kernel.astype(self.dtype).reshape(self.heads, head, width)

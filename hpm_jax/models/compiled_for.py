@@ -5,6 +5,8 @@ import contextvars
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 
 class Described(NamedTuple):
     """What tracing has to know of devices that cannot be asked."""
@@ -33,3 +35,8 @@ def compiling_for(platform: str = "", float8: bool | None = None) -> Iterator[No
 def described() -> Described:
     """Returns the description that the surrounding block gives, empty outside of any."""
     return _described.get()
+
+
+def platform() -> str:
+    """Returns the platform that is traced for: "cpu", "gpu" or "tpu"."""
+    return described().platform or jax.default_backend()

@@ -14,10 +14,13 @@ from jax.ad_checkpoint import checkpoint_name
 from hpm_jax.models.attention import Attention, Rotation
 from hpm_jax.models.decomposed import Decomposed
 from hpm_jax.models.mlp import MLPS, inner_width
+from hpm_jax.models.products import dot_general
 from hpm_jax.models.quantization import dense_options
 from hpm_jax.models.relative import Relative
 
-Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+Dense = functools.partial(
+    nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dot_general=dot_general
+)
 # PyTorch's default initialisation of a linear layer: uniform within 1 / sqrt(inputs)
 pytorch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.models.compiled_for import described
+from hpm_jax.models.products import EQUATION, product
 
 Product = Callable[[str, Array, Array], Array]  # (einsum equation, tokens, kernel)
 
@@ -94,7 +95,7 @@ def _aligned(scale: Array, own: str, output: str) -> Array:
 def product_of(quantization: str) -> Product:
     """Returns the product of tokens and kernels for a name in `QUANTIZATIONS`; "" is exact."""
     if not quantization:
-        return jnp.einsum
+        return product
     return functools.partial(quantized_product, name=quantization)
 
 
@@ -102,8 +103,8 @@ def dense_options(quantization: str) -> dict[str, Any]:
     """Returns the arguments of `nn.Dense`, on tokens `[B, N, D]`, for such a name."""
     if not quantization:
         return {}
-    product = product_of(quantization)
-    return {"dot_general": lambda tokens, kernel, *_, **__: product("bnw,wo->bno", tokens, kernel)}
+    quantized = product_of(quantization)
+    return {"dot_general": lambda tokens, kernel, *_, **__: quantized(EQUATION, tokens, kernel)}
 
 
 def has_float8(device: Any) -> bool:

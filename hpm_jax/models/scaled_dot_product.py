@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from hpm_jax.errors import ConfigError
-from hpm_jax.models.compiled_for import described
+from hpm_jax.models.compiled_for import described, platform
 from hpm_jax.models.tpu_attention import LONGEST, fused_attention
 
 Attend = Callable[[Array, Array, Array], Array]
@@ -179,9 +179,8 @@ def attend_side_by_side(query: Array, key: Array, value: Array, heads: int) -> A
     Raises:
         ConfigError: on other devices than TPUs, or for more tokens than the kernel takes.
     """
-    platform = described().platform or jax.default_backend()
-    if platform != "tpu":
-        raise _no_pallas(f"the device is a {platform.upper()}")
+    if platform() != "tpu":
+        raise _no_pallas(f"the device is a {platform().upper()}")
     if (longest := max(query.shape[1], key.shape[1])) > LONGEST:
         raise _no_pallas(f"there are {longest} tokens")
 
@@ -234,8 +233,8 @@ def chosen(name: str, dtype: Any, head: int) -> str:
     if name != "auto":
         return name
     fits = dtype in HALF and not _wrong_width(head)
-    platform = described().platform
-    return "cudnn" if fits and (platform == "gpu" if platform else has_cudnn()) else "xla"
+    named = described().platform
+    return "cudnn" if fits and (named == "gpu" if named else has_cudnn()) else "xla"
 
 
 def _no_cudnn(reason: str) -> ConfigError:
