@@ -18,7 +18,13 @@ from hpm_jax.config.inherit import inherit
 from hpm_jax.tasks.compare import known_cells
 
 ROOT = Path(__file__).parent.parent
-COMPARISONS = ("compare_cifar10", "compare_teacher", "compare_digits", "compare_methods")
+COMPARISONS = (  # config and variant
+    "compare_cifar10",
+    "compare_teacher",
+    "compare_teacher:cheaper",
+    "compare_digits",
+    "compare_methods",
+)
 VIEWS = ("whole", "parts", "contrast")
 AGREEMENTS = {
     "bfloat16": "the full one in bfloat16",
@@ -28,16 +34,17 @@ AGREEMENTS = {
 
 
 def cells_of(name):
-    spec = importlib.util.spec_from_file_location("c", ROOT / "configs" / f"{name}.py")
+    file, _, variant = name.partition(":")
+    spec = importlib.util.spec_from_file_location("c", ROOT / "configs" / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = module.get_config(variant) if variant else module.get_config()
     if config.base.data.source == "tfds":
         config.base.data.source = "folder"
     options = freeze(inherit(config))
     said = []
     configs = arm_configs(options)
-    cells = known_cells(ROOT / "results" / name, options, configs, said.append)
+    cells = known_cells(ROOT / options.results, options, configs, said.append)
     assert not said, "every committed cell belongs to the comparison"
     return options, configs, cells
 
