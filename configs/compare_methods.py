@@ -21,7 +21,7 @@ import itertools
 import ml_collections
 
 from hpm_jax.config import defaults, parse_variant
-from hpm_jax.config.compare import MEASURES
+from hpm_jax.config.compare import WITHOUT_FINETUNING
 
 HARD = {"strategy": "hard(start=0.0, end=0.5, schedule='step')"}
 TEACHER = "moving_average(start=0.99, end=0.99)"  # averages over about a hundred of these steps
@@ -126,7 +126,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             for target in GRID_TARGETS
         )
     )
-    config.measures = tuple(name for name in MEASURES if name != "finetune")
+    config.measures = WITHOUT_FINETUNING
     config.bank_images = 10_000
     config.checkpoints = (0.9, 1.0)
     config.results = f"results/compare_{'methods' if methods else 'grid'}"

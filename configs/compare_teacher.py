@@ -23,7 +23,7 @@ from pathlib import Path
 import ml_collections
 
 from hpm_jax.config import check_choice
-from hpm_jax.config.compare import MEASURES
+from hpm_jax.config.compare import WITHOUT_FINETUNING
 
 TEACHERS = {
     "whole": "moving_average(start=0.99, end=0.99)",
@@ -70,7 +70,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.contrasts = contrasts
     config.results = results
     if variant == "cheaper":
-        config.measures = tuple(name for name in MEASURES if name != "finetune")
+        config.measures = WITHOUT_FINETUNING
     return config
 
 

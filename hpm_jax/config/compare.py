@@ -11,6 +11,7 @@ from hpm_jax.config.shared import TaskOptions
 from hpm_jax.fields import as_dict, option, positive, result_options
 
 MEASURES = ("logistic", "knn", "patch", "held_out", "explained", "ranking", "finetune")
+WITHOUT_FINETUNING = MEASURES[:-1]  # fine-tuning costs as much as a cell
 BUDGETS = ("images", "flops")
 
 # Sections of the base that an arm may change without `differ`.

@@ -4,14 +4,10 @@ import itertools
 from typing import Any, NamedTuple
 
 from hpm_jax.plan.compiled import Plan
-from hpm_jax.plan.largest import estimate, with_options
+from hpm_jax.plan.largest import estimate, flags, with_options
 from hpm_jax.plan.machines import GIB, MEMORY_SHARE
 
-FLAGS = {
-    "accumulation": "--config.optimizer.accumulation",
-    "remat": "--config.model.remat",
-    "fsdp": "--config.run.fsdp",
-}
+CHANGED = ("accumulation", "remat", "fsdp")  # alone, in this order
 REMATS = ("none", "mlp", "full")
 MARGIN = 0.9  # fraction of the memory that the estimate may use
 SMALLEST_PART = 16  # images per device: fewer leave its matrix units idle
@@ -25,9 +21,8 @@ class Change(NamedTuple):
     fits: bool
 
     def __str__(self) -> str:
-        flags = " ".join(f"{FLAGS[name]}={value}" for name, value in self.options.items())
         verdict = "" if self.fits else ", still too much"
-        return f"{flags}: about {self.needed / GIB:.1f} GiB{verdict}"
+        return f"{flags(self.options)}: about {self.needed / GIB:.1f} GiB{verdict}"
 
 
 def advice(config: Any, plan: Plan, gpu: bool = False) -> str:
@@ -42,7 +37,7 @@ def advice(config: Any, plan: Plan, gpu: bool = False) -> str:
     if gpu:
         lines.append(f"{MEMORY_SHARE}=0.95 in the environment: JAX takes 0.75 of a GPU by default")
     values = choices(config, plan)
-    alone = [first_that_fits(config, plan, {name: values[name]}) for name in FLAGS]
+    alone = [first_that_fits(config, plan, {name: values[name]}) for name in CHANGED]
     lines += [str(change) for change in alone if change]
     if not any(change and change.fits for change in alone):
         together = first_that_fits(config, plan, values)

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hpm_jax.errors import ConfigError
 from hpm_jax.plan.compiled import Plan
-from hpm_jax.plan.largest import with_options
+from hpm_jax.plan.largest import flags, with_options
 from hpm_jax.plan.machines import GIB, Machine
 
 # what computes the same step: attention, and whether the blocks are scanned (1) or unrolled (0)
@@ -33,8 +34,6 @@ def choose(
     Raises:
         ConfigError: if every way is refused.
     """
-    from hpm_jax.errors import ConfigError
-
     show(f"{'same step, with':<36}{'temporaries':>13}{'needed':>11}{'traffic':>12}  to compile")
     found: list[tuple[Any, Plan, str]] = []
     refusals = []
@@ -70,8 +69,3 @@ def row(plan: Plan) -> str:
 def short(options: dict[str, Any]) -> str:
     """Returns options as they stand in a row."""
     return ", ".join(f"{name}={value}" for name, value in options.items())
-
-
-def flags(options: dict[str, Any]) -> str:
-    """Returns options of the model as flags of a command."""
-    return " ".join(f"--config.model.{name}={value}" for name, value in options.items())

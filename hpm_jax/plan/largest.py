@@ -41,6 +41,12 @@ def with_options(config: Any, **options: Any) -> Any:
     return config
 
 
+def flags(options: dict[str, Any]) -> str:
+    """Returns options of `SECTIONS` as flags of a command."""
+    named = (f"--config.{SECTIONS[name]}.{name}={value}" for name, value in options.items())
+    return " ".join(named)
+
+
 def estimate(config: Any, plan: Plan, changed: Any) -> float:
     """Estimates the bytes that one device needs with other options.
 
