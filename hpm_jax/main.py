@@ -3,16 +3,19 @@
 `--config x` names a config that comes with the package, from every folder.
 """
 
+import sys
+
 from hpm_jax import config_files, signals
 from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.compilation_cache import has_run
 
 if __name__ == "__main__":
-    keep_freed_memory()  # before the first thread
+    if has_run(sys.argv[1:]):  # one heap slows the compiler down
+        keep_freed_memory()  # before the first thread
     signals.listen()  # before the imports, which take seconds
 
 import os
 import re
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> None:
     from hpm_jax.config.inherit import inherit
     from hpm_jax.config.tasks import resolve
     from hpm_jax.errors import UserError
-    from hpm_jax.run.compilation_cache import AUTO, use_compilation_cache
+    from hpm_jax.run.compilation_cache import AUTO, remember, use_compilation_cache
     from hpm_jax.run.library_log import log_to_workdir
     from hpm_jax.run.lock import release_all
     from hpm_jax.run.processes import is_alone, is_main, join_processes
@@ -69,6 +72,7 @@ def main(argv: list[str]) -> None:
         use_compilation_cache(config.run.compilation_cache if hasattr(config, "run") else AUTO)
         run = resolve(TASKS[config.task].run)
         code = run(config, _WORKDIR.value)
+        remember(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code, failed = error.exit_code, True

@@ -1,6 +1,8 @@
 """Where compiled programs are kept, and when they are not."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,13 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from hpm_jax.errors import ConfigError
 from hpm_jax.run import compilation_cache
-from hpm_jax.run.compilation_cache import default_folder, is_safe, use_compilation_cache
+from hpm_jax.run.compilation_cache import (
+    default_folder,
+    has_run,
+    is_safe,
+    remember,
+    use_compilation_cache,
+)
 
 FOLDER, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
@@ -87,3 +95,23 @@ def test_the_oldest_programs_are_deleted(monkeypatch):
         os.utime(default_folder() / name, (1e9 - age, 1e9 - age))
     use_compilation_cache("auto")
     assert {file.name for file in default_folder().iterdir()} == {"new", "middle"}
+
+
+def test_commands_that_have_run_are_known_but_for_their_folder():
+    command = ["--config", "x.py", "--workdir", "runs/1", "--config.model.depth=4"]
+    remember(command)
+    assert not has_run(command), "no program is kept"
+    use_compilation_cache("auto")
+    assert not has_run(command)
+    remember(command)
+    assert has_run(command)
+    assert has_run(["--config", "x.py", "--workdir=runs/2", "--config.model.depth=4"])
+    assert not has_run(["--config", "x.py", "--workdir", "runs/1", "--config.model.depth=5"])
+
+
+def test_asking_imports_no_jax():
+    code = (
+        "import sys; from hpm_jax.run.compilation_cache import has_run; has_run([]);"
+        "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

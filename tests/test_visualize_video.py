@@ -10,6 +10,7 @@ from PIL import Image, ImageSequence
 from small import parts_of, schedule, small_config
 
 from hpm_jax import random
+from hpm_jax.run.ahead import compiler_threads
 from hpm_jax.run.build import build_method
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.mask import choose_mask
@@ -195,6 +196,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
     evaluate = lambda state: {"rank_me": 1.0}  # noqa: E731
     evaluate.images = CLIPS
     evaluate.baselines, evaluate.labelled = lambda state: {}, False
+    evaluate.compile_ahead = lambda threads, state: None
     monkeypatch.setattr(observe, "Evaluator", lambda *_: evaluate)
     (tmp_path / "pictures").mkdir()
     timetable = PretrainTimetable(config, 640, config.hidden_units)
@@ -202,6 +204,8 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
         workdir=tmp_path,
         devices=devices,
         timetable=timetable,
+        compiler=compiler_threads(),
+        shapes=jax.eval_shape(lambda: parts.state),
         writer=writer,
         console=SimpleNamespace(say=lambda line: None),
     )

@@ -3,11 +3,6 @@
 It is `hpm_jax.main`, whose config says what the run does.
 """
 
-from hpm_jax.run.allocator import keep_freed_memory
-
-if __name__ == "__main__":
-    keep_freed_memory()  # before the first thread
-
 from hpm_jax.main import start
 
 if __name__ == "__main__":

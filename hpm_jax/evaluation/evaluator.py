@@ -1,6 +1,8 @@
 """Evaluation during pre-training: logistic regression, kNN, RankMe, and the held-out loss."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from hpm_jax.evaluation.knn import rank_me
 from hpm_jax.evaluation.rebuilding import fixed_key, fixed_mask, moments, summarize
 from hpm_jax.evaluation.standardised import pixel_features, tell
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.run.ahead import compile_ahead
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.method import Method
 from hpm_jax.step.state import Params, TrainState
@@ -68,8 +71,23 @@ class Evaluator:
             losses = total_loss(blind, state, state.params, masked, outputs)[1]
             return losses, moments(method, patches, outputs)
 
-        self._features = jax.jit(features, out_shardings=devices.replicated)
-        self._masked_losses = jax.jit(masked_losses, out_shardings=devices.replicated)
+        self._features: Callable[..., Any] = jax.jit(features, out_shardings=devices.replicated)
+        self._masked_losses: Callable[..., Any] = jax.jit(
+            masked_losses, out_shardings=devices.replicated
+        )
+
+    def compile_ahead(self, threads: Executor, state: TrainState) -> None:
+        """Starts to compile what an evaluation of a state of these shapes calls, in threads."""
+
+        def batch(like: np.ndarray, size: int) -> jax.ShapeDtypeStruct:
+            shape = (size, *like.shape[1:])
+            return jax.ShapeDtypeStruct(shape, like.dtype, sharding=self.devices.batch)
+
+        images = batch(self.images, self.batch_size)
+        self._features = compile_ahead(threads, self._features, state.params, images)
+        if size := self._held_out_batch:
+            inputs = batch(self.images, size), batch(self.labels, size), 0
+            self._masked_losses = compile_ahead(threads, self._masked_losses, state, *inputs)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns all metrics by name.
@@ -119,6 +137,11 @@ class Evaluator:
 
         return in_batches(encode, self.batch_size, images)
 
+    @property
+    def _held_out_batch(self) -> int:
+        """Number of held-out images in a batch; 0 if there are fewer than devices."""
+        return min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
+
     def held_out(self, state: TrainState) -> dict[str, float]:
         """Computes the losses on held-out images, over whole batches, and the explained variance.
 
@@ -126,7 +149,7 @@ class Evaluator:
         none where a direction or nothing is predicted, see `Method.predicts_values`. `contrast` is
         the ranking accuracy of the standard deviation of a patch's pixels as a predictor.
         """
-        size = min(self.batch_size, len(self.images) // self.devices.count * self.devices.count)
+        size = self._held_out_batch
         sums: dict[str, float] = {}
         parts = []
         starts = range(0, len(self.images) - size + 1, size) if size else ()

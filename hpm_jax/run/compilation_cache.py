@@ -1,12 +1,16 @@
-"""Keeps compiled programs on disk, so that the next process need not compile them again."""
+"""Keeps compiled programs on disk, so that the next process need not compile them again.
+
+JAX is imported where it is used: the command asks whether its programs are kept before it imports
+JAX, see `hpm_jax/run/allocator.py`.
+"""
 
 import contextlib
 import hashlib
 import os
 import platform
+import re
+from collections.abc import Sequence
 from pathlib import Path
-
-import jax
 
 from hpm_jax.errors import ConfigError
 
@@ -26,8 +30,9 @@ def use_compilation_cache(choice: str) -> None:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if choice == OFF or before is not None:
+    import jax
+
+    if choice == OFF or _folder_in_use() is not None:
         return
     if choice == AUTO:
         if not is_safe():
@@ -54,8 +59,37 @@ def is_safe() -> bool:
     With several processes, JAX writes in one of them only, and GPUs tune programs together. On
     Intel's CPUs, XLA reports an error for each program that it reads (openxla/xla issue 44565).
     """
+    import jax
+
     on_intel = jax.default_backend() == "cpu" and "GenuineIntel" in _cpu()
     return jax.process_count() == 1 and not on_intel
+
+
+def has_run(arguments: Sequence[str]) -> bool:
+    """Whether a command with these arguments has ended before, and its programs were kept.
+
+    The folder of the run does not count: a resumed run and a second one need the same programs.
+    """
+    return _mark(arguments).exists()
+
+
+def remember(arguments: Sequence[str]) -> None:
+    """Notes for `has_run` that the command of this process has ended, if its programs are kept."""
+    if _folder_in_use() is not None and _make(default_folder()):
+        with contextlib.suppress(OSError):
+            _mark(arguments).touch()
+
+
+def _mark(arguments: Sequence[str]) -> Path:
+    """Returns the empty file that stands for a command."""
+    options = re.sub(r"--?workdir[=\0][^\0]*", "", "\0".join(arguments))
+    return default_folder() / f"command-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
+
+
+def _folder_in_use() -> str | None:
+    import jax
+
+    return jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined,no-any-return]
 
 
 def default_folder() -> Path:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 from hpm_jax.config import Guard, Run
 from hpm_jax.data.pipeline import BrokenImages
 from hpm_jax.data.reading import Reader
+from hpm_jax.run.ahead import compiler_threads
 from hpm_jax.run.checkpoints import check_finite, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices
@@ -72,6 +73,10 @@ class Training:
     is compiled in a thread; the first evaluation does not wait for it. Leaving the context ends
     background work, however the block ends. The task defines the evaluation; checkpoints, the lines
     of `metrics.jsonl`, the progress bar and stops are handled here.
+
+    Attributes:
+        compiler: threads for `compile_ahead`; what they are given is compiled after the step.
+        shapes: shapes, dtypes and shardings of the states that are yielded.
     """
 
     outcome: Outcome  # once the loop has ended
@@ -108,10 +113,10 @@ class Training:
         experiment, devices, console = self.experiment, self.devices, self.console
         guard = experiment.guard
         self._init = with_history(experiment.init) if guard else experiment.init
-        self._abstract = abstract_state(
+        self.shapes = abstract_state(
             self._init, self.root, experiment.start, place=devices.shardings
         )
-        abstract, folder = self._abstract, self.workdir / "checkpoints"
+        abstract, folder = self.shapes, self.workdir / "checkpoints"
         self._saved = stack.enter_context(checkpoints(folder, self.run.keep_checkpoints))
         self._divergence = Divergence(
             guard,
@@ -137,9 +142,10 @@ class Training:
         def compile_step() -> tuple[Any, float]:
             return lowered.compile(), time.perf_counter() - began
 
-        pool = ThreadPoolExecutor(1)
-        stack.callback(pool.shutdown, wait=False)  # an error does not wait for the compiler
-        self._compiling: Future[tuple[Any, float]] = pool.submit(compile_step)
+        self.compiler = compiler_threads()
+        # an error does not wait for the compiler
+        stack.callback(self.compiler.shutdown, wait=False, cancel_futures=True)
+        self._compiling: Future[tuple[Any, float]] = self.compiler.submit(compile_step)
         if experiment.next_stage:
             placement = jax.tree.map(lambda x: x.sharding, abstract)
             self._next_stage = jax.jit(
@@ -154,7 +160,7 @@ class Training:
 
     def _begin(self) -> None:
         """Restores the newest saved state, or makes the first, and starts the data there."""
-        experiment, abstract = self.experiment, self._abstract
+        experiment, abstract = self.experiment, self.shapes
         start = experiment.start
         state = self._saved.restore(abstract, self.console.say, start.get("frozen"))
         if state is None:

@@ -15,6 +15,7 @@ from hpm_jax.evaluation.sanity import (
     check_training,
 )
 from hpm_jax.models import MaskedAutoencoder
+from hpm_jax.run.ahead import compile_ahead
 from hpm_jax.run.digest import digest
 from hpm_jax.run.loop import Training
 from hpm_jax.run.processes import is_main
@@ -54,7 +55,10 @@ def make_observer(
     if config.data.frames > 1:
         draw, count = {"png": clips.draw_strip, "gif": clips.animate}, min(count, clips.CLIPS)
     images = evaluate.images[:count]
-    view = jax.jit(make_view(model, method), out_shardings=devices.replicated)
+    view: Callable[..., View] = jax.jit(make_view(model, method), out_shardings=devices.replicated)
+    evaluate.compile_ahead(training.compiler, training.shapes)
+    if len(images):
+        view = compile_ahead(training.compiler, view, training.shapes, images, timetable.at(0))
     note, units = explain(method), "tubes" if method.unit.tube else "patches"
 
     def warn(sentences: Iterable[str]) -> None:
@@ -67,7 +71,8 @@ def make_observer(
     def observe(state: TrainState) -> None:
         step = int(state.step)
         epoch = timetable.epoch(step)
-        numbers = evaluate(state) | (evaluate.baselines(state) if step == 0 else {})
+        baselines = evaluate.baselines(state) if step == 0 else {}  # while threads compile
+        numbers = evaluate(state) | baselines
         training.writer.write(step, {"epoch": epoch} | numbers)
         console.say(f"epoch {epoch:<6.4g} " + summary(numbers))
         warn(check(state, numbers))
