@@ -13,30 +13,42 @@ import resource
 from hpm_jax.run.allocator import keep_freed_memory
 changed = keep_freed_memory()
 import numpy as np
-def faults():
+def faults(size):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**24)  # 128 MiB: more than glibc keeps by itself
+    np.empty(size, np.uint8)[-(2**27) :] = 1  # touches 128 MiB, at the end
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(changed, faults())
+size = {size}
+faults(size)
+print(changed, faults(size))
 """
 
 
-def run(**env):
+def run(size=2**27, **env):
     """Returns whether the allocator was changed, and the page faults of the second array."""
     clean = {k: v for k, v in os.environ.items() if k not in allocator.CHOICES}
+    env["NUMPY_MADVISE_HUGEPAGE"] = "0"  # NumPy's huge pages would hide most faults
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=clean | env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT.replace("{size}", str(size))],
+        env=clean | env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     changed, faults = done.stdout.split()
     return changed == "True", int(faults)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-def test_freed_memory_is_kept():
-    changed, faults = run(JAX_PLATFORMS="cpu")
+@pytest.mark.parametrize("size", [2**27, 2**31 + 2**27], ids=["128 MiB", "over 2 GiB"])
+def test_freed_memory_is_kept(size):
+    changed, faults = run(size, JAX_PLATFORMS="cpu")
     assert not changed or faults < 100
-    assert run(JAX_PLATFORMS="cpu", MALLOC_ARENA_MAX="4") != (True, faults), "the user's choice"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_who_has_chosen_keeps_the_choice():
+    changed, faults = run(JAX_PLATFORMS="cpu", MALLOC_ARENA_MAX="4")
+    assert not changed and faults > 1000, "glibc gives 128 MiB back"
 
 
 def test_only_on_cpus_and_where_nobody_has_chosen(monkeypatch):

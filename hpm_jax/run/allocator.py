@@ -9,11 +9,12 @@ import glob
 import os
 
 # mallopt(3): parameters of glibc, with values. One heap for all threads, nothing mapped for one
-# array only, and what is free at the end of the heap is kept; it grows by 256 MiB at a time.
+# array only, and what is free at the end of the heap is kept, however much it is (-1: a threshold
+# in bytes would be an int, so that 2 GiB are given back); it grows by 256 MiB at a time.
 SETTINGS = {
     "M_ARENA_MAX": (-8, 1),
     "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TRIM_THRESHOLD": (-1, -1),
     "M_TOP_PAD": (-2, 2**28),
 }
 # who sets one of these has chosen an allocator, or how it works
