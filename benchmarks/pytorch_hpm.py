@@ -21,7 +21,7 @@ from typing import Any
 from hpm_jax.run.allocator import keep_freed_memory
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
 
 import numpy as np
 import torch

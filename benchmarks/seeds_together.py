@@ -13,7 +13,7 @@ import statistics
 from hpm_jax.run.allocator import keep_freed_memory
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a run: before NumPy and JAX are imported
+    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
 
 import jax
 import numpy as np

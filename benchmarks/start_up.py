@@ -4,11 +4,11 @@
     python -m benchmarks.start_up --turns 3 --before ../hpm_jax_before
 
 Each turn starts the command twice with a compilation cache of its own: nothing compiled before,
-then with the programs of the first run, which are not kept on Intel's CPUs. With `--before`,
-another checkout takes turns with this one. The run is watched from outside, by its `metrics.jsonl`
-and `/proc` (Linux): wall-clock and CPU time of the process from the command to the end of step 1,
-and minor page faults and CPU time of steps 7 to 30. It is stopped there. Medians of the turns are
-printed as Markdown.
+then with the programs of the first run, which are not kept on Intel's CPUs, and with the allocator
+of a second run. With `--before`, another checkout takes turns with this one. The run is watched
+from outside, by its `metrics.jsonl` and `/proc` (Linux): wall-clock and CPU time of the process
+from the command to the end of step 1, and minor page faults and CPU time of steps 7 to 30. A signal
+stops it there. Medians of the turns are printed as Markdown.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def watch(command: list[str], checkout: Path, cache: Path) -> dict[int, Reading]
                         raise RuntimeError(log.read_text()[-1000:])
                     time.sleep(0.005)
             finally:
-                process.kill()
+                process.terminate()  # a run that ends by itself is a first run of the next
                 process.wait()
     return found
 
@@ -117,7 +117,7 @@ def main() -> None:
     for _ in range(options.turns):
         for name, checkout in checkouts.items():
             with tempfile.TemporaryDirectory() as cache:
-                for state in ("nothing compiled before", "programs of the run before"):
+                for state in ("nothing compiled before", "the second run"):
                     found = numbers(watch(COMMAND, checkout, Path(cache)))
                     table.setdefault(f"{name}, {state}", []).append(found)
                     print(row(f"{name}, {state}", [found]), file=sys.stderr, flush=True)
