@@ -101,6 +101,10 @@ def test_commands_that_have_run_are_known_but_for_their_folder():
     command = ["--config", "x.py", "--workdir", "runs/1", "--config.model.depth=4"]
     remember(command)
     assert not has_run(command), "no program is kept"
+    jax.config.update(FOLDER, "")
+    remember(command)
+    assert not default_folder().exists(), "as JAX_COMPILATION_CACHE_DIR= says"
+    jax.config.update(FOLDER, None)
     use_compilation_cache("auto")
     assert not has_run(command)
     remember(command)

@@ -75,7 +75,7 @@ def has_run(arguments: Sequence[str]) -> bool:
 
 def remember(arguments: Sequence[str]) -> None:
     """Notes for `has_run` that the command of this process has ended, if its programs are kept."""
-    if _folder_in_use() is not None and _make(default_folder()):
+    if _folder_in_use() and _make(default_folder()):  # "" turns JAX's cache off
         with contextlib.suppress(OSError):
             _mark(arguments).touch()
 
