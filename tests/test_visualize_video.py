@@ -204,6 +204,7 @@ def test_an_observer_writes_both_files_and_the_report_shows_them(monkeypatch, tm
         workdir=tmp_path,
         devices=devices,
         timetable=timetable,
+        goes_on=False,
         compiler=compiler_threads(),
         shapes=jax.eval_shape(lambda: parts.state),
         writer=writer,

@@ -75,7 +75,7 @@ class Training:
     of `metrics.jsonl`, the progress bar and stops are handled here.
 
     Attributes:
-        compiler: threads for `compile_ahead`; what they are given is compiled after the step.
+        compiler: threads for `compile_ahead`, which compile the step first.
         shapes: shapes, dtypes and shardings of the states that are yielded.
     """
 
@@ -108,6 +108,11 @@ class Training:
     def timetable(self) -> Timetable:
         """The steps, epochs and schedules of the run."""
         return self.experiment.timetable
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether steps have been taken before: a checkpoint was restored, or training began."""
+        return self._done > 0
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         experiment, devices, console = self.experiment, self.devices, self.console

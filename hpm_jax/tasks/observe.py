@@ -56,9 +56,10 @@ def make_observer(
         draw, count = {"png": clips.draw_strip, "gif": clips.animate}, min(count, clips.CLIPS)
     images = evaluate.images[:count]
     view: Callable[..., View] = jax.jit(make_view(model, method), out_shardings=devices.replicated)
-    evaluate.compile_ahead(training.compiler, training.shapes)
-    if len(images):
-        view = compile_ahead(training.compiler, view, training.shapes, images, timetable.at(0))
+    if not training.goes_on:  # else a GPU would tune programs while it trains
+        evaluate.compile_ahead(training.compiler, training.shapes)
+        if len(images):
+            view = compile_ahead(training.compiler, view, training.shapes, images, timetable.at(0))
     note, units = explain(method), "tubes" if method.unit.tube else "patches"
 
     def warn(sentences: Iterable[str]) -> None:
