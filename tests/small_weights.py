@@ -1,6 +1,7 @@
 """Small random weights, shared by the tests of conversion."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -36,6 +37,17 @@ def video_mae_state() -> dict[str, np.ndarray]:
 
 def random_weights(architecture: Architecture, seed: int = 0) -> Weights:
     """Every parameter random, of a size at which each can be seen in the output."""
+    params = random_like(shapes_of(architecture), seed)
+    if not architecture.classes and not architecture.decoder_width:
+        params.pop("head")
+    if architecture.decoder_width and architecture.layout == "mae":
+        params["encoder"]["positions"] = constant_positions(architecture.width, architecture.grid)
+    return Weights(architecture, params)
+
+
+@functools.cache
+def shapes_of(architecture: Architecture) -> Params:
+    """The shapes of all parameters; the model is traced once for all tests."""
     weights = Weights(architecture, None)
     patches = jnp.zeros((1, architecture.patches, architecture.values))
     if architecture.decoder_width:
@@ -43,13 +55,7 @@ def random_weights(architecture: Architecture, seed: int = 0) -> Weights:
         inputs, model = (patches, Mask(index[:, :2], index[:, 2:])), masked_autoencoder(weights)
     else:
         inputs, model = (patches,), classifier(weights)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    params = random_like(shapes, seed)
-    if not architecture.classes and not architecture.decoder_width:
-        params.pop("head")
-    if architecture.decoder_width and architecture.layout == "mae":
-        params["encoder"]["positions"] = constant_positions(architecture.width, architecture.grid)
-    return Weights(architecture, params)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
 
 
 def random_like(shapes: Params, seed: int = 0) -> Params:

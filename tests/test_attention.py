@@ -103,26 +103,41 @@ def stack_and_params(**changes):
     return stack, jax.jit(stack.init)(jax.random.key(0), draw(1, 5, 8))["params"]
 
 
+@functools.cache
+def whole_stack(depth, unroll):
+    """Parameters, inputs, and the last four tokens with their gradients, without recomputation."""
+    stack, params = stack_and_params(depth=depth, unroll=unroll)
+    x, drop = draw(2, 7, 8), jnp.asarray(draw(2, depth, 2, seed=1))
+    inputs = params, x, drop, draw(2, 4, 8, seed=2)
+
+    def whole(params, x):
+        return stack.apply({"params": params}, x, drop)[:, -4:]
+
+    return inputs, stack_gradients(whole, inputs)
+
+
+def stack_gradients(function, inputs):
+    params, x, _, weight = inputs
+
+    def with_gradients(params, x):
+        out, back = jax.vjp(function, params, x)
+        return out, back(weight)
+
+    return jax.jit(with_gradients)(params, x)
+
+
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
 @pytest.mark.parametrize(("depth", "unroll"), [(1, 1), (3, 1), (3, 2), (3, 3)])
 def test_tokens_that_nobody_reads_change_nothing(depth, unroll, remat):
     """The last block computes the four last tokens only; dropped branches stay with their image."""
-    stack, params = stack_and_params(depth=depth, unroll=unroll, remat=remat)
-    x, drop = draw(2, 7, 8), jnp.asarray(draw(2, depth, 2, seed=1))
-    weight = draw(2, 4, 8, seed=2)
+    inputs, expected = whole_stack(depth, unroll)
+    stack, drop = Stack(depth, heads=2, unroll=unroll, remat=remat), inputs[2]
 
     def short(params, x):
         return stack.apply({"params": params}, x, drop, read=4)
 
-    def whole(params, x):
-        return stack.clone(remat="none").apply({"params": params}, x, drop)[:, -4:]
-
-    def with_gradients(function):
-        out, back = jax.vjp(function, params, x)
-        return out, back(weight)
-
-    assert short(params, x).shape == (2, 4, 8)
-    found, expected = (jax.jit(lambda f=f: with_gradients(f))() for f in (short, whole))
+    found = stack_gradients(short, inputs)
+    assert found[0].shape == (2, 4, 8)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
 

@@ -1,5 +1,7 @@
 """Features of the teacher as a target: what is read of it, when, and what is refused."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,15 @@ FEATURES = {"target": "teacher_features", "objective": "cosine"}
 
 def read(config, n_hard, state=None):
     parts = parts_of(config)
-    run = jax.jit(lambda s, p: read_networks(parts.model, parts.method, s, p, jnp.int32(n_hard)))
-    return run(state or parts.state, parts.method.patches(parts.images))
+    run = reader_of(config)
+    return run(state or parts.state, parts.method.patches(parts.images), jnp.int32(n_hard))
+
+
+@functools.cache
+def reader_of(config):
+    """`(state, patches, n_hard)` to what the networks say, compiled."""
+    parts = parts_of(config)
+    return jax.jit(functools.partial(read_networks, parts.model, parts.method))
 
 
 def test_one_pass_serves_masks_and_target():

@@ -1,5 +1,7 @@
 """An update that would do harm is passed over inside the step, and nothing but its number moves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,14 @@ def parts():
     return parts_of(small_config())
 
 
-def step_of(parts, spike=0.0, harm=lambda state, metrics: (state, metrics)):
+def no_harm(state, metrics):
+    return state, metrics
+
+
+@functools.cache
+def step_of(spike=0.0, harm=no_harm):
+    """The guarded step, compiled once for all tests."""
+    parts = parts_of(small_config())
     step = make_train_step(parts.model, parts.method, parts.optimizer)
     return jax.jit(guarded(lambda *inputs: harm(*step(*inputs)), spike))
 
@@ -34,7 +43,7 @@ def test_a_good_step_is_what_it_was(parts):
     plain, metrics = jax.jit(make_train_step(parts.model, parts.method, parts.optimizer))(
         parts.state, *inputs
     )
-    after, guarded_metrics = step_of(parts, spike=10.0)(start_of(parts), *inputs)
+    after, guarded_metrics = step_of(10.0)(start_of(parts), *inputs)
     assert same(plain, after.replace(history=None))
     assert guarded_metrics.pop("passed_over") == 0.0
     assert same(metrics, guarded_metrics)
@@ -58,7 +67,7 @@ def broken_parameter(state, metrics):
 )
 def test_an_update_that_is_not_finite_is_passed_over(parts, harm):
     start = start_of(parts, 1.0, 5.0)
-    after, metrics = step_of(parts, harm=harm)(start, parts.images, parts.key, schedule())
+    after, metrics = step_of(harm=harm)(start, parts.images, parts.key, schedule())
     assert metrics["passed_over"] == 1.0
     assert after.step == start.step + 1
     assert same(after, pass_over(start))  # history, moments and teacher too
@@ -68,7 +77,7 @@ def test_an_update_that_is_not_finite_is_passed_over(parts, harm):
 def test_a_spike_needs_a_history(parts, steps, passed):
     # a mean norm of exp(-9) makes any gradient of this model a spike
     start = start_of(parts, -9.0, steps)
-    _, metrics = step_of(parts, 10.0)(start, parts.images, parts.key, schedule())
+    _, metrics = step_of(10.0)(start, parts.images, parts.key, schedule())
     assert metrics["passed_over"] == passed
-    _, metrics = step_of(parts, 0.0)(start, parts.images, parts.key, schedule())
+    _, metrics = step_of(0.0)(start, parts.images, parts.key, schedule())
     assert metrics["passed_over"] == 0.0  # nothing is a spike by a threshold of 0

@@ -55,7 +55,8 @@ def plain_regressor(params, features, mask):
 def test_regressor_and_decoder_against_a_plain_reading():
     model = model_of()
     params, patches, mask = random_params(model), normal(3, 16, 16), random_mask()
-    found = model.apply({"params": params}, patches, mask, latents=True)
+    apply = jax.jit(model.apply, static_argnames="latents")
+    found = apply({"params": params}, patches, mask, latents=True)
     latents = plain_regressor(params["decoder_input"], np.float64(found.features[:, 1:]), mask)
     np.testing.assert_allclose(found.latents[0], latents, rtol=2e-3, atol=2e-3)
 
@@ -75,12 +76,12 @@ def test_the_target_is_the_output_of_the_encoder_for_hidden_patches():
     model = model_of()
     params, patches, mask = random_params(model), normal(3, 16, 16), random_mask()
 
+    @jax.jit
     def latents(params, patches):
         return model.apply({"params": params}, patches, mask, latents=True).latents
 
-    expected = model.apply(
-        {"params": params}, method=lambda m: m.encoder(patches, mask.hide)[:, 1:]
-    )
+    encode = jax.jit(lambda p: model.apply(p, method=lambda m: m.encoder(patches, mask.hide)))
+    expected = encode({"params": params})[:, 1:]
     predicted, target = latents(params, patches)
     np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-5)
     rows = np.arange(3)[:, None]
@@ -89,9 +90,10 @@ def test_the_target_is_the_output_of_the_encoder_for_hidden_patches():
     other = latents(params, changed)
     np.testing.assert_array_equal(other[1], target)
     assert np.abs(other[0] - predicted).max() > 1e-3
-    slopes = jax.grad(lambda p: latents(p, patches)[1].sum())(params)
+    slopes = jax.jit(jax.grad(lambda p: latents(p, patches)[1].sum()))(params)
     assert all(not x.any() for x in jax.tree.leaves(slopes))
-    assert model.apply({"params": params}, patches, mask).latents is None
+    shapes = jax.eval_shape(model.apply, {"params": params}, patches, mask)
+    assert shapes.latents is None
 
 
 def test_alignment():

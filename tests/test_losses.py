@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpm_jax.losses import pairs_ranked_correctly, squared_error
-from hpm_jax.losses.ranking import absolute, relative
+from hpm_jax.losses import pairs_ranked_correctly, ranking, squared_error
 from hpm_jax.losses.reconstruction import Objective
 from hpm_jax.targets import NormalizedPixels, TargetContext, patch_statistics
 from hpm_jax.tokens import Tokenizer
+
+relative, absolute = jax.jit(ranking.relative), jax.jit(ranking.absolute)
 
 
 def official_relative(predicted, loss):
@@ -59,9 +60,9 @@ def test_relative_gradient():
 
 def test_no_gradient_reaches_the_true_loss():
     predicted, loss = draw(8)
-    for ranking in (relative, absolute):
-        assert not jax.grad(ranking, argnums=1)(predicted, loss).any()
-        assert jax.grad(ranking, argnums=0)(predicted, loss).any()
+    for loss_of in (relative, absolute):
+        assert not jax.grad(loss_of, argnums=1)(predicted, loss).any()
+        assert jax.grad(loss_of, argnums=0)(predicted, loss).any()
 
 
 def test_absolute():
@@ -97,10 +98,10 @@ def draw_counted(patches):
     return order < np.array(counts)[:, None]
 
 
-def image_by_image(ranking, predicted, loss, counted):
+def image_by_image(loss_of, predicted, loss, counted):
     """The mean over images of a loss of the patches that count, in each alone."""
     rows = zip(predicted, loss, counted, strict=True)
-    return [ranking(p[None, c], t[None, c]) for p, t, c in rows]
+    return [loss_of(p[None, c], t[None, c]) for p, t, c in rows]
 
 
 @pytest.mark.parametrize("patches", [3, 9, 48])
@@ -130,11 +131,11 @@ def test_absolute_of_the_patches_that_count(patches):
     np.testing.assert_allclose(absolute(*other, counted), found, rtol=1e-5)
 
 
-@pytest.mark.parametrize("ranking", [relative, absolute])
-def test_where_all_count_nothing_changes(ranking):
+@pytest.mark.parametrize("loss_of", [relative, absolute], ids=["relative", "absolute"])
+def test_where_all_count_nothing_changes(loss_of):
     predicted, loss = draw(9)
-    all_count = ranking(predicted, loss, counted=np.ones((3, 9), bool))
-    np.testing.assert_allclose(all_count, ranking(predicted, loss), rtol=1e-6)
+    all_count = loss_of(predicted, loss, counted=np.ones((3, 9), bool))
+    np.testing.assert_allclose(all_count, loss_of(predicted, loss), rtol=1e-6)
 
 
 def test_a_single_patch_that_counts_has_a_loss_that_is_a_number():

@@ -1,4 +1,4 @@
-"""Any number of classes of an image: lists, targets, precision, the regularizer, and a run."""
+"""Any number of classes of an image: lists, targets, precision and the regularizer."""
 
 import dataclasses
 
@@ -7,22 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from small import task_options
 from test_regularizers import KEY, MODEL, NONE, PLAIN, SCHEDULE
 
 from hpm_jax.config import ConfigError, Data, defaults, freeze
-from hpm_jax.config.inherit import inherit
 from hpm_jax.data.fingerprint import fingerprint
 from hpm_jax.data.sources import SOURCES, Arrays, DataError, Splits
 from hpm_jax.evaluation.precision import average_precision, mean_average_precision
 from hpm_jax.regularizers import Inputs, LabelConsistency
-from hpm_jax.run.metrics import read_lines
 from hpm_jax.step.criterion import CRITERIA, binary_cross_entropy, smooth_each
 from hpm_jax.step.finetune_step import classification_loss, make_finetune_step, prepare
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
 from hpm_jax.step.state import fresh_state, init_params
 from hpm_jax.tasks.data import check_labels, check_many_labels
-from hpm_jax.tasks.finetune import finetune
 
 MANY = dataclasses.replace(PLAIN, criterion=CRITERIA["many"])
 
@@ -227,17 +223,3 @@ def test_refused(change, message):
     config.regularize.update(change)
     with pytest.raises(ConfigError, match=message):
         freeze(config)
-
-
-def test_a_run_learns_both_classes(pretrained, data, tmp_path):
-    config = task_options("finetune", pretrained, labels="many")
-    config.data.update(source="multi_label", path=str(data), crop_scale=(0.9, 1.0), flip=0.0)
-    config.augment.update(policy="", erase=0.0, mixup=0.0, cutmix=0.0)
-    config.regularize.terms = ("label_consistency",)
-    config.optimizer.update(epochs=12, batch_size=16, warmup_epochs=1.0, layer_decay=1.0)
-    config.optimizer.absolute_learning_rate = 3e-3
-    config.evaluation.update(every_epochs=12.0, batch_size=16)
-    assert finetune(freeze(inherit(config)), tmp_path) == 0
-    lines = [x for x in read_lines(tmp_path / "metrics.jsonl") if "test_loss" in x]
-    assert lines[-1]["mean_average_precision"] > 0.8
-    assert (tmp_path / "best").is_dir()

@@ -180,11 +180,16 @@ def some_of(count, batch=2):
     return counted
 
 
-def measured_of_some(pairs, predicted, loss, counted):
-    """The relative loss, its gradient, and the metric, of the patches that count."""
-    of_some = functools.partial(relative, pairs=pairs, counted=jnp.asarray(counted))
-    cost, slope = jax.jit(jax.value_and_grad(of_some))(predicted, loss)
-    return cost, slope, pairs_ranked_correctly(predicted, loss, pairs, jnp.asarray(counted))
+@functools.cache
+def measured_of_some(pairs):
+    """`(predicted, loss, counted)` to the same three of the patches that count, compiled."""
+
+    def measure(predicted, loss, counted):
+        of_some = functools.partial(relative, pairs=pairs, counted=counted)
+        cost, slope = jax.value_and_grad(of_some)(predicted, loss)
+        return cost, slope, pairs_ranked_correctly(predicted, loss, pairs, counted)
+
+    return jax.jit(measure)
 
 
 def assert_some(found, predicted, loss, whose):
@@ -212,15 +217,14 @@ def assert_some(found, predicted, loss, whose):
 def test_every_pair_of_the_patches_that_count(pairs, count):
     predicted, loss = draw(count, seed=count)
     counted = some_of(count)
-    found = measured_of_some(pairs, predicted, loss, counted)
+    found = measured_of_some(pairs)(predicted, loss, counted)
     whose = [list(itertools.combinations(np.flatnonzero(row), 2)) for row in counted]
     assert_some(found, predicted.astype(np.float64), loss.astype(np.float64), whose)
     alone = predicted[1:], loss[1:]
     # one image: the very loss of the others, with the rest left out
     left = [x[:, counted[1]] for x in alone]
-    np.testing.assert_allclose(
-        relative(*alone, pairs, jnp.asarray(counted[1:])), relative(*left, every_pair), rtol=1e-5
-    )
+    of_some, of_all = (jax.jit(functools.partial(relative, pairs=p)) for p in (pairs, every_pair))
+    np.testing.assert_allclose(of_some(*alone, counted=counted[1:]), of_all(*left), rtol=1e-5)
 
 
 @pytest.mark.parametrize("pairs", [every_pair, pairs_in_blocks, some_pairs(3), pairs_of_tubes(4)])
@@ -228,11 +232,11 @@ def test_what_does_not_count_does_not_matter(pairs):
     """Neither its loss nor what is predicted of it; where all count, nothing changes."""
     predicted, loss = draw(44)
     counted = np.tile(some_of(11), 4)
-    found = measured_of_some(pairs, predicted, loss, counted)
+    found = measured_of_some(pairs)(predicted, loss, counted)
     assert found[0] > 0 and not np.asarray(found[1])[~counted].any()
     other = (np.where(counted, x, far) for x, far in ((predicted, 1e3), (loss, -1e3)))
-    chex.assert_trees_all_equal(measured_of_some(pairs, *other, counted), found)
-    every = measured_of_some(pairs, predicted, loss, np.ones_like(counted))
+    chex.assert_trees_all_equal(measured_of_some(pairs)(*other, counted), found)
+    every = measured_of_some(pairs)(predicted, loss, np.ones_like(counted))
     chex.assert_trees_all_close(every, measured(pairs)(predicted, loss), rtol=1e-6, atol=1e-8)
 
 
@@ -243,7 +247,7 @@ def test_what_does_not_count_does_not_matter(pairs):
 def test_a_single_one_that_counts_is_not_compared(pairs, frames):
     predicted, loss = draw(44)
     counted = np.tile(np.arange(44 // frames) == 5, (2, frames))
-    cost, slope, right = measured_of_some(pairs, predicted, loss, counted)
+    cost, slope, right = measured_of_some(pairs)(predicted, loss, counted)
     assert cost == 0 and right == 0 and not np.asarray(slope).any()
 
 
@@ -253,7 +257,7 @@ def test_sampled_pairs_of_the_patches_that_count(distances):
     count = 13
     predicted, loss = draw(count)
     counted = some_of(count)
-    found = measured_of_some(some_pairs(distances), predicted, loss, counted)
+    found = measured_of_some(some_pairs(distances))(predicted, loss, counted)
     near = [
         (i, (i + d) % count) for i in range(count) for d in range(1, 1 + min(distances, count // 2))
     ]
@@ -269,7 +273,7 @@ def test_tubes_that_count_are_ranked_by_their_means():
     of_tubes = some_of(tubes)
     counted = np.tile(of_tubes, frames)
     means = [x.reshape(2, frames, tubes).astype(np.float64).mean(axis=1) for x in (predicted, loss)]
-    cost, slope, right = measured_of_some(pairs_of_tubes(frames), predicted, loss, counted)
+    cost, slope, right = measured_of_some(pairs_of_tubes(frames))(predicted, loss, counted)
     each = np.asarray(slope).reshape(2, frames, tubes)
     whose = [list(itertools.combinations(np.flatnonzero(row), 2)) for row in of_tubes]
     assert_some((cost, each.sum(axis=1), right), *means, whose)

@@ -1,5 +1,7 @@
 """Probes and their sweeps: against numpy loops, against each other, and on what can be learnt."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -35,11 +37,17 @@ def batches(count, seed=0):
     return features, features[..., :CLASSES].argmax(axis=-1).astype(np.int32)
 
 
+@functools.cache
+def compiled(head, sweep, optimizer_name, momentum):
+    """The step of a probe, compiled once for all tests."""
+    return jax.jit(make_probe_step(head, sweep, optimizer_name, momentum))
+
+
 def run(head, sweep, optimizer_name, features, labels, factors=None, momentum=0.9):
     """The state and the metrics after one step a batch."""
     key, shape = jax.random.key(0), features[0].shape[1:]
     state = init_probe(head, sweep, optimizer_name, shape, CLASSES, key)
-    step = jax.jit(make_probe_step(head, sweep, optimizer_name, momentum))
+    step = compiled(head, sweep, optimizer_name, momentum)
     factors = np.ones(len(features), np.float32) if factors is None else factors
     for batch, answers, factor in zip(features, labels, factors, strict=True):
         state, metrics = step(state, batch, answers, factor)

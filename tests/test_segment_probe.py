@@ -1,13 +1,11 @@
-"""Probes of single patches: their labels, the two classifiers, and a whole table."""
-
-import json
+"""Probes of single patches: their labels and the two classifiers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import task_options
-from small_scenes import VOID, write_scenes
+from small_scenes import VOID
 
 from hpm_jax.config import ConfigError, freeze
 from hpm_jax.config.inherit import inherit
@@ -20,7 +18,6 @@ from hpm_jax.evaluation.patch_probes import (
     patch_labels,
     standard_of,
 )
-from hpm_jax.tasks.segment_probe import segment_probe
 
 
 def test_labels_of_patches_against_plain_loops():
@@ -88,22 +85,6 @@ def options(pretrained, root, **probes):
     config.probes.update(bank=200, penalties=(1e-2,), iterations=20, neighbors=5, **probes)
     config.evaluation.update(batch_size=16)
     return config
-
-
-def test_one_table(pretrained, tmp_path):
-    root = write_scenes(tmp_path / "scenes", {"train": 8, "val": 2})
-    config = freeze(inherit(options(pretrained, root)))
-    assert segment_probe(config, tmp_path / "run") == 0
-    document = json.loads((tmp_path / "run" / "report.json").read_text())
-    found = [(row["encoder"], row["probe"]) for row in document["measured"]]
-    titles = ("student weights, block 1", "random weights, block 1", "raw pixels")
-    assert found == [(title, name) for title in titles for name in ("logistic", "knn")]
-    assert all(row["pixel_accuracy"] > 0.4 for row in document["measured"])
-    text = (tmp_path / "run" / "report.md").read_text()
-    assert "| raw pixels | knn (200 patches, 5 neighbours) |" in text
-    assert "raw pixels" in (tmp_path / "run" / "report.html").read_text()
-    (root / "images" / "val" / "scene_0.png").write_bytes(b"")  # not read again
-    assert segment_probe(config, tmp_path / "run") == 0
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,17 @@
-"""Stages: the student becomes the teacher at given epochs, and the run can stop and go on there."""
-
-import shutil
+"""Stages: the student becomes the teacher at given epochs."""
 
 import chex
 import jax
 import numpy as np
 import pytest
-from small import changed, compiled_step, parts_of, schedule, small_config, small_options
+from small import compiled_step, parts_of, schedule, small_config
 
-from hpm_jax.compare.train import train_seeds
-from hpm_jax.config import ConfigError, freeze
+from hpm_jax.config import ConfigError
 from hpm_jax.run.build import build_fresh_params
 from hpm_jax.run.devices import all_devices
-from hpm_jax.run.load import load_run
 from hpm_jax.step.guard import History, new_history
 from hpm_jax.step.schedules import PretrainTimetable
 from hpm_jax.step.stages import make_next_stage
-from hpm_jax.tasks.pretrain import pretrain
 
 FEATURES = {
     "target": "teacher_features(normalize='layer_norm')",
@@ -71,43 +66,6 @@ def test_steps_of_stages():
     timetable = PretrainTimetable(config, 100, 12)  # 64 a step
     assert timetable.stages == {0: 1, 2: 2, 5: 3}
     assert PretrainTimetable(small_config(), 100, 12).stages == {}
-
-
-def test_a_run_goes_on_at_the_boundary(tmp_path, capsys):
-    """A run that stopped right before the second stage ends with the same state."""
-    options = changed(small_options(), STAGED)
-    options.optimizer.update(epochs=2, warmup_epochs=0.5)
-    options.evaluation.every_epochs = 0.0
-    config = freeze(options)
-    assert pretrain(config, tmp_path) == 0
-    before = load_run(tmp_path).state
-    assert "stage 2 begins" in capsys.readouterr().out
-    steps = sorted((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    shutil.rmtree(steps[-1])
-    boundary = load_run(tmp_path).state
-    chex.assert_trees_all_equal(boundary.params, before.teacher)
-    assert pretrain(config, tmp_path) == 0
-    chex.assert_trees_all_equal(load_run(tmp_path).state, before)
-
-
-def test_stages_of_a_comparison():
-    """A comparison changes stages where a run does: before steps 0 and 2."""
-    config = small_config(**STAGED, optimizer={"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5})
-    images = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 16, 16, 1), np.uint8)
-    (trained,) = train_seeds(
-        config, [config.seed], {"image": images}, 12, (1.0,), 2, lambda line: None
-    )
-    parts, timetable = parts_of(config), PretrainTimetable(config, 12, 12)
-    step, change = compiled_step(config), jax.jit(changing(parts))
-    assert timetable.stages == {0: 1, 2: 2} and timetable.steps == 3
-    state = parts.state
-    for index in range(3):
-        if stage := timetable.stages.get(index):
-            state = change(state, parts.key, np.int32(stage))
-        state, _ = step(state, images[0, index], parts.key, timetable.at(index))
-    found = trained.snapshots[-1].state
-    for name in ("params", "teacher"):
-        chex.assert_trees_all_close(getattr(found, name), getattr(state, name), atol=1e-5)
 
 
 @pytest.mark.parametrize(

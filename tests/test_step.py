@@ -11,13 +11,10 @@ from hpm_jax import random
 from hpm_jax.masking import select
 from hpm_jax.masking.hard import Random
 from hpm_jax.models.flops import step_flops
-from hpm_jax.run.devices import Devices
 from hpm_jax.step.mask import choose_mask, mask_context
 from hpm_jax.step.step import make_train_step
 
 FEATURES = {"target": "teacher_features", "objective": "cosine"}
-VISIBLE = {"teacher": "moving_average(start=0.9, end=0.9, view='visible')"}
-IN_INT8 = {"teacher": "moving_average(start=0.9, end=0.9, dtype='int8')"}
 TARGETS = pytest.mark.parametrize("changes", [{}, FEATURES], ids=["pixels", "features"])
 
 
@@ -95,38 +92,6 @@ def test_teacher_starts_as_the_student_and_follows_it():
     chex.assert_trees_all_close(state.teacher, expected, atol=1e-7)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(state.teacher, parts.state.teacher)
-
-
-@TARGETS
-def test_accumulation_changes_no_mask_and_no_gradient(changes):
-    config = small_config(**changes)
-    chex.assert_trees_all_equal(mask_of(config, 6), mask_of(config, 6, passes=4))
-    whole, metrics = run(config, n_hard=6)
-    parted, parted_metrics = run(config, n_hard=6, accumulation=4)
-    for name, value in metrics.items():
-        np.testing.assert_allclose(parted_metrics[name], value, rtol=1e-4)
-    chex.assert_trees_all_close(whole.optimizer[1].mu, parted.optimizer[1].mu, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("count", "changes"), [(2, {}), (8, {}), (8, FEATURES), (8, VISIBLE), (8, IN_INT8)]
-)
-def test_any_number_of_devices(count, changes):
-    """As on one: the same masks, bit for bit, and the same update, up to the order of sums."""
-    config = small_config(**changes)
-    grid = np.array(jax.devices()[:count]).reshape(-1, 1)
-    devices = Devices(jax.sharding.Mesh(grid, ("data", "fsdp")))
-    where = {
-        "put": lambda state: jax.device_put(state, devices.replicated),
-        "put_images": devices.put,
-    }
-    chex.assert_trees_all_equal(mask_of(config, 6), jax.device_get(mask_of(config, 6, **where)))
-    expected, metrics = run(config, n_hard=6)
-    state, sharded_metrics = run(config, n_hard=6, **where)
-    for name, value in metrics.items():
-        np.testing.assert_allclose(sharded_metrics[name], value, rtol=1e-4)
-    moments = [jax.device_get(s.optimizer[1].mu) for s in (expected, state)]
-    chex.assert_trees_all_close(*moments, atol=1e-6)
 
 
 def test_a_compiled_step_serves_every_schedule():

@@ -1,6 +1,4 @@
-"""Label propagation: DAVIS's layout, affinities against plain loops, J and F, and a whole table."""
-
-import json
+"""Label propagation: DAVIS's layout, affinities against plain loops, and J and F."""
 
 import jax
 import numpy as np
@@ -14,7 +12,7 @@ from hpm_jax.config.track import TrackData
 from hpm_jax.data.davis import read_clips
 from hpm_jax.data.records import DataError
 from hpm_jax.evaluation.tracking import boundary, propagate, score_object, stretched, within
-from hpm_jax.tasks.track import copied, measure, patch_shares, track
+from hpm_jax.tasks.track import copied, measure, patch_shares
 
 SIZE = (32, 32)
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0]
@@ -210,28 +208,6 @@ def options(pretrained, root, **changes):
         evaluation={"batch_size": 8, "pictures": 1},
     )
     return changed(config, changes)
-
-
-def test_one_table(pretrained, root, tmp_path):
-    """Raw pixels are perfect features here: squares keep their texture and move by patches."""
-    config = freeze(inherit(options(pretrained, root)))
-    assert config.data.mean == (0.5,) and config.data.channels == 1
-    assert track(config, tmp_path) == 0
-    rows = json.loads((tmp_path / "report.json").read_text())["measured"]
-    titles = ["student weights, block 1", "random weights, block 1", "raw pixels"]
-    assert [row["encoder"] for row in rows] == [*titles, "first frame, copied"]
-    perfect, copy = rows[2], rows[3]
-    assert perfect["region"] > 0.9 and perfect["boundary"] > 0.95, perfect
-    assert perfect["region_recall"] == perfect["boundary_recall"] == 1
-    assert copy["region"] < 0.6 * perfect["region"]
-    assert "| first frame, copied |" in (tmp_path / "report.md").read_text()
-    page = (tmp_path / "report.html").read_text()
-    assert "Objects followed by frozen patches" in page and "What it predicts" in page
-    with Image.open(tmp_path / "pictures" / "step_0000000.png") as png:
-        assert min(png.size) > 100
-    before = (tmp_path / "report.json").read_text()
-    assert track(config, tmp_path) == 0
-    assert (tmp_path / "report.json").read_text() == before
 
 
 def test_the_last_frame_does_not_count(root, pretrained):

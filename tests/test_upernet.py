@@ -1,7 +1,6 @@
 """UPerNet in the step: statistics of the whole batch, running averages, relative positions."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,13 @@ from small_scenes import VOID, write_scenes
 
 from hpm_jax.config import ConfigError, freeze
 from hpm_jax.config.inherit import inherit
-from hpm_jax.convert.read import read_weights
-from hpm_jax.convert.weights import WeightsError
 from hpm_jax.models import Segmenter
 from hpm_jax.models.flops import segmenter_flops
 from hpm_jax.models.relative import Relative, offsets
 from hpm_jax.models.segment_decoders import UPerNet
-from hpm_jax.run.build import build_segment_init, build_segmenter
+from hpm_jax.run.build import build_segment_init
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.devices import all_devices
-from hpm_jax.run.load import load_run
-from hpm_jax.run.metrics import read_lines
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer
 from hpm_jax.step.schedules import SegmentSchedule
 from hpm_jax.step.segment_step import (
@@ -33,8 +28,6 @@ from hpm_jax.step.segment_step import (
     variables_of,
 )
 from hpm_jax.step.state import Start, on_one_device, param_shapes
-from hpm_jax.tasks.segment import segment
-from hpm_jax.tasks.segment_evaluate import segment_evaluate
 from hpm_jax.tokens import Tokenizer
 
 DECODER = UPerNet(channels=8, auxiliary_channels=4, dropout=0.0)
@@ -222,28 +215,6 @@ def options(pretrained, root, **changes):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("scenes"), {"train": 8, "val": 2})
-
-
-def test_a_run(pretrained, root, tmp_path, capsys):
-    """The running averages of its checkpoint are those that it was scored with."""
-    config = freeze(inherit(options(pretrained, root)))
-    assert segment(config, tmp_path) == 0
-    scored = freeze(task_options("segment_evaluate", tmp_path, evaluation={"pictures": 0}))
-    assert segment_evaluate(scored, tmp_path / "scored") == 0
-    found, expected = (
-        json.loads((there / "segmentation.json").read_text())
-        for there in (tmp_path / "scored", tmp_path)
-    )
-    assert found["classes"] == expected["classes"]
-    lines = read_lines(tmp_path / "metrics.jsonl")
-    assert any("auxiliary" in line for line in lines) and any("miou" in line for line in lines)
-    run = load_run(tmp_path)
-    assert build_segmenter(run.config, 3) == run.model
-    mean = run.state.plugs["head"]["fusion"]["batch_norm"]["norm"]["mean"]
-    assert np.asarray(mean).any()
-    assert "decoder: upernet(channels=8, auxiliary_channels=4)" in capsys.readouterr().out
-    with pytest.raises(WeightsError, match="was trained with relative positions"):
-        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_config import load
+from shipped_configs import load
 
 from hpm_jax.config import ConfigError, freeze
 from hpm_jax.config.inherit import inherit

@@ -1,11 +1,9 @@
 """Operations of a step by formula against XLA's count, where plugs run networks of their own."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+from shipped_configs import load
 from small import MAE, schedule, small_config
 from small_weights import random_weights
 
@@ -68,15 +66,6 @@ def test_flops_against_the_compiler(name, folder, monkeypatch):
     lowered = parts.step.lower(parts.state, *inputs, jax.random.key(0), schedule(n_hard=4))
     share = lowered.cost_analysis()["flops"] / 64 / build_flops(config).total
     assert 0.97 < share < 1.15, f"XLA counts {share:.3f} of the formula"
-
-
-def load(name, variant):
-    """A shipped config."""
-    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
 
 
 @pytest.mark.parametrize("variant", ["teacher=visible", "teacher=every_2"])
