@@ -32,7 +32,7 @@ from hpm_jax.storage import StorageError, as_path, write
 from hpm_jax.tasks.pretrain import pretrain
 from hpm_jax.tasks.report import report
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = "gs://bucket/runs/a"
 SHORT = {
     "optimizer": {"epochs": 2, "batch_size": 512, "warmup_epochs": 1.0},
