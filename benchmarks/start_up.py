@@ -86,7 +86,7 @@ def watch(command: list[str], checkout: Path, cache: Path) -> dict[int, Reading]
                         raise RuntimeError(log.read_text()[-1000:])
                     time.sleep(0.005)
             finally:
-                process.terminate()  # a run that ends by itself is a first run of the next
+                process.terminate()  # only a command that has ended makes the next a second run
                 process.wait()
     return found
 

@@ -38,12 +38,17 @@ def write_images(folder, count, split, rng):
     (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("lists"), np.random.default_rng(0)
+def write_lists(folder):
+    """Writes 64 images to train on and 24 to test, and returns the folder."""
+    rng = np.random.default_rng(0)
     write_images(folder, 64, "train", rng)
     write_images(folder, 24, "val", rng)
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_lists(tmp_path_factory.mktemp("lists"))
 
 
 def splits_of(path):

@@ -1,9 +1,8 @@
 """A run on images of several classes learns each of them."""
 
-import numpy as np
 import pytest
 from small import task_options
-from test_multi_label import write_images
+from test_multi_label import write_lists
 
 from hpm_jax.config import freeze
 from hpm_jax.config.inherit import inherit
@@ -13,10 +12,7 @@ from hpm_jax.tasks.finetune import finetune
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("lists"), np.random.default_rng(0)
-    write_images(folder, 64, "train", rng)
-    write_images(folder, 24, "val", rng)
-    return folder
+    return write_lists(tmp_path_factory.mktemp("lists"))
 
 
 def test_a_run_learns_both_classes(pretrained, data, tmp_path):
