@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from hpm_jax.plan.machines import NO_DEVICES
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 VARIANTS = {
     "whole": "",

@@ -11,10 +11,10 @@ all. Prints images a second, our MFU, the ratio of the two MAE steps, and of HPM
 
 import argparse
 
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining

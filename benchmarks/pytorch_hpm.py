@@ -2,6 +2,7 @@
 
     pip install torch
     python -m benchmarks.pytorch_hpm --size S --batch 16
+    python -m benchmarks.pytorch_hpm --size S --batch 16 --apart
     python -m benchmarks.pytorch_hpm --size B --batch 256 --dtype bfloat16 --attention cudnn
 
 `pytorch` computes as the official step does (models_mae_learn_loss.py, engine_pretrain.py of
@@ -11,17 +12,24 @@ twice. `pytorch, fused` computes the same numbers with what PyTorch has for it: 
 fused AdamW, averages of all tensors at once, masks of the batch on the device, and a teacher
 without reconstructor. `--compile` compiles the model of both. They take turns with our step. Prints
 images a second, and how many times as many ours makes.
+
+On a CPU, all three have the memory allocator of our command (hpm_jax/run/allocator.py). With
+`--apart` each has a process of its own, and those of PyTorch have the allocator of the C library,
+as PyTorch's users have.
 """
 
 import argparse
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 import numpy as np
 import torch
@@ -31,6 +39,7 @@ from torch.nn import functional
 from benchmarks.steps import Take, in_turns, noise_config, our_step, utilisation
 from hpm_jax.models.sizes import SIZES
 
+CONTENDERS = ("hpm_jax", "pytorch", "pytorch, fused")
 EPS = 1e-6  # of every norm, of the normalised target, and inside the logarithm of the ranking loss
 
 
@@ -237,17 +246,59 @@ def their_step(
     return take
 
 
-def compare(options: argparse.Namespace) -> list[str]:
-    """The lines of the result."""
+def build(name: str, options: argparse.Namespace) -> Take:
+    """A step of the size of the options: that of hpm_jax, or one in PyTorch."""
+    shapes = options.size, options.side, options.batch
+    if name == "hpm_jax":
+        return our_step(config_of(options))
+    return their_step(*shapes, options.dtype, "fused" in name, options.compile)
+
+
+def config_of(options: argparse.Namespace) -> Any:
+    """The config of our step."""
     shapes = options.size, options.side, options.batch
     model = {"dtype": options.dtype, "attention": options.attention}
-    config = noise_config(*shapes, clip=5.0, unroll=0, **model)
-    takes = {"hpm_jax": our_step(config)}
-    for name, fused in {"pytorch": False, "pytorch, fused": True}.items():
-        takes[name] = their_step(*shapes, options.dtype, fused, options.compile)
+    return noise_config(*shapes, clip=5.0, unroll=0, **model)
+
+
+def build_apart(name: str) -> Take:
+    """The same in a process of its own, which takes a step for each line that it reads."""
+    environment = dict(os.environ)
+    if name != "hpm_jax":
+        environment["LD_PRELOAD"] = ""  # the allocator of PyTorch's own users
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.pytorch_hpm", *sys.argv[1:], "--serve", name],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stdout
+    write, read = process.stdin, process.stdout
+
+    def take() -> None:
+        print(file=write, flush=True)
+        if not read.readline():
+            raise RuntimeError(f"the process of {name} has ended")
+
+    return take
+
+
+def serve(take: Take) -> None:
+    """Takes a step for each line of the standard input, and answers with a line."""
+    for _ in sys.stdin:
+        take()
+        print(flush=True)
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """The lines of the result."""
+    takes = {
+        name: build_apart(name) if options.apart else build(name, options) for name in CONTENDERS
+    }
     seconds = in_turns(takes, options.steps)
     ours = seconds["hpm_jax"]
-    lines = ["hpm_jax: {:.0%} of {}".format(*utilisation(config, ours))]
+    lines = ["hpm_jax: {:.0%} of {}".format(*utilisation(config_of(options), ours))]
     for name, time in seconds.items():
         rate = f"{name:<14} {options.batch / time:8.1f} images/s"
         lines.append(rate + (f", ours {time / ours:.2f} x" if name != "hpm_jax" else ""))
@@ -266,8 +317,13 @@ def main() -> None:
     parser.add_argument(
         "--attention", choices=("xla", "cudnn"), default="xla", help="attention kernel of hpm_jax"
     )
-    for line in compare(parser.parse_args()):
-        print(line)
+    parser.add_argument("--apart", action="store_true", help="each in a process of its own")
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(build(options.serve, options))
+    else:
+        print("\n".join(compare(options)))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import tempfile
 from collections.abc import Callable
 
 from hpm_jax.plan.machines import NO_DEVICES, machine
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 Row = Callable[[str], list[str]]  # of the table, for the name of a variant
 

@@ -9,10 +9,10 @@ refuses it.
 
 import argparse
 
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 import jax
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in a second run, before NumPy and JAX are imported
+    choose_allocator()  # before NumPy and JAX are imported
 
 import jax
 import jax.numpy as jnp

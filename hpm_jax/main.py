@@ -6,12 +6,11 @@
 import sys
 
 from hpm_jax import config_files, signals
-from hpm_jax.run.allocator import keep_freed_memory
+from hpm_jax.run.allocator import choose_allocator
 from hpm_jax.run.compilation_cache import has_run
 
 if __name__ == "__main__":
-    if has_run(sys.argv[1:]):  # one heap slows the compiler down
-        keep_freed_memory()  # before the first thread
+    choose_allocator(first_run=not has_run(sys.argv[1:]))  # before the first thread
     signals.listen()  # before the imports, which take seconds
 
 import os
