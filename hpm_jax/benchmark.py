@@ -163,7 +163,7 @@ def parts_of_pretraining(config, devices, batch):
 
 def parts_of_segmentation(config, devices, batch):
     """Builds the preparation of a batch, and the loss."""
-    from hpm_jax.run.build import build_segment_recipe, build_segmenter
+    from hpm_jax.run.build_dense import build_segment_recipe, build_segmenter
     from hpm_jax.step.segment_step import prepare, segmentation_loss
 
     model = build_segmenter(config, config.data.classes, devices.gather)

@@ -10,7 +10,8 @@ import hpm_jax.run.throughput
 from hpm_jax.benchmark import benchmark, table
 from hpm_jax.config import ConfigError, defaults, freeze
 from hpm_jax.models.flops import segmenter_flops
-from hpm_jax.run.build import build_flops, build_segmenter
+from hpm_jax.run.build import build_flops
+from hpm_jax.run.build_dense import build_segmenter
 
 WHOLE, MASK, FORWARD, BOTH = 4.0, 0.25, 0.5, 1.25  # seconds; the last three of half a batch
 PEAK = 1e9

@@ -15,7 +15,8 @@ from hpm_jax.evaluation.confusion import count_pixels, scores_of, sum_over_proce
 from hpm_jax.evaluation.segmenting import SegmentMeter, in_threads, segmenter_logits
 from hpm_jax.evaluation.windows import Window, softmax, tile
 from hpm_jax.models.segmenter import enlarge_logits
-from hpm_jax.run.build import build_segmenter, build_tokenizer
+from hpm_jax.run.build import build_tokenizer
+from hpm_jax.run.build_dense import build_segmenter
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.state import init_params
 

@@ -15,7 +15,7 @@ from hpm_jax.models import Segmenter
 from hpm_jax.models.flops import segmenter_flops
 from hpm_jax.models.relative import Relative, offsets
 from hpm_jax.models.segment_decoders import UPerNet
-from hpm_jax.run.build import build_segment_init
+from hpm_jax.run.build_dense import build_segment_init
 from hpm_jax.run.checkpoints import checkpoints
 from hpm_jax.run.devices import all_devices
 from hpm_jax.step.optimizer import FINETUNE_DECAYED, make_optimizer

@@ -42,12 +42,8 @@ def _traced(config: Any) -> tuple[int, int]:
     """Returns the bytes that the forward pass of one more image keeps, and those of parameters."""
     import jax
 
-    from hpm_jax.run.build import (
-        build_optimizer,
-        build_segment_init,
-        build_segment_recipe,
-        build_segmenter,
-    )
+    from hpm_jax.run.build import build_optimizer
+    from hpm_jax.run.build_dense import build_segment_init, build_segment_recipe, build_segmenter
     from hpm_jax.run.prepared import known_classes
     from hpm_jax.step.schedules import SegmentSchedule
     from hpm_jax.step.segment_step import prepare, segmentation_loss

@@ -12,16 +12,18 @@ from hpm_jax.config import TASKS, Config, Detect, Finetune, Segment
 from hpm_jax.config.tasks import resolve
 from hpm_jax.run.build import (
     build_classifier,
-    build_detect_init,
-    build_detector,
     build_finetune_init,
     build_init,
     build_method,
     build_model,
     build_optimizer,
+    load_frozen,
+)
+from hpm_jax.run.build_dense import (
+    build_detect_init,
+    build_detector,
     build_segment_init,
     build_segmenter,
-    load_frozen,
 )
 from hpm_jax.run.checkpoints import CheckpointError, checkpoints
 from hpm_jax.run.workdir import read_config

@@ -9,16 +9,14 @@ import numpy as np
 from hpm_jax.config import Config, ConfigError, Detect, Segment
 from hpm_jax.detection.matching import most_positive
 from hpm_jax.models.flops import detector_flops, segmenter_flops
-from hpm_jax.run.build import (
+from hpm_jax.run.build import build_flops, build_optimizer, build_sharded_step
+from hpm_jax.run.build_dense import (
     build_detect_init,
     build_detect_recipe,
     build_detector,
-    build_flops,
-    build_optimizer,
     build_segment_init,
     build_segment_recipe,
     build_segmenter,
-    build_sharded_step,
 )
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.detect_step import PROPOSAL_SHARE, make_detect_step

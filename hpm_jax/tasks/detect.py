@@ -24,13 +24,8 @@ from hpm_jax.evaluation.coco_scores import CocoScores
 from hpm_jax.evaluation.detecting import DetectMeter, detector_function
 from hpm_jax.models import Detector
 from hpm_jax.models.flops import detector_flops
-from hpm_jax.run.build import (
-    build_detect_init,
-    build_detect_recipe,
-    build_detector,
-    build_optimizer,
-    build_tokenizer,
-)
+from hpm_jax.run.build import build_optimizer, build_tokenizer
+from hpm_jax.run.build_dense import build_detect_init, build_detect_recipe, build_detector
 from hpm_jax.run.checkpoints import Checkpoints, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices, check_batch

@@ -21,13 +21,8 @@ from hpm_jax.evaluation.confusion import Scores
 from hpm_jax.evaluation.segmenting import SegmentMeter, segmenter_logits
 from hpm_jax.models import Segmenter
 from hpm_jax.models.flops import segmenter_flops
-from hpm_jax.run.build import (
-    build_optimizer,
-    build_segment_init,
-    build_segment_recipe,
-    build_segmenter,
-    build_tokenizer,
-)
+from hpm_jax.run.build import build_optimizer, build_tokenizer
+from hpm_jax.run.build_dense import build_segment_init, build_segment_recipe, build_segmenter
 from hpm_jax.run.checkpoints import Checkpoints, checkpoints
 from hpm_jax.run.console import Console
 from hpm_jax.run.devices import Devices, all_devices, check_batch

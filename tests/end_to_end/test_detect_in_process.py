@@ -14,7 +14,7 @@ from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
 from hpm_jax.data.records import DataError
-from hpm_jax.run.build import build_detect_recipe, build_detector
+from hpm_jax.run.build_dense import build_detect_recipe, build_detector
 from hpm_jax.run.devices import all_devices
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines

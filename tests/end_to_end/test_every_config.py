@@ -15,18 +15,20 @@ from hpm_jax.run.build import (
     Start,
     batch_inputs,
     build_classifier,
-    build_detect_init,
-    build_detect_recipe,
-    build_detector,
     build_init,
     build_method,
     build_model,
     build_optimizer,
     build_recipe,
+    load_frozen,
+)
+from hpm_jax.run.build_dense import (
+    build_detect_init,
+    build_detect_recipe,
+    build_detector,
     build_segment_init,
     build_segment_recipe,
     build_segmenter,
-    load_frozen,
 )
 from hpm_jax.step.detect_step import make_detect_step
 from hpm_jax.step.finetune_step import make_finetune_step

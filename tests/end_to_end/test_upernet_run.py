@@ -12,7 +12,7 @@ from hpm_jax.config import freeze
 from hpm_jax.config.inherit import inherit
 from hpm_jax.convert.read import read_weights
 from hpm_jax.convert.weights import WeightsError
-from hpm_jax.run.build import build_segmenter
+from hpm_jax.run.build_dense import build_segmenter
 from hpm_jax.run.load import load_run
 from hpm_jax.run.metrics import read_lines
 from hpm_jax.tasks.segment import segment
