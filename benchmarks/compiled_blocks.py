@@ -33,7 +33,7 @@ def main() -> None:
     from jax.sharding import SingleDeviceSharding
 
     from benchmarks.described import cost_of, first_device, tracing_for
-    from hpm_jax.models.layers import Stack
+    from hpm_jax.models.stack import Stack
 
     place = SingleDeviceSharding(first_device(options.topology))
 

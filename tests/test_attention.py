@@ -10,7 +10,6 @@ import pytest
 from hpm_jax.models import attention, scaled_dot_product
 from hpm_jax.models.attention import Attention
 from hpm_jax.models.compiled_for import compiling_for
-from hpm_jax.models.layers import REMAT_POLICIES, Stack
 from hpm_jax.models.scaled_dot_product import (
     attend,
     attend_automatically,
@@ -19,6 +18,7 @@ from hpm_jax.models.scaled_dot_product import (
     join_heads,
     split_heads,
 )
+from hpm_jax.models.stack import REMAT_POLICIES, Stack
 
 
 def draw(*shape, seed=0):

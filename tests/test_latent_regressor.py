@@ -13,8 +13,8 @@ from hpm_jax.losses import Term
 from hpm_jax.models import MaskedAutoencoder
 from hpm_jax.models.decoders import Decoder
 from hpm_jax.models.flops import step_flops
-from hpm_jax.models.layers import Stack
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.models.stack import Stack
 from hpm_jax.plugs import Setting
 from hpm_jax.run.build import build_flops
 from hpm_jax.step.mask import choose_mask

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hpm_jax.models import Classifier, MaskedAutoencoder
-from hpm_jax.models.layers import REMAT_POLICIES, Stack
 from hpm_jax.models.layouts import LAYOUTS
+from hpm_jax.models.stack import REMAT_POLICIES, Stack
 from hpm_jax.step.state import init_params
 
 DEPTH, HEADS, WIDTH = 4, 2, 32

@@ -12,7 +12,8 @@ from hpm_jax.convert.weights import Architecture
 from hpm_jax.convert.write import write_weights
 from hpm_jax.losses.relations import divergence, heads_apart, log_relations
 from hpm_jax.models.attention import Attention
-from hpm_jax.models.layers import Block, Stack
+from hpm_jax.models.layers import Block
+from hpm_jax.models.stack import Stack
 from hpm_jax.step.mask import make_mask
 from hpm_jax.step.method import own
 from hpm_jax.step.step import Masked, student_pass, total_loss

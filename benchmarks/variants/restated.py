@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from hpm_jax.models import MaskedAutoencoder, Prediction, layers
+from hpm_jax.models import MaskedAutoencoder, Prediction
 from hpm_jax.models.decoders import Sizes
+from hpm_jax.models.layers import layer_norm
 from hpm_jax.models.mlp import gelu
 from hpm_jax.models.positions import sincos_2d
 from hpm_jax.models.scaled_dot_product import attend
+from hpm_jax.models.stack import REMAT_POLICIES
 from hpm_jax.tokens import Mask, gather
 
 Params = Any
@@ -26,7 +28,7 @@ Mix = Callable[[Array, Array, Array], Array]
 
 def kept_by_name(body: Callable) -> Callable:
     """A block whose backward pass keeps what the package's keeps."""
-    return jax.checkpoint(body, prevent_cse=False, policy=layers.REMAT_POLICIES["none"])
+    return jax.checkpoint(body, prevent_cse=False, policy=REMAT_POLICIES["none"])
 
 
 def dense(params: Params, x: Array) -> Array:
@@ -36,7 +38,7 @@ def dense(params: Params, x: Array) -> Array:
 
 def norm(params: Params, x: Array) -> Array:
     """The layer norm of the package."""
-    return layers.layer_norm(x.dtype).apply({"params": params}, x)
+    return layer_norm(x.dtype).apply({"params": params}, x)
 
 
 def split_heads(

@@ -3,9 +3,9 @@
 import dataclasses
 
 from hpm_jax.fields import option, positive
-from hpm_jax.models.layers import REMAT_POLICIES
 from hpm_jax.models.layouts import LAYOUTS, EncoderVariant
 from hpm_jax.models.scaled_dot_product import ATTENTIONS
+from hpm_jax.models.stack import REMAT_POLICIES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from hpm_jax.evaluation.coco_scores import CocoScores, Detections, Pair, coco_sc
 from hpm_jax.evaluation.segmenting import in_threads
 from hpm_jax.models import Detector
 from hpm_jax.models.detector import BOX_BINS, MASK_BINS
-from hpm_jax.models.layers import as_they_are
+from hpm_jax.models.stack import as_they_are
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.detect_step import find_proposals, pool
 from hpm_jax.step.state import Params

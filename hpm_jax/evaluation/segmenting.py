@@ -16,7 +16,7 @@ from hpm_jax.data.views import image_pixels
 from hpm_jax.evaluation.confusion import Scores, count_pixels, scores_of, sum_over_processes
 from hpm_jax.evaluation.windows import Canvas, ImageView, Window, choose, cut, views_of
 from hpm_jax.models import Segmenter
-from hpm_jax.models.layers import as_they_are
+from hpm_jax.models.stack import as_they_are
 from hpm_jax.run.devices import Devices
 from hpm_jax.step.state import Params
 from hpm_jax.tokens import Tokenizer

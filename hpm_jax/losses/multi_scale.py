@@ -13,8 +13,9 @@ from hpm_jax.losses.term import Outputs, Term
 from hpm_jax.models.block_flops import transformer_flops
 from hpm_jax.models.decoders import Sizes
 from hpm_jax.models.decoders.self_attention import DecoderInput
-from hpm_jax.models.layers import Dense, Stack, layer_norm
+from hpm_jax.models.layers import Dense, layer_norm
 from hpm_jax.models.mlp import gelu
+from hpm_jax.models.stack import Stack
 from hpm_jax.plugs import Setting, register
 from hpm_jax.random import stream
 from hpm_jax.targets.hog import histograms

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.encoder import Encoder, stack_options
-from hpm_jax.models.layers import Gather, as_they_are, layer_norm
+from hpm_jax.models.layers import layer_norm
 from hpm_jax.models.layouts import LAYOUTS, Layout
+from hpm_jax.models.stack import Gather, as_they_are
 from hpm_jax.tokens import Grid
 
 POOLS = ("cls", "mean")

@@ -9,15 +9,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from hpm_jax.models.attention import Attention, Linear, to_heads
-from hpm_jax.models.layers import (
-    REMAT_POLICIES,
-    Gather,
-    as_they_are,
-    feed_forward,
-    layer_norm,
-)
+from hpm_jax.models.layers import feed_forward, layer_norm
 from hpm_jax.models.quantization import product_of
 from hpm_jax.models.scaled_dot_product import ATTENTIONS
+from hpm_jax.models.stack import REMAT_POLICIES, Gather, as_they_are
 
 
 class CrossAttend(nn.Module):

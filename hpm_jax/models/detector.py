@@ -9,9 +9,10 @@ from jax import Array
 
 from hpm_jax.detection.anchors import RATIOS, level_anchors
 from hpm_jax.models.encoder import stack_options
-from hpm_jax.models.layers import Gather, as_they_are, frozen_tokens
+from hpm_jax.models.layers import frozen_tokens
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.pyramid import SCALES, ConvNorm, SimplePyramid, enlarging, he_init
+from hpm_jax.models.stack import Gather, as_they_are
 from hpm_jax.models.windows import WindowedEncoder
 from hpm_jax.tokens import Grid
 

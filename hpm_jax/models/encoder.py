@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from hpm_jax.models.layers import Dense, Outputs, Stack, layer_norm, pytorch_init
+from hpm_jax.models.layers import Dense, layer_norm, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import CONSTANT, sincos_2d
 from hpm_jax.models.relative import Relative
 from hpm_jax.models.rotary import rotary_angles, rotation_of
+from hpm_jax.models.stack import Outputs, Stack
 from hpm_jax.tokens import AnyArray, Grid, gather
 
 token_init = nn.initializers.normal(0.02)

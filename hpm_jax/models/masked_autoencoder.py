@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Float32, Int
 from hpm_jax.models.decoders import Decoder, DecoderContext, SelfAttention, Sizes
 from hpm_jax.models.decoders.decoder import Body
 from hpm_jax.models.encoder import Encoder, stack_options, token_init
-from hpm_jax.models.layers import Dense, Gather, Outputs, as_they_are
+from hpm_jax.models.layers import Dense
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.quantization import QUANTIZATIONS
+from hpm_jax.models.stack import Gather, Outputs, as_they_are
 from hpm_jax.tokens import AnyArray, Grid, Mask, gather
 
 

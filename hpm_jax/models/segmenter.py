@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from hpm_jax.models.encoder import Encoder, stack_options
-from hpm_jax.models.layers import Gather, as_they_are, frozen_tokens
+from hpm_jax.models.layers import frozen_tokens
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.segment_decoders import Decoded, LinearHead, SegmentDecoder, SegmentSizes
+from hpm_jax.models.stack import Gather, as_they_are
 from hpm_jax.tokens import Grid
 
 

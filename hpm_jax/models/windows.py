@@ -17,9 +17,10 @@ from jax import Array
 from hpm_jax.models.attention import Attention, Rotation
 from hpm_jax.models.decomposed import Decomposed
 from hpm_jax.models.encoder import PatchEmbedding, patch_positions
-from hpm_jax.models.layers import REMAT_POLICIES, Block, Gather, as_they_are, layer_norm
+from hpm_jax.models.layers import Block, layer_norm
 from hpm_jax.models.layouts import LAYOUTS, Layout
 from hpm_jax.models.positions import sincos_2d
+from hpm_jax.models.stack import REMAT_POLICIES, Gather, as_they_are
 from hpm_jax.tokens import Grid
 
 

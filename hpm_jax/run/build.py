@@ -14,8 +14,8 @@ from hpm_jax.convert.assign import overlay
 from hpm_jax.frozen_encoder import release
 from hpm_jax.models import Classifier, MaskedAutoencoder
 from hpm_jax.models.flops import StepFlops, encoder_flops, step_flops
-from hpm_jax.models.layers import Gather, as_they_are
 from hpm_jax.models.layouts import LAYOUTS, layout_of
+from hpm_jax.models.stack import Gather, as_they_are
 from hpm_jax.run.devices import Devices, check_batch
 from hpm_jax.step.criterion import CRITERIA
 from hpm_jax.step.finetune_step import Recipe

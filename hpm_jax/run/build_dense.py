@@ -9,7 +9,7 @@ from hpm_jax import random
 from hpm_jax.config import Detect, Segment
 from hpm_jax.convert.assign import overlay
 from hpm_jax.models import Detector, Segmenter
-from hpm_jax.models.layers import Gather, as_they_are
+from hpm_jax.models.stack import Gather, as_they_are
 from hpm_jax.run.build import build_tokenizer, encoder_arguments
 from hpm_jax.step.detect_step import DetectRecipe
 from hpm_jax.step.segment_step import SegmentRecipe

@@ -13,7 +13,8 @@ from hpm_jax.models.cross_attention import CrossStack
 from hpm_jax.models.decoders.cross_attention import Queries
 from hpm_jax.models.decoders.decoder import Body, Decoder, DecoderContext, Sizes
 from hpm_jax.models.encoder import patch_positions
-from hpm_jax.models.layers import Dense, Stack
+from hpm_jax.models.layers import Dense
+from hpm_jax.models.stack import Stack
 from hpm_jax.plugs import register
 from hpm_jax.tokens import AnyArray
 

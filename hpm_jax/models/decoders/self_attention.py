@@ -14,8 +14,9 @@ from hpm_jax.fields import option
 from hpm_jax.models.block_flops import transformer_flops
 from hpm_jax.models.decoders.decoder import Body, Decoder, DecoderContext, Sizes
 from hpm_jax.models.encoder import patch_positions, put_first, token_init
-from hpm_jax.models.layers import Dense, Stack, as_they_are, layer_norm, pytorch_init
+from hpm_jax.models.layers import Dense, layer_norm, pytorch_init
 from hpm_jax.models.layouts import LAYOUTS, Layout
+from hpm_jax.models.stack import Stack, as_they_are
 from hpm_jax.plugs import register
 from hpm_jax.tokens import AnyArray, Grid
 
