@@ -149,8 +149,13 @@ class Method:
         predicts = self.decoder is None or self.decoder.predicts
         return predicts or any(term.of_visible for term in self.terms)
 
-    def whole_input(self, patches: Array, drawn: dict[str, Any]) -> Array:
-        """What the student sees as the whole image `[B, L, P]`, for the terms that take it."""
+    def whole_input(self, patches: Array, drawn: dict[str, Any] | None) -> Array:
+        """What the student sees as the whole image `[B, L, P]`, for the terms that take it.
+
+        Where nothing was drawn, as in some evaluations, it is the image.
+        """
+        if drawn is None:
+            return patches
         for term in self.terms:
             its_own = drawn.get(term.name)
             patches = term.whole_input(patches, self.unit.grid, self.tokenizer, its_own)

@@ -63,7 +63,7 @@ def student_pass(
     target = gather(whole, mask.hide)
     whole_features = None
     if method.encodes_whole:
-        seen = method.whole_input(patches, masked.drawn or {})
+        seen = method.whole_input(patches, masked.drawn)
         whole_features = model.apply({"params": params}, seen, method="encode")
     return Outputs(
         losses=compared(method.objective, prediction.values, target),
