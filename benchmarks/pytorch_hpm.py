@@ -248,17 +248,17 @@ def their_step(
 
 def build(name: str, options: argparse.Namespace) -> Take:
     """A step of the size of the options: that of hpm_jax, or one in PyTorch."""
-    shapes = options.size, options.side, options.batch
     if name == "hpm_jax":
         return our_step(config_of(options))
-    return their_step(*shapes, options.dtype, "fused" in name, options.compile)
+    sizes = options.size, options.side, options.batch, options.dtype
+    return their_step(*sizes, fused="fused" in name, compiled=options.compile)
 
 
 def config_of(options: argparse.Namespace) -> Any:
     """The config of our step."""
-    shapes = options.size, options.side, options.batch
+    sizes = options.size, options.side, options.batch
     model = {"dtype": options.dtype, "attention": options.attention}
-    return noise_config(*shapes, clip=5.0, unroll=0, **model)
+    return noise_config(*sizes, clip=5.0, unroll=0, **model)
 
 
 def build_apart(name: str) -> Take:
